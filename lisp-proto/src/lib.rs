@@ -1,0 +1,1 @@
+//! LISP wire format.

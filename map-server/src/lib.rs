@@ -1,0 +1,1 @@
+//! LISP Map-Server.

@@ -1,0 +1,3 @@
+//! map-server.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Whole networks in namespaces, with real daemons in them.

@@ -1,0 +1,3 @@
+//! xtr-agent.
+
+fn main() {}
