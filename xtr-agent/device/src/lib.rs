@@ -1,1 +1,33 @@
-//! WireGuard data planes.
+//! WireGuard interfaces, TUN interfaces and routes, as the daemons of this workspace need them.
+//!
+//! | question | module |
+//! |---|---|
+//! | how is an interface made, and its peers set? | `device` |
+//! | what does a caller say, and read back? | `types` |
+//! | where does the private key live? | `key` |
+//! | how does WireGuard run in this process? | `embedded` |
+//! | which change of a peer is the smallest? | `table` |
+//! | what catches packets to unknown destinations? | `miss_tun` |
+//! | which sockets belong to a tunnel? | `sockets` |
+//! | how does the kernel make interfaces? | `netlink` |
+//!
+//! Everything happens in the network namespace of the calling thread. Linux only.
+
+mod device;
+mod embedded;
+mod error;
+mod key;
+mod link_guard;
+mod miss_tun;
+mod netlink;
+mod sockets;
+mod table;
+mod tun;
+mod types;
+
+pub use device::Device;
+pub use error::DeviceError;
+pub use key::{KeyError, PrivateKey};
+pub use miss_tun::MissTun;
+pub use sockets::{bind_control_socket, local_address_towards};
+pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};

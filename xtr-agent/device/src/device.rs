@@ -1,0 +1,204 @@
+//! A WireGuard interface, whichever data plane it runs on.
+
+use std::fmt;
+
+use lisp_proto::PublicKey;
+use tokio::sync::Mutex;
+
+use crate::embedded::Embedded;
+use crate::error::DeviceError;
+use crate::link_guard::{LinkGuard, NameClaim};
+use crate::miss_tun::OPENING_NETLINK;
+use crate::netlink::link::Links;
+use crate::table::CryptokeyTable;
+use crate::tun;
+use crate::types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};
+
+/// A WireGuard interface that is up; removed by [`Device::close`], or when dropped.
+///
+/// Nobody else may program the interface: it remembers what it was told, and changes only that.
+pub struct Device {
+    // First: its tasks end before the interface is deleted.
+    plane: Plane,
+    /// Held over every change, so that what it says and what the interface holds agree.
+    table: Mutex<CryptokeyTable>,
+    link: LinkGuard,
+}
+
+enum Plane {
+    Embedded(Embedded),
+}
+
+impl Device {
+    /// Creates the interface in the present network namespace, gives it its addresses, brings it up.
+    ///
+    /// # Errors
+    /// The name or the UDP port is taken, the data plane does not exist here, or CAP_NET_ADMIN is
+    /// missing.
+    pub async fn create(config: DeviceConfig, choice: BackendChoice) -> Result<Self, DeviceError> {
+        let claim = NameClaim::take(&config.name)?;
+        let links =
+            Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, &config.name, e))?;
+        match choice {
+            BackendChoice::Auto | BackendChoice::Embedded => {}
+            BackendChoice::Kernel => {
+                return Err(DeviceError::NoKernelWireGuard { name: config.name });
+            }
+        }
+        Self::create_embedded(&config, claim, links).await
+    }
+
+    async fn create_embedded(
+        config: &DeviceConfig,
+        claim: NameClaim,
+        links: Links,
+    ) -> Result<Self, DeviceError> {
+        let (tun, link) = tun::open(claim, links, config.mtu)?;
+        link.bring_up(&config.addresses)?;
+        let plane = Plane::Embedded(Embedded::start(config, tun, &link).await?);
+        Ok(Self {
+            plane,
+            table: Mutex::default(),
+            link,
+        })
+    }
+
+    /// Returns which data plane the interface runs on.
+    #[must_use]
+    pub const fn backend(&self) -> Backend {
+        match self.plane {
+            Plane::Embedded(_) => Backend::Embedded,
+        }
+    }
+
+    /// Returns the name of the interface.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.link.name()
+    }
+
+    /// Returns the UDP port WireGuard listens on.
+    #[must_use]
+    pub const fn listen_port(&self) -> u16 {
+        match &self.plane {
+            Plane::Embedded(embedded) => embedded.listen_port(),
+        }
+    }
+
+    /// Makes the peer exactly as described, whether it exists or not.
+    ///
+    /// An AllowedIP that another peer holds moves here in one step, without a moment in which it
+    /// belongs to neither. An existing session is kept.
+    ///
+    /// # Errors
+    /// The data plane refuses; the call may be repeated.
+    pub async fn set_peer(&self, spec: &PeerSpec) -> Result<(), DeviceError> {
+        let mut table = self.table.lock().await;
+        if table.plan(spec).is_none() {
+            return Ok(());
+        }
+        let result = match &self.plane {
+            Plane::Embedded(embedded) => embedded
+                .set_peer(spec)
+                .await
+                .map_err(|e| self.embedded_error(SETTING_PEER, e)),
+        };
+        match &result {
+            Ok(()) => table.commit(spec),
+            Err(_) => table.doubt(spec),
+        }
+        result
+    }
+
+    /// Removes a peer; one that is not there is no error.
+    ///
+    /// # Errors
+    /// The data plane refuses; the call may be repeated.
+    pub async fn remove_peer(&self, key: &PublicKey) -> Result<(), DeviceError> {
+        let mut table = self.table.lock().await;
+        match &self.plane {
+            Plane::Embedded(embedded) => embedded
+                .remove_peer(key)
+                .await
+                .map_err(|e| self.embedded_error(REMOVING_PEER, e))?,
+        }
+        table.remove(key);
+        Ok(())
+    }
+
+    /// Reads what the data plane knows about every peer, in no particular order.
+    ///
+    /// # Errors
+    /// The data plane refuses.
+    pub async fn peer_stats(&self) -> Result<Vec<PeerStats>, DeviceError> {
+        match &self.plane {
+            Plane::Embedded(embedded) => Ok(embedded.peer_stats().await),
+        }
+    }
+
+    /// Makes this side start a handshake now, unless there is a session; does not wait for it.
+    ///
+    /// # Errors
+    /// The peer was never set.
+    pub async fn kick(&self, key: &PublicKey) -> Result<(), DeviceError> {
+        let keepalive = self.table.lock().await.keepalive(key);
+        let Some(_keepalive) = keepalive else {
+            let name = self.name().to_owned();
+            return Err(DeviceError::UnknownPeer { name, key: *key });
+        };
+        match &self.plane {
+            Plane::Embedded(embedded) => embedded.kick(key),
+        }
+        Ok(())
+    }
+
+    /// Sends an IP packet out through the interface, before anything that is read from it later.
+    ///
+    /// Packets injected one after the other leave in that order. Routes do not matter, AllowedIPs
+    /// do.
+    ///
+    /// # Errors
+    /// The bytes are not an IP packet, or the queue is full.
+    pub fn inject(&self, packet: &[u8]) -> Result<(), DeviceError> {
+        match &self.plane {
+            Plane::Embedded(embedded) => embedded.inject(packet, self.name()),
+        }
+    }
+
+    /// Stops reading the interface: what is sent to it waits, injected packets pass.
+    ///
+    /// The kernel's data plane does nothing here; a route that does not exist yet has the same use.
+    pub fn pause(&self) {
+        match &self.plane {
+            Plane::Embedded(embedded) => embedded.pause(true),
+        }
+    }
+
+    /// Reads the interface again.
+    pub fn resume(&self) {
+        match &self.plane {
+            Plane::Embedded(embedded) => embedded.pause(false),
+        }
+    }
+
+    /// Stops the data plane and removes the interface, done when this returns.
+    pub async fn close(self) {
+        match self.plane {
+            Plane::Embedded(embedded) => embedded.stop().await,
+        }
+        drop(self.link);
+    }
+
+    fn embedded_error(&self, action: &'static str, error: gotatun::device::Error) -> DeviceError {
+        DeviceError::system(action, self.name(), std::io::Error::other(error))
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({}, {})", self.name(), self.backend())
+    }
+}
+
+const SETTING_PEER: &str = "setting a peer of interface";
+const REMOVING_PEER: &str = "removing a peer of interface";

@@ -1,0 +1,205 @@
+//! WireGuard in this process: gotatun over a TUN interface.
+//!
+//! Facts about gotatun 0.10 the code below rests on:
+//! - A device built without peers has no socket, and adding a peer opens none; setting the private
+//!   key does. Adding, changing and removing peers leaves sockets and sessions alone.
+//! - An AllowedIP that moves to another peer stays in the old peer's own list, and changing the
+//!   old peer in any way would take it back. So a peer is always changed with its whole list.
+//! - Changes happen under a lock that packets take too: between two packets, never during one.
+
+mod packet_io;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gotatun::device::{Device, DeviceBuilder, Error, Peer};
+use gotatun::noise::TimerParams;
+use gotatun::packet::Packet;
+use gotatun::udp::socket::UdpSocketFactory;
+use gotatun::x25519;
+use ipnet::IpNet;
+use ipnetwork::IpNetwork;
+use lisp_proto::PublicKey;
+use tokio::sync::{mpsc, watch};
+
+use crate::error::DeviceError;
+use crate::link_guard::{BRINGING_UP, LinkGuard};
+use crate::types::{DeviceConfig, PeerSpec, PeerStats};
+use packet_io::{TunReader, TunWriter};
+
+/// One interface of the embedded data plane.
+pub(crate) struct Embedded {
+    device: Arc<Device<(UdpSocketFactory, TunWriter, TunReader)>>,
+    injected: mpsc::Sender<Packet<gotatun::packet::Ip>>,
+    paused: watch::Sender<bool>,
+    listen_port: u16,
+}
+
+impl Embedded {
+    /// Starts WireGuard between `tun` and a UDP socket of its own.
+    pub(crate) async fn start(
+        config: &DeviceConfig,
+        tun: tun::AsyncDevice,
+        link: &LinkGuard,
+    ) -> Result<Self, DeviceError> {
+        if config.mtu > MAX_MTU {
+            return Err(DeviceError::MtuTooLarge {
+                name: link.name().to_owned(),
+                mtu: config.mtu,
+                limit: MAX_MTU,
+            });
+        }
+        let tun = Arc::new(tun);
+        let (injected, injected_packets) = mpsc::channel(INJECTED_PACKETS);
+        let (paused, paused_now) = watch::channel(false);
+        let reader = TunReader {
+            tun: Arc::clone(&tun),
+            injected: injected_packets,
+            paused: paused_now,
+            mtu: config.mtu,
+            held: None,
+        };
+        let failed = |error| failed_to_start(error, config, link.name());
+        let device = DeviceBuilder::new()
+            .with_default_udp()
+            .with_ip_pair(TunWriter(tun), reader)
+            .with_listen_port(config.listen_port)
+            .build()
+            .await
+            .map_err(failed)?;
+        let secret = config.private_key.secret();
+        device.set_private_key(secret).await.map_err(failed)?;
+        let listen_port = device.read(async |device| device.listen_port()).await;
+        Ok(Self {
+            device: Arc::new(device),
+            injected,
+            paused,
+            listen_port,
+        })
+    }
+
+    pub(crate) const fn listen_port(&self) -> u16 {
+        self.listen_port
+    }
+
+    /// Makes the peer exactly as described.
+    pub(crate) async fn set_peer(&self, spec: &PeerSpec) -> Result<(), Error> {
+        let key = x25519::PublicKey::from(spec.key.0);
+        let allowed_ips: Vec<IpNetwork> = spec.allowed_ips.iter().map(network).collect();
+        self.device
+            .write(async |device| {
+                let known = device
+                    .modify_peer(&key, |peer| {
+                        peer.clear_allowed_ips();
+                        peer.add_allowed_ips(allowed_ips.iter().copied());
+                        peer.set_keepalive(spec.keepalive);
+                        if spec.endpoint.is_some() {
+                            peer.set_endpoint(spec.endpoint);
+                        }
+                    })
+                    .await;
+                if !known {
+                    let mut peer = Peer::new(key)
+                        .with_allowed_ips(allowed_ips.iter().copied())
+                        .dangerously_with_timer_params(timers());
+                    peer.endpoint = spec.endpoint;
+                    peer.keepalive = spec.keepalive;
+                    device.add_peer(peer);
+                }
+            })
+            .await
+    }
+
+    pub(crate) async fn remove_peer(&self, key: &PublicKey) -> Result<(), Error> {
+        let key = x25519::PublicKey::from(key.0);
+        self.device.remove_peer(&key).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn peer_stats(&self) -> Vec<PeerStats> {
+        let peers = self.device.peers().await;
+        peers
+            .into_iter()
+            .map(|peer| PeerStats {
+                key: PublicKey(peer.peer.public_key.to_bytes()),
+                endpoint: peer.peer.endpoint,
+                since_handshake: peer.stats.last_handshake,
+                rx_bytes: peer.stats.rx_bytes as u64,
+                tx_bytes: peer.stats.tx_bytes as u64,
+            })
+            .collect()
+    }
+
+    /// Sends an initiation unless there is a session or an initiation on its way; does not wait.
+    pub(crate) fn kick(&self, key: &PublicKey) {
+        let device = Arc::clone(&self.device);
+        let key = *key;
+        tokio::spawn(async move {
+            let dh_key = x25519::PublicKey::from(key.0);
+            let handshake = device.force_handshake(&dh_key);
+            // gotatun repeats the initiation by itself; only this wait is bounded.
+            match tokio::time::timeout(KICK_WAIT, handshake).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(error)) => tracing::debug!(key = key.short(), %error, "kick failed"),
+            }
+        });
+    }
+
+    /// Queues a packet before everything that is read from the interface from now on.
+    pub(crate) fn inject(&self, packet: &[u8], name: &str) -> Result<(), DeviceError> {
+        let name = || name.to_owned();
+        let packet = Packet::copy_from(packet)
+            .try_into_ip()
+            .map_err(|_| DeviceError::NotIp { name: name() })?;
+        self.injected
+            .try_send(packet)
+            .map_err(|_| DeviceError::QueueFull { name: name() })
+    }
+
+    pub(crate) fn pause(&self, paused: bool) {
+        self.paused.send_replace(paused);
+    }
+
+    /// Ends the tasks and closes the sockets.
+    pub(crate) async fn stop(self) {
+        self.device.suspend().await;
+    }
+}
+
+fn network(prefix: &IpNet) -> IpNetwork {
+    let prefix = prefix.trunc();
+    // The lengths of an `IpNet` are always valid ones.
+    IpNetwork::new(prefix.addr(), prefix.prefix_len()).unwrap_or_else(|_| prefix.addr().into())
+}
+
+/// A responder ignores an initiation from a key it does not know yet; with WireGuard's five
+/// seconds until the next try, an initiation that overtakes the push would cost that much.
+fn timers() -> TimerParams {
+    TimerParams {
+        rekey_timeout: Duration::from_millis(300)..=Duration::from_millis(500),
+        ..TimerParams::default()
+    }
+}
+
+fn failed_to_start(error: Error, config: &DeviceConfig, name: &str) -> DeviceError {
+    let source = match error {
+        Error::Bind(source, _) if source.kind() == io::ErrorKind::AddrInUse => {
+            return DeviceError::PortTaken {
+                name: name.to_owned(),
+                port: config.listen_port,
+            };
+        }
+        Error::Bind(source, _) | Error::IoError(source) => source,
+        other => io::Error::other(other),
+    };
+    DeviceError::system(BRINGING_UP, name, source)
+}
+
+/// Twice what an agent holds for all its unresolved destinations, and some.
+const INJECTED_PACKETS: usize = 1024;
+
+const KICK_WAIT: Duration = Duration::from_secs(1);
+
+/// gotatun's packet buffers have 4,096 bytes, with header and tag.
+const MAX_MTU: u16 = 4_000;

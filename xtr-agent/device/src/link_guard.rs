@@ -1,0 +1,127 @@
+//! The claim on an interface name, and the interface that goes when the claim goes.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
+
+use ipnet::IpNet;
+
+use crate::error::{CREATING, DeviceError};
+use crate::netlink::link::{Link, Links};
+
+/// The right to make the interface of a name in this network namespace.
+///
+/// It is an abstract unix socket: one per name and network namespace, and gone with the process
+/// however it ends. So an interface that is there although nobody holds its name was left over.
+#[derive(Debug)]
+pub(crate) struct NameClaim {
+    name: String,
+    _socket: UnixDatagram,
+}
+
+impl NameClaim {
+    pub(crate) fn take(name: &str) -> Result<Self, DeviceError> {
+        let valid = (1..=MAX_NAME).contains(&name.len())
+            && name != "."
+            && name != ".."
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
+        let name = name.to_owned();
+        if !valid {
+            return Err(DeviceError::InvalidName { name });
+        }
+        let address = SocketAddr::from_abstract_name(format!("lispwire-interface:{name}"));
+        match address.and_then(|address| UnixDatagram::bind_addr(&address)) {
+            Ok(socket) => Ok(Self {
+                name,
+                _socket: socket,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Err(DeviceError::Running { name })
+            }
+            Err(error) => Err(DeviceError::system(CREATING, &name, error)),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// An interface that is deleted when this is dropped.
+#[derive(Debug)]
+pub(crate) struct LinkGuard {
+    index: u32,
+    links: Mutex<Links>,
+    claim: NameClaim,
+}
+
+impl LinkGuard {
+    /// Takes charge of the interface `link`, which carries the claimed name.
+    pub(crate) const fn new(claim: NameClaim, link: Link, links: Links) -> Self {
+        Self {
+            index: link.index,
+            links: Mutex::new(links),
+            claim,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.claim.name()
+    }
+
+    pub(crate) const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Adds the addresses and brings the interface up.
+    pub(crate) fn bring_up(&self, addresses: &[IpNet]) -> Result<(), DeviceError> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            links.add_address(self.index, *address).map_err(|source| {
+                DeviceError::system("adding an address to", self.name(), source)
+            })?;
+        }
+        links
+            .bring_up(self.index)
+            .map_err(|source| DeviceError::system(BRINGING_UP, self.name(), source))
+    }
+}
+
+impl Drop for LinkGuard {
+    fn drop(&mut self) {
+        let links = self.links.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = links.delete(self.index) {
+            tracing::warn!(name = self.claim.name(), %error, "deleting interface failed");
+        }
+    }
+}
+
+pub(crate) const BRINGING_UP: &str = "bringing up interface";
+
+/// `IFNAMSIZ` without the terminating zero.
+const MAX_NAME: usize = 15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_claimed_once_and_free_again_afterwards() {
+        let claim = NameClaim::take("lisptest0").unwrap();
+        let second = NameClaim::take("lisptest0").unwrap_err();
+        assert!(matches!(second, DeviceError::Running { .. }), "{second}");
+        drop(claim);
+        NameClaim::take("lisptest0").unwrap();
+    }
+
+    #[test]
+    fn names_the_kernel_would_refuse_are_refused() {
+        for name in ["", "a-name-too-long-x", "a/b", "..", "a b"] {
+            let error = NameClaim::take(name).unwrap_err();
+            assert!(matches!(error, DeviceError::InvalidName { .. }), "{error}");
+        }
+    }
+}

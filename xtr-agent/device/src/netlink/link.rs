@@ -1,0 +1,142 @@
+//! Interfaces: found, made, given addresses, brought up, deleted.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::NetlinkSocket;
+
+/// An interface that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Interface index, unique in the network namespace.
+    pub(crate) index: u32,
+    /// Whether it is a kernel WireGuard interface.
+    pub(crate) is_wireguard: bool,
+}
+
+/// The interfaces of one network namespace.
+#[derive(Debug)]
+pub(crate) struct Links(NetlinkSocket);
+
+impl Links {
+    /// Opens the interfaces of the current network namespace.
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self(NetlinkSocket::open(NETLINK_ROUTE)?))
+    }
+
+    /// Finds an interface by name.
+    pub(crate) fn find(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+        ];
+        let mut found = None;
+        let result = self
+            .0
+            .query(RouteNetlinkMessage::GetLink(message), 0, |answer| {
+                if let RouteNetlinkMessage::NewLink(link) = answer {
+                    found = Some(Link {
+                        index: link.header.index,
+                        is_wireguard: is_wireguard(&link),
+                    });
+                }
+            });
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            result => result.map(|()| found),
+        }
+    }
+
+    /// Makes a kernel WireGuard interface; `EOPNOTSUPP` when the kernel has none.
+    pub(crate) fn create_wireguard(&mut self, name: &str, mtu: u16) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Mtu(mtu.into()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]),
+        ];
+        let request = RouteNetlinkMessage::NewLink(message);
+        self.0.execute(request, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Brings the interface up without link-local addresses and without multicast.
+    ///
+    /// The kernel would else send router solicitations and multicast reports of its own through
+    /// it: for an overlay interface those are packets to unknown destinations.
+    pub(crate) fn bring_up(&mut self, index: u32) -> io::Result<()> {
+        let no_link_local = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+            vec![no_link_local],
+        )])];
+        match self.0.execute(RouteNetlinkMessage::SetLink(message), 0) {
+            // A kernel without IPv6 has nothing to silence.
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            result => result?,
+        }
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up | LinkFlags::Multicast;
+        self.0.execute(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Adds an address that can be bound at once.
+    pub(crate) fn add_address(&mut self, index: u32, address: IpNet) -> io::Result<()> {
+        let ip = address.addr();
+        let mut message = AddressMessage::default();
+        message.header.family = match ip {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = index;
+        // Duplicate detection makes a new IPv6 address unusable for a second or more, and there
+        // is nobody to ask on a tunnel.
+        let mut flags = AddressFlags::Nodad;
+        if address.prefix_len() == address.max_prefix_len() {
+            flags |= AddressFlags::Noprefixroute;
+        }
+        message.attributes = vec![
+            AddressAttribute::Local(ip),
+            AddressAttribute::Address(ip),
+            AddressAttribute::Flags(flags),
+        ];
+        let request = RouteNetlinkMessage::NewAddress(message);
+        self.0.execute(request, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Deletes the interface; one that is gone is no error.
+    pub(crate) fn delete(&mut self, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.0.execute(RouteNetlinkMessage::DelLink(message), 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Gives the socket to a neighbour module that speaks of routes.
+    pub(crate) const fn socket(&mut self) -> &mut NetlinkSocket {
+        &mut self.0
+    }
+}
+
+fn is_wireguard(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| {
+        matches!(attribute, LinkAttribute::LinkInfo(infos)
+            if infos.contains(&LinkInfo::Kind(InfoKind::Wireguard)))
+    })
+}
