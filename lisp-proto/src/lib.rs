@@ -1,10 +1,51 @@
-//! LISP wire format (RFC 9301, 8060, 9437) and the vocabulary of the crates above.
+//! LISP control-plane wire format (RFC 9301, 8060, 9437) and its vocabulary.
+//!
+//! | type | message | read | write |
+//! | --- | --- | --- | --- |
+//! | 1 | Map-Request | [`MapRequest`] | [`encode_map_request`] |
+//! | 2 | Map-Reply | [`MapReply`] | [`encode_map_reply`] |
+//! | 3 | Map-Register | [`MapRegister`] | [`encode_map_register`] |
+//! | 4 | Map-Notify | [`MapNotify`] | [`encode_map_notify`] |
+//! | 5 | Map-Notify-Ack | [`MapNotify`] | [`encode_map_notify_ack`] |
+//! | 7 | Info-Request, Info-Reply | [`Info`] | |
+//! | 8 | Encapsulated Control Message | [`Ecm`] | [`encode_ecm`] |
+//!
+//! Reading starts at [`decode`]: it checks a datagram to the last byte, and returns views that
+//! borrow from it. Writing takes owned [`Record`]s and appends to a `Vec<u8>`. What a Map-Register
+//! or Map-Notify says counts only after [`verify`].
+//!
+//! No IO, no clock, no randomness, no state.
 
-pub mod error;
-pub mod time;
-pub mod types;
+mod address;
+mod auth;
+mod ecm;
+mod error;
+mod info;
+mod lcaf;
+mod message;
+mod notify;
+mod reader;
+mod record;
+mod register;
+mod reply;
+mod request;
+mod time;
+mod types;
+mod wireguard;
+mod writer;
 
+pub use address::{Address, EncodedAddress};
+pub use auth::{Algorithm, AuthKey, AuthView, VerifiedTag, verify};
+pub use ecm::{Ecm, encode_ecm};
 pub use error::{AuthError, DecodeError, EncodeError, ParseError};
+pub use info::Info;
+pub use lcaf::{AfiList, ExplicitPath, Hop, Lcaf, NatTraversal, ReplicationList, SecurityKey};
+pub use message::{Message, decode};
+pub use notify::{MapNotify, NotifyParams, encode_map_notify, encode_map_notify_ack};
+pub use record::{LocatorView, RecordView};
+pub use register::{MapRegister, RegisterFlags, RegisterParams, encode_map_register};
+pub use reply::{MapReply, ReplyParams, encode_map_reply};
+pub use request::{MapRequest, RequestFlags, RequestParams, RequestedAddress, encode_map_request};
 pub use time::{Deadlines, Timestamp};
 pub use types::{
     Action, EidPrefix, InstanceId, Locator, Nonce, PublicKey, Record, RequestedEid, Rloc, SiteId,

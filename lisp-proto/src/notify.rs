@@ -1,0 +1,134 @@
+//! What does the map server tell an xTR, and what does the xTR acknowledge? (RFC 9301 §5.7)
+//!
+//! Map-Notify and Map-Notify-Ack differ in their type only.
+
+use crate::auth::{AuthKey, AuthView};
+use crate::error::{DecodeError, EncodeError};
+use crate::message::{IDS_LEN, bit, read_ids};
+use crate::reader::Reader;
+use crate::record::{RecordView, Records, check_counts, take_records, write_record};
+use crate::types::{Nonce, Record, SiteId, XtrId};
+use crate::writer::Writer;
+
+/// A Map-Notify or Map-Notify-Ack, read in place. Its authentication data is not checked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapNotify<'a> {
+    /// That of the Map-Register, or of the Map-Notify acknowledged.
+    pub nonce: Nonce,
+    /// The authentication data.
+    pub auth: AuthView<'a>,
+    /// The identity some senders repeat from the Map-Register.
+    pub ids: Option<(XtrId, SiteId)>,
+    records: Records<'a>,
+}
+
+impl<'a> MapNotify<'a> {
+    /// Reads a Map-Notify.
+    ///
+    /// ```text
+    ///  | Type 4 or 5 |               reserved (20)             | Record Count (8) |
+    ///  |                            Nonce (64)                                |
+    ///  | Key ID (8) | Algorithm ID (8) |    Authentication Data Length (16)     |
+    ///  | Authentication Data ... | records ...
+    /// ```
+    pub(crate) fn read_notify(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let (notify, _) = Self::read(reader)?;
+        reader.end()?;
+        Ok(notify)
+    }
+
+    /// Reads a Map-Notify-Ack. Some senders leave the records in and set their count to 0: they
+    /// are ignored.
+    pub(crate) fn read_ack(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let (notify, record_count) = Self::read(reader)?;
+        if record_count > 0 {
+            reader.end()?;
+        }
+        Ok(notify)
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<(Self, u8), DecodeError> {
+        let [first, _, _, record_count] = reader.array("Map-Notify header")?;
+        let nonce = Nonce(reader.u64("nonce")?);
+        let auth = AuthView::read(reader)?;
+        let records = take_records(reader, record_count)?;
+        // RFC 9301 has no identity here, but deployed routers send one.
+        let ids = match bit(first, IDS_PRESENT) && reader.rest().len() == IDS_LEN {
+            true => Some(read_ids(reader)?),
+            false => None,
+        };
+        let notify = Self {
+            nonce,
+            auth,
+            ids,
+            records,
+        };
+        Ok((notify, record_count))
+    }
+
+    /// Returns the records.
+    pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
+        self.records.iter()
+    }
+}
+
+/// What a Map-Notify or Map-Notify-Ack says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NotifyParams<'a> {
+    /// That of the Map-Register, or of the Map-Notify acknowledged.
+    pub nonce: Nonce,
+    /// The records.
+    pub records: &'a [Record],
+}
+
+/// Appends a Map-Notify, authenticated by `key`, to `out`.
+///
+/// # Errors
+///
+/// When there are too many records or locators; `out` is unchanged then.
+pub fn encode_map_notify(
+    params: &NotifyParams<'_>,
+    key: &AuthKey,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    encode(TYPE_NOTIFY, params, key, out)
+}
+
+/// Appends a Map-Notify-Ack, authenticated by `key`, to `out`.
+///
+/// # Errors
+///
+/// When there are too many records or locators; `out` is unchanged then.
+pub fn encode_map_notify_ack(
+    params: &NotifyParams<'_>,
+    key: &AuthKey,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    encode(TYPE_NOTIFY_ACK, params, key, out)
+}
+
+fn encode(
+    kind: u8,
+    params: &NotifyParams<'_>,
+    key: &AuthKey,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    let record_count = check_counts(params.records)?;
+    let start = out.len();
+    let mut writer = Writer::new(out);
+    writer.u8(kind);
+    writer.u16(0);
+    writer.u8(record_count);
+    writer.u64(params.nonce.0);
+    key.write_header(&mut writer);
+    for record in params.records {
+        write_record(&mut writer, record)?;
+    }
+    key.sign(out, start);
+    Ok(())
+}
+
+const TYPE_NOTIFY: u8 = 0x40;
+const TYPE_NOTIFY_ACK: u8 = 0x50;
+/// Reserved by RFC 9301; the I bit of a NAT draft.
+const IDS_PRESENT: u8 = 0x08;

@@ -1,0 +1,139 @@
+//! Which prefixes does an xTR serve, and where? (RFC 9301 §5.6)
+
+use crate::auth::{AuthKey, AuthView};
+use crate::error::{DecodeError, EncodeError};
+use crate::message::{bit, flag, read_ids};
+use crate::reader::Reader;
+use crate::record::{RecordView, Records, check_counts, take_records, write_record};
+use crate::types::{Nonce, Record, SiteId, XtrId};
+use crate::writer::Writer;
+
+/// The flags of a Map-Register. I follows from the content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegisterFlags {
+    /// The server answers requests in the xTR's place (P).
+    pub proxy_reply: bool,
+    /// The xTR speaks LISP-SEC (S).
+    pub security: bool,
+    /// EID-notify (E).
+    pub echo_notify: bool,
+    /// The registration lasts as long as the record's TTL, not 3 minutes (T).
+    pub use_ttl: bool,
+    /// The locators of several xTRs are merged (a).
+    pub merge: bool,
+    /// Wants a Map-Notify as acknowledgement (M).
+    pub want_notify: bool,
+}
+
+/// A Map-Register, read in place. Its authentication data is not checked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapRegister<'a> {
+    /// The flags.
+    pub flags: RegisterFlags,
+    /// Grows with every Map-Register of an xTR.
+    pub nonce: Nonce,
+    /// The authentication data.
+    pub auth: AuthView<'a>,
+    /// Who registers (I).
+    pub ids: Option<(XtrId, SiteId)>,
+    records: Records<'a>,
+}
+
+impl<'a> MapRegister<'a> {
+    /// Reads a Map-Register.
+    ///
+    /// ```text
+    ///  | Type 3 P S I 0 | reserved (8) | 0 (3) E T a 0 M | Record Count (8) |
+    ///  |                            Nonce (64)                           |
+    ///  | Key ID (8) | Algorithm ID (8) | Authentication Data Length (16)   |
+    ///  | Authentication Data ... | records ... | if I: xTR-ID (128), Site-ID (64)
+    /// ```
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let [first, _, third, record_count] = reader.array("Map-Register header")?;
+        let nonce = Nonce(reader.u64("nonce")?);
+        let auth = AuthView::read(reader)?;
+        let records = take_records(reader, record_count)?;
+        let ids = match bit(first, IDS_PRESENT) {
+            true => Some(read_ids(reader)?),
+            false => None,
+        };
+        reader.end()?;
+        Ok(Self {
+            flags: RegisterFlags {
+                proxy_reply: bit(first, PROXY_REPLY),
+                security: bit(first, SECURITY),
+                echo_notify: bit(third, ECHO_NOTIFY),
+                use_ttl: bit(third, USE_TTL),
+                merge: bit(third, MERGE),
+                want_notify: bit(third, WANT_NOTIFY),
+            },
+            nonce,
+            auth,
+            ids,
+            records,
+        })
+    }
+
+    /// Returns the records.
+    pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
+        self.records.iter()
+    }
+}
+
+/// What a Map-Register says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegisterParams<'a> {
+    /// The flags.
+    pub flags: RegisterFlags,
+    /// Greater than that of every Map-Register before.
+    pub nonce: Nonce,
+    /// The records.
+    pub records: &'a [Record],
+    /// Who registers.
+    pub ids: Option<(XtrId, SiteId)>,
+}
+
+/// Appends a Map-Register, authenticated by `key`, to `out`.
+///
+/// # Errors
+///
+/// When there are too many records or locators; `out` is unchanged then.
+pub fn encode_map_register(
+    params: &RegisterParams<'_>,
+    key: &AuthKey,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    let record_count = check_counts(params.records)?;
+    let flags = params.flags;
+    let start = out.len();
+    let mut writer = Writer::new(out);
+    writer.u8(TYPE
+        | flag(flags.proxy_reply, PROXY_REPLY)
+        | flag(flags.security, SECURITY)
+        | flag(params.ids.is_some(), IDS_PRESENT));
+    writer.u8(0);
+    writer.u8(flag(flags.echo_notify, ECHO_NOTIFY)
+        | flag(flags.use_ttl, USE_TTL)
+        | flag(flags.merge, MERGE)
+        | flag(flags.want_notify, WANT_NOTIFY));
+    writer.u8(record_count);
+    writer.u64(params.nonce.0);
+    key.write_header(&mut writer);
+    for record in params.records {
+        write_record(&mut writer, record)?;
+    }
+    writer.ids(params.ids);
+    key.sign(out, start);
+    Ok(())
+}
+
+const TYPE: u8 = 0x30;
+// First byte.
+const PROXY_REPLY: u8 = 0x08;
+const SECURITY: u8 = 0x04;
+const IDS_PRESENT: u8 = 0x02;
+// Third byte.
+const ECHO_NOTIFY: u8 = 0x10;
+const USE_TTL: u8 = 0x08;
+const MERGE: u8 = 0x04;
+const WANT_NOTIFY: u8 = 0x01;
