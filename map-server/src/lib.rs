@@ -1,1 +1,26 @@
-//! LISP Map-Server.
+//! LISP Map-Server and Map-Resolver (RFC 9301) that is a directory of WireGuard keys.
+//!
+//! | question | file |
+//! | --- | --- |
+//! | What comes in, what goes out? | `server/actions.rs` |
+//! | In which order is a datagram decoded, authenticated and acted upon? | `server/mod.rs` |
+//! | Who is enrolled, and may register what? | `config.rs`, `server/sites.rs` |
+//! | May this registration follow the last one? | `server/register.rs`, `server/replay.rs` |
+//! | Which mapping answers for an EID? | `server/mappings.rs`, `server/prefix_table.rs` |
+//! | Who may ask, and what is the answer? | `server/request.rs`, `server/resolve.rs` |
+//! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
+//! | Has it been heard? | `server/notify.rs`, `server/held.rs` |
+//! | How much is too much? | `server/limits.rs`, `server/rate.rs` |
+//! | Why was it dropped? | `server/counters.rs` |
+//! | What survives a restart? | `store_event.rs`, `server/restore.rs` |
+//!
+//! The state machine is pure; everything that does IO is in `shell`, behind the feature of the
+//! same name.
+
+pub mod config;
+mod server;
+mod store_event;
+
+pub use config::Config;
+pub use server::{Action, Actions, Counters, DropReason, Event, Input, MapServer, Via};
+pub use store_event::{StoreEvent, XtrIds};

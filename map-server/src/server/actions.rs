@@ -1,0 +1,163 @@
+//! What goes into the state machine, and what comes out?
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use lisp_proto::EidPrefix;
+
+use super::counters::DropReason;
+use crate::config::XtrName;
+use crate::store_event::StoreEvent;
+
+/// How a datagram travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Via {
+    /// Through the control tunnel: cryptokey routing vouches for the source address.
+    Tunnel,
+    /// Through the bare network: nobody vouches for the source address.
+    Plain,
+}
+
+/// Everything that can happen to the server.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// A datagram arrived at the control port.
+    Datagram {
+        /// Where it says it comes from.
+        src: SocketAddr,
+        /// How it came.
+        via: Via,
+        /// The UDP payload.
+        bytes: &'a [u8],
+    },
+    /// A fact that an earlier run had asked to keep.
+    Restore(StoreEvent),
+    /// The time of [`next_deadline`](super::MapServer::next_deadline) has come.
+    Tick,
+}
+
+/// Something the shell must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a datagram from the control port.
+    Send {
+        /// Where to.
+        dst: SocketAddr,
+        /// Which way.
+        via: Via,
+        /// The UDP payload.
+        bytes: Bytes,
+    },
+    /// Keep a fact, before any later action is done.
+    Persist(StoreEvent),
+    /// Count a datagram, or a part of it, that was not acted upon.
+    Count(DropReason),
+    /// Tell the operator.
+    Event(Event),
+}
+
+/// What an operator may want to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A registration is new or has changed.
+    Registered {
+        /// Who registered.
+        xtr: XtrName,
+        /// What was registered.
+        eid: EidPrefix,
+    },
+    /// A registration was withdrawn or has expired.
+    Withdrawn {
+        /// Who had registered.
+        xtr: XtrName,
+        /// What had been registered.
+        eid: EidPrefix,
+    },
+    /// A Map-Request came in.
+    Request {
+        /// Who asks, if enrolled.
+        xtr: Option<XtrName>,
+        /// What is asked for.
+        eid: EidPrefix,
+    },
+    /// An unsolicited Map-Notify was sent, for the first time.
+    Push {
+        /// Who is told.
+        to: XtrName,
+        /// What about.
+        eid: EidPrefix,
+    },
+    /// An unsolicited Map-Notify was acknowledged.
+    PushAcked {
+        /// Who was told.
+        from: XtrName,
+        /// What about.
+        eid: EidPrefix,
+    },
+    /// A Map-Reply with a mapping was sent.
+    Reply {
+        /// Who asked, if enrolled.
+        xtr: Option<XtrName>,
+        /// The prefix of the answer.
+        eid: EidPrefix,
+    },
+    /// A negative Map-Reply was sent.
+    NegativeReply {
+        /// The prefix of the answer.
+        eid: EidPrefix,
+    },
+}
+
+/// What the shell must do, in this order.
+#[derive(Clone, Debug, Default)]
+pub struct Actions(Vec<Action>);
+
+impl Actions {
+    /// Builds an empty list.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Lists the actions without taking them out.
+    pub fn iter(&self) -> std::slice::Iter<'_, Action> {
+        self.0.iter()
+    }
+
+    /// Takes all actions out; the memory stays for the next ones.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Action> {
+        self.0.drain(..)
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn send(&mut self, dst: SocketAddr, via: Via, bytes: &[u8]) {
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.0.push(Action::Send { dst, via, bytes });
+    }
+
+    pub(crate) fn persist(&mut self, event: StoreEvent) {
+        self.0.push(Action::Persist(event));
+    }
+
+    pub(crate) fn count(&mut self, reason: DropReason) {
+        self.0.push(Action::Count(reason));
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.0.push(Action::Event(event));
+    }
+}
+
+impl<'a> IntoIterator for &'a Actions {
+    type Item = &'a Action;
+    type IntoIter = std::slice::Iter<'a, Action>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

@@ -1,0 +1,74 @@
+//! How much of anything is too much?
+//!
+//! Every bound and every interval of the state machine, with its unit.
+
+use std::time::Duration;
+
+use lisp_proto::Ttl;
+
+use crate::config::Rate;
+
+/// A registration lives this long without a refresh (RFC 9301 §8.2).
+pub(crate) const REGISTRATION_LIFETIME: Duration = Duration::from_secs(180);
+/// A registration with the T bit lives no longer than this, whatever its TTL says.
+pub(crate) const REGISTRATION_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A subscription to a record whose TTL leaves the choice to us.
+pub(crate) const SUBSCRIPTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// TTL of a negative Map-Reply for an EID outside all configured prefixes (RFC 9301 §8.3).
+pub(crate) const TTL_UNKNOWN: Ttl = Ttl::from_minutes(15);
+/// TTL of a negative Map-Reply for a configured prefix nobody has registered (RFC 9301 §8.3).
+pub(crate) const TTL_UNREGISTERED: Ttl = Ttl::from_minutes(1);
+
+/// UDP port that unsolicited Map-Notifies go to when the receiver never registered (RFC 9301 §4).
+pub(crate) const CONTROL_PORT: u16 = 4342;
+/// UDP port of a WireGuard locator that names none.
+pub(crate) const WIREGUARD_PORT: u16 = 51820;
+
+/// First wait for a Map-Notify-Ack; doubles with every retransmission.
+pub(crate) const NOTIFY_INTERVAL: Duration = Duration::from_millis(200);
+/// Longest wait between two retransmissions.
+pub(crate) const NOTIFY_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// An unsolicited Map-Notify is given up after this time.
+pub(crate) const NOTIFY_LIFETIME: Duration = Duration::from_secs(30);
+/// Unsolicited Map-Notifies awaiting acknowledgement; the oldest gives way.
+pub(crate) const OUTSTANDING_NOTIFIES: usize = 65_536;
+/// Notify nonces reserved in the store at a time.
+pub(crate) const NOTIFY_RESERVE: u64 = 1_024;
+
+/// Longest time a Map-Reply waits for the owner's acknowledgement, unless configured.
+pub(crate) const REPLY_HOLD: Duration = Duration::from_secs(1);
+/// Map-Replies on hold; beyond it replies leave at once.
+pub(crate) const HELD_REPLIES: usize = 8_192;
+
+/// EIDs answered per Map-Request.
+pub(crate) const EIDS_PER_REQUEST: usize = 8;
+/// Records per Map-Reply: with two IPv6 WireGuard locators each it still fits a UDP datagram
+/// of 3 KiB.
+pub(crate) const RECORDS_PER_REPLY: usize = 8;
+/// Locators per record after merging (RFC 9301 §5.4 has room for 255).
+pub(crate) const LOCATORS_PER_RECORD: usize = 8;
+/// Registrations merged into one mapping (the `a` bit, RFC 9301 §5.6).
+pub(crate) const REGISTRATIONS_PER_MAPPING: usize = 8;
+/// Mappings in the database.
+pub(crate) const MAPPINGS: usize = 16_777_216;
+/// xTR-IDs remembered per configured xTR for the replay check.
+pub(crate) const XTR_IDS_PER_XTR: usize = 256;
+
+/// Subscriptions in all; the one that would expire first gives way.
+pub(crate) const SUBSCRIPTIONS: usize = 1_048_576;
+/// Plain sources remembered as registered; the one that would expire first gives way.
+pub(crate) const REGISTERED_SOURCES: usize = 65_536;
+
+/// Map-Requests per source, unless configured.
+pub(crate) const REQUEST_RATE: Rate = Rate {
+    per_second: 1_000,
+    burst: 2_000,
+};
+/// Map-Registers and Map-Notify-Acks per source, unless configured.
+pub(crate) const REGISTER_RATE: Rate = Rate {
+    per_second: 1_000,
+    burst: 2_000,
+};
+/// Sources with a token bucket; the one that is nearest to full gives way.
+pub(crate) const RATE_LIMITED_SOURCES: usize = 65_536;

@@ -1,0 +1,351 @@
+//! Which mapping answers for an EID, who registered it, and until when?
+//!
+//! The mapping database. Configured prefixes are entries too: they bound what surrounds them,
+//! registered or not.
+
+use std::collections::BTreeMap;
+
+use lisp_proto::{Action, Deadlines, EidPrefix, Locator, Record, Rloc, Timestamp, Ttl};
+
+use super::limits;
+use super::prefix_table::PrefixTable;
+use super::sites::{Registrant, XtrIndex};
+
+/// What one registrant said about a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Registration {
+    pub(crate) ttl: Ttl,
+    pub(crate) locators: Vec<Locator>,
+    /// Whether it stands beside those of other registrants (the `a` bit, RFC 9301 §5.6).
+    pub(crate) merge: bool,
+}
+
+/// A prefix that at least one xTR has registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    record: Record,
+    registrations: BTreeMap<Registrant, Registration>,
+}
+
+impl Mapping {
+    /// Returns the mapping as a proxy may hand it out: neither authoritative nor local.
+    pub(crate) const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Lists the xTRs that registered it; one may be listed more than once.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = XtrIndex> {
+        self.registrations.keys().map(|registrant| registrant.xtr)
+    }
+
+    /// Whether `xtr` is among those who registered it.
+    pub(crate) fn is_registered_by(&self, xtr: XtrIndex) -> bool {
+        self.owners().any(|owner| owner == xtr)
+    }
+}
+
+/// What the database knows about an EID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found<'a> {
+    /// A mapping covers it.
+    Registered(&'a Mapping),
+    /// This configured prefix covers it, and nobody has registered it.
+    Unregistered(EidPrefix),
+    /// No configured prefix covers it.
+    Unknown,
+}
+
+/// What a registration or its end did to the mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The record reads as before.
+    None,
+    /// The record is new or reads differently.
+    Updated,
+    /// There is no mapping of this prefix any more.
+    Removed,
+}
+
+/// There is no room for the registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// A prefix with a meaning of its own.
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    boundary: bool,
+    mapping: Option<Mapping>,
+}
+
+/// What a registration did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) change: Change,
+    /// Those whose registration of the same prefix gave way.
+    pub(crate) replaced: Vec<Registrant>,
+}
+
+/// The mapping database.
+#[derive(Clone, Debug)]
+pub(crate) struct Mappings {
+    table: PrefixTable<Slot>,
+    ledger: Ledger,
+}
+
+/// Every registration once more: by time, and by xTR.
+#[derive(Clone, Debug)]
+struct Ledger {
+    expiry: Deadlines<(EidPrefix, Registrant)>,
+    by_xtr: BTreeMap<XtrIndex, usize>,
+}
+
+impl Ledger {
+    fn add(&mut self, eid: EidPrefix, registrant: Registrant, expires: Timestamp) {
+        self.expiry.set((eid, registrant), expires);
+        *self.by_xtr.entry(registrant.xtr).or_default() += 1;
+    }
+
+    fn remove(&mut self, eid: EidPrefix, registrant: Registrant) {
+        self.expiry.cancel(&(eid, registrant));
+        if let Some(count) = self.by_xtr.get_mut(&registrant.xtr) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_xtr.remove(&registrant.xtr);
+            }
+        }
+    }
+}
+
+impl Mappings {
+    /// Builds a database without mappings, with the configured prefixes `boundaries`.
+    pub(crate) fn new(boundaries: impl Iterator<Item = EidPrefix>) -> Self {
+        let mut table = PrefixTable::new();
+        for eid in boundaries {
+            let slot = Slot {
+                boundary: true,
+                mapping: None,
+            };
+            table.insert(eid, slot);
+        }
+        Self {
+            table,
+            ledger: Ledger {
+                expiry: Deadlines::new(),
+                by_xtr: BTreeMap::new(),
+            },
+        }
+    }
+
+    /// Finds what answers for `asked`.
+    pub(crate) fn find(&self, asked: &EidPrefix) -> Found<'_> {
+        match self.table.longest_match(asked) {
+            Some((eid, slot)) => slot
+                .mapping
+                .as_ref()
+                .map_or(Found::Unregistered(eid), Found::Registered),
+            None => Found::Unknown,
+        }
+    }
+
+    /// Returns the mapping of exactly `eid`.
+    pub(crate) fn exact(&self, eid: &EidPrefix) -> Option<&Mapping> {
+        self.table.exact(eid)?.mapping.as_ref()
+    }
+
+    /// Returns the shortest prefix that covers `asked`, is at least `shortest` bits long and has
+    /// at most `most` mappings or configured prefixes strictly inside.
+    pub(crate) fn region(&self, asked: &EidPrefix, shortest: u8, most: usize) -> Option<EidPrefix> {
+        self.table.region(asked, shortest, most)
+    }
+
+    /// Lists what is strictly inside `region`: mappings, and configured prefixes without one.
+    pub(crate) fn strictly_inside(&self, region: EidPrefix) -> impl Iterator<Item = Found<'_>> {
+        let inside = self.table.inside(&region);
+        inside
+            .filter(move |(eid, _)| *eid != region)
+            .map(|(eid, slot)| {
+                slot.mapping
+                    .as_ref()
+                    .map_or(Found::Unregistered(eid), Found::Registered)
+            })
+    }
+
+    /// Returns what `registrant` has registered as exactly `eid`.
+    pub(crate) fn registration(
+        &self,
+        eid: &EidPrefix,
+        registrant: &Registrant,
+    ) -> Option<&Registration> {
+        self.exact(eid)?.registrations.get(registrant)
+    }
+
+    /// Whether `xtr` has registered anything.
+    pub(crate) fn has_registered(&self, xtr: XtrIndex) -> bool {
+        self.ledger.by_xtr.contains_key(&xtr)
+    }
+
+    /// Stores a registration until `expires`. Without the merge bit it takes the place of all
+    /// others, and those without the merge bit give way to it.
+    ///
+    /// # Errors
+    /// There are too many mappings, or too many registrations of this one; nothing is changed.
+    pub(crate) fn store(
+        &mut self,
+        eid: EidPrefix,
+        registrant: Registrant,
+        registration: Registration,
+        expires: Timestamp,
+    ) -> Result<Stored, Full> {
+        let len = self.table.len();
+        if let Some(mapping) = self
+            .table
+            .exact_mut(&eid)
+            .and_then(|slot| slot.mapping.as_mut())
+        {
+            return store_again(mapping, &mut self.ledger, registrant, registration, expires);
+        }
+        let mut mapping = Mapping {
+            record: empty_record(eid),
+            registrations: BTreeMap::from([(registrant, registration)]),
+        };
+        mapping.summarise();
+        match self.table.exact_mut(&eid) {
+            Some(slot) => slot.mapping = Some(mapping),
+            None if len >= limits::MAPPINGS => return Err(Full),
+            None => {
+                let slot = Slot {
+                    boundary: false,
+                    mapping: Some(mapping),
+                };
+                self.table.insert(eid, slot);
+            }
+        }
+        self.ledger.add(eid, registrant, expires);
+        Ok(Stored {
+            change: Change::Updated,
+            replaced: Vec::new(),
+        })
+    }
+
+    /// Ends a registration; nothing happens if there is none.
+    pub(crate) fn withdraw(&mut self, eid: &EidPrefix, registrant: &Registrant) -> Change {
+        let Some(slot) = self.table.exact_mut(eid) else {
+            return Change::None;
+        };
+        let Some(mapping) = slot.mapping.as_mut() else {
+            return Change::None;
+        };
+        if mapping.registrations.remove(registrant).is_none() {
+            return Change::None;
+        }
+        self.ledger.remove(*eid, *registrant);
+        if !mapping.registrations.is_empty() {
+            return mapping.summarise();
+        }
+        slot.mapping = None;
+        if !slot.boundary {
+            self.table.remove(eid);
+        }
+        Change::Removed
+    }
+
+    /// Takes one registration out whose time is over.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> Option<(EidPrefix, Registrant, Change)> {
+        let (eid, registrant) = self.ledger.expiry.pop_due(now)?;
+        let change = self.withdraw(&eid, &registrant);
+        Some((eid, registrant, change))
+    }
+
+    /// Returns when the next registration expires.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.ledger.expiry.next()
+    }
+}
+
+/// Stores a registration of a prefix that has one already.
+fn store_again(
+    mapping: &mut Mapping,
+    ledger: &mut Ledger,
+    registrant: Registrant,
+    registration: Registration,
+    expires: Timestamp,
+) -> Result<Stored, Full> {
+    let eid = mapping.record.eid;
+    let mut replaced = Vec::new();
+    for (other, old) in &mapping.registrations {
+        if *other != registrant && !(registration.merge && old.merge) {
+            replaced.push(*other);
+        }
+    }
+    let known = mapping.registrations.contains_key(&registrant);
+    if !known && mapping.registrations.len() - replaced.len() >= limits::REGISTRATIONS_PER_MAPPING {
+        return Err(Full);
+    }
+    for other in &replaced {
+        mapping.registrations.remove(other);
+        ledger.remove(eid, *other);
+    }
+    if known {
+        ledger.expiry.set((eid, registrant), expires);
+    } else {
+        ledger.add(eid, registrant, expires);
+    }
+    let old = mapping.registrations.insert(registrant, registration);
+    let unchanged = replaced.is_empty() && old.as_ref() == mapping.registrations.get(&registrant);
+    let change = if unchanged {
+        Change::None
+    } else {
+        mapping.summarise()
+    };
+    Ok(Stored { change, replaced })
+}
+
+impl Mapping {
+    /// Brings the record up to date with the registrations.
+    fn summarise(&mut self) -> Change {
+        let mut by_rloc: BTreeMap<Rloc, Locator> = BTreeMap::new();
+        for locator in self
+            .registrations
+            .values()
+            .flat_map(|registration| &registration.locators)
+        {
+            let locator = Locator {
+                local: false,
+                probed: false,
+                ..*locator
+            };
+            by_rloc.entry(locator.rloc).or_insert(locator);
+        }
+        let mut locators: Vec<_> = by_rloc.into_values().collect();
+        if locators.len() > limits::LOCATORS_PER_RECORD {
+            locators.sort_by_key(|locator| (locator.priority, locator.rloc));
+            locators.truncate(limits::LOCATORS_PER_RECORD);
+            locators.sort_by_key(|locator| locator.rloc);
+        }
+        let ttl = self
+            .registrations
+            .values()
+            .map(|registration| registration.ttl)
+            .min();
+        let record = Record {
+            ttl: ttl.unwrap_or(Ttl::WITHDRAW),
+            locators,
+            ..empty_record(self.record.eid)
+        };
+        if record == self.record {
+            return Change::None;
+        }
+        self.record = record;
+        Change::Updated
+    }
+}
+
+const fn empty_record(eid: EidPrefix) -> Record {
+    Record {
+        eid,
+        ttl: Ttl::WITHDRAW,
+        action: Action::NoAction,
+        authoritative: false,
+        locators: Vec::new(),
+    }
+}

@@ -1,0 +1,194 @@
+//! What does the server do about a datagram, a restored fact, or the time?
+//!
+//! [`MapServer`] decodes, authenticates, decides, and only then changes: in that order. It does no
+//! IO; what must be done is appended to [`Actions`].
+
+mod actions;
+mod contacts;
+mod counters;
+mod held;
+pub(crate) mod limits;
+mod mappings;
+mod notify;
+mod pairing;
+mod prefix_table;
+mod rate;
+mod register;
+mod replay;
+mod request;
+mod resolve;
+mod restore;
+mod sites;
+mod subscribers;
+
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hasher};
+use std::net::SocketAddr;
+
+use lisp_proto::{DecodeError, Message, Timestamp, decode};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+pub use actions::{Action, Actions, Event, Input, Via};
+pub use counters::{Counters, DropReason};
+
+use crate::config::{Config, Options};
+use contacts::Contacts;
+use held::HeldReplies;
+use mappings::Mappings;
+use notify::Notifier;
+use rate::RateLimiter;
+use replay::Replay;
+use sites::Sites;
+use subscribers::Subscribers;
+
+/// The Map-Server and Map-Resolver as a state machine: time and input in, actions out.
+#[derive(Debug)]
+pub struct MapServer {
+    options: Options,
+    sites: Sites,
+    state: State,
+    requests: RateLimiter,
+    registers: RateLimiter,
+    rng: StdRng,
+    /// Messages are written here before they are sent.
+    scratch: Vec<u8>,
+}
+
+/// Everything that authenticated messages, and nothing else, may change.
+#[derive(Clone, Debug)]
+struct State {
+    mappings: Mappings,
+    replay: Replay,
+    contacts: Contacts,
+    subscribers: Subscribers,
+    notifier: Notifier,
+    held: HeldReplies,
+}
+
+/// Where a message came from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    src: SocketAddr,
+    via: Via,
+    /// Length of the whole datagram in bytes.
+    len: usize,
+}
+
+impl MapServer {
+    /// Builds a server that knows no registrations. `seed` feeds all its randomness.
+    #[must_use]
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        let sites = Sites::new(&config);
+        let options = config.options().clone();
+        Self {
+            state: State {
+                mappings: Mappings::new(sites.boundaries()),
+                replay: Replay::default(),
+                contacts: Contacts::default(),
+                subscribers: Subscribers::new(),
+                notifier: Notifier::new(options.notify_floor),
+                held: HeldReplies::default(),
+            },
+            requests: RateLimiter::new(options.request_rate),
+            registers: RateLimiter::new(options.register_rate),
+            options,
+            sites,
+            rng: StdRng::from_seed(seed),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Takes one input in at time `now`, which never decreases, and appends what must be done.
+    pub fn handle(&mut self, now: Timestamp, input: Input<'_>, actions: &mut Actions) {
+        match input {
+            Input::Datagram { src, via, bytes } => {
+                let len = bytes.len();
+                self.datagram(now, Origin { src, via, len }, bytes, actions);
+            }
+            Input::Restore(event) => self.restore(now, event, actions),
+            Input::Tick => self.tick(now, actions),
+        }
+    }
+
+    /// Returns when [`Input::Tick`] is due next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let state = &self.state;
+        let deadlines = [
+            state.mappings.next_deadline(),
+            state.contacts.next_deadline(),
+            state.subscribers.next_deadline(),
+            state.notifier.next_deadline(),
+            state.held.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Returns a digest of everything that only authenticated messages may change: equal digests
+    /// before and after a message mean that it changed nothing. Reads the whole state.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut digest = Digest(DefaultHasher::new());
+        // Writing into a hasher cannot fail.
+        write!(digest, "{:?}", self.state).map_or(0, |()| digest.0.finish())
+    }
+
+    fn datagram(&mut self, now: Timestamp, origin: Origin, bytes: &[u8], actions: &mut Actions) {
+        // The type nibble is enough to tell the two kinds of work apart before any is done.
+        let is_request = matches!(bytes.first().map(|byte| byte >> 4), Some(0x1 | 0x8));
+        let limiter = if is_request {
+            &mut self.requests
+        } else {
+            &mut self.registers
+        };
+        if !limiter.allow(now, origin.src.ip()) {
+            return actions.count(DropReason::RateLimited);
+        }
+        match decode(bytes) {
+            Ok(Message::MapRequest(request)) => self.request(now, origin, &request, actions),
+            Ok(Message::MapRegister(register)) => {
+                self.register(now, origin, bytes, &register, actions)
+            }
+            Ok(Message::MapNotifyAck(ack)) => self.acknowledged(origin, bytes, &ack, actions),
+            Ok(Message::Ecm(ecm)) => match decode(ecm.message) {
+                Ok(Message::MapRequest(request)) => {
+                    // The answer goes to the inner source port (RFC 9301 §4), and to the address
+                    // that the ECM came from.
+                    let src = SocketAddr::new(origin.src.ip(), ecm.source.port());
+                    self.request(now, Origin { src, ..origin }, &request, actions);
+                }
+                Ok(_) => actions.count(DropReason::UnexpectedMessage),
+                Err(error) => actions.count(unreadable(error)),
+            },
+            Ok(Message::MapReply(_) | Message::MapNotify(_) | Message::Info(_)) => {
+                actions.count(DropReason::UnexpectedMessage)
+            }
+            Err(error) => actions.count(unreadable(error)),
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, actions: &mut Actions) {
+        self.state.contacts.expire(now);
+        self.state.subscribers.expire(now);
+        self.expire_registrations(now, actions);
+        self.retransmit(now, actions);
+        self.release_overdue(now, actions);
+    }
+}
+
+const fn unreadable(error: DecodeError) -> DropReason {
+    if matches!(error, DecodeError::SecurityUnsupported) {
+        return DropReason::SecurityUnsupported;
+    }
+    DropReason::Malformed
+}
+
+struct Digest(DefaultHasher);
+
+impl std::fmt::Write for Digest {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
+    }
+}

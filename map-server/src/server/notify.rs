@@ -1,0 +1,198 @@
+//! Has the far end heard of it?
+//!
+//! Unsolicited Map-Notifies are sent again until they are acknowledged (RFC 9301 §5.7). There is at
+//! most one per receiver and EID-prefix: news about a prefix takes the place of older news.
+//!
+//! Every transmission has a nonce of its own, so that a receiver which accepts growing nonces only
+//! never mistakes a retransmission for something it has overtaken; an acknowledgement of any of
+//! them is enough.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use lisp_proto::{Deadlines, EidPrefix, InstanceId, Nonce, Record, Timestamp};
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::held::HeldKey;
+use super::limits;
+use super::sites::XtrIndex;
+
+/// Who is told about what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct NotifyKey {
+    pub(crate) receiver: XtrIndex,
+    pub(crate) eid: EidPrefix,
+}
+
+/// A Map-Notify that awaits its acknowledgement.
+#[derive(Clone, Debug)]
+pub(crate) struct Outstanding {
+    pub(crate) record: Record,
+    /// Of every transmission so far, the last one last.
+    nonces: Vec<Nonce>,
+    interval: Duration,
+    give_up: Timestamp,
+    /// Map-Replies that wait for the acknowledgement.
+    pub(crate) waiting: Vec<HeldKey>,
+}
+
+/// What to do about a Map-Notify whose time has come.
+#[derive(Clone, Debug)]
+pub(crate) enum Due {
+    /// Send it again.
+    Again(NotifyKey),
+    /// Nobody acknowledged it in time.
+    GivenUp(Outstanding),
+}
+
+/// Nonces of one receiver.
+#[derive(Clone, Copy, Debug)]
+struct Counter {
+    next: u64,
+    /// Nonces from this one on are not reserved in the store.
+    floor: u64,
+}
+
+/// All Map-Notifies that await an acknowledgement.
+#[derive(Clone, Debug)]
+pub(crate) struct Notifier {
+    outstanding: BTreeMap<NotifyKey, Outstanding>,
+    by_nonce: BTreeMap<(XtrIndex, Nonce), NotifyKey>,
+    timers: Deadlines<NotifyKey>,
+    counters: BTreeMap<XtrIndex, Counter>,
+    floor: Nonce,
+}
+
+impl Notifier {
+    /// Builds an empty set; no nonce will be below `floor`.
+    pub(crate) const fn new(floor: Nonce) -> Self {
+        Self {
+            outstanding: BTreeMap::new(),
+            by_nonce: BTreeMap::new(),
+            timers: Deadlines::new(),
+            counters: BTreeMap::new(),
+            floor,
+        }
+    }
+
+    /// Returns what is outstanding.
+    pub(crate) fn outstanding(&self, key: &NotifyKey) -> Option<&Outstanding> {
+        self.outstanding.get(key)
+    }
+
+    /// Makes `held` wait for the acknowledgement of `key`; nothing happens if none is awaited.
+    pub(crate) fn hold(&mut self, key: &NotifyKey, held: HeldKey) {
+        if let Some(outstanding) = self.outstanding.get_mut(key) {
+            outstanding.waiting.push(held);
+        }
+    }
+
+    /// Starts telling about `record`, in place of what `key` was being told; who waited for that
+    /// waits on. The first transmission is due at once: see [`Self::transmit`].
+    pub(crate) fn start(&mut self, now: Timestamp, key: NotifyKey, record: Record) {
+        let old = self.remove(&key);
+        let outstanding = Outstanding {
+            record,
+            nonces: Vec::new(),
+            interval: limits::NOTIFY_INTERVAL,
+            give_up: now + limits::NOTIFY_LIFETIME,
+            waiting: old.map(|old| old.waiting).unwrap_or_default(),
+        };
+        self.outstanding.insert(key, outstanding);
+    }
+
+    /// Takes the oldest one out if there are too many.
+    pub(crate) fn overflow(&mut self) -> Option<Outstanding> {
+        if self.outstanding.len() <= limits::OUTSTANDING_NOTIFIES {
+            return None;
+        }
+        let key = self.timers.pop_due(Timestamp(u64::MAX))?;
+        self.remove(&key)
+    }
+
+    /// Returns nonce and record of the next transmission and arms the timer for the one after.
+    pub(crate) fn transmit(
+        &mut self,
+        now: Timestamp,
+        key: &NotifyKey,
+        rng: &mut StdRng,
+    ) -> Option<(Nonce, &Record)> {
+        let outstanding = self.outstanding.get_mut(key)?;
+        let counter = self.counters.entry(key.receiver).or_insert(Counter {
+            next: self.floor.0,
+            floor: self.floor.0,
+        });
+        counter.next = counter.next.saturating_add(1);
+        let nonce = Nonce(counter.next);
+        outstanding.nonces.push(nonce);
+        self.by_nonce.insert((key.receiver, nonce), *key);
+        // A little disorder keeps retransmissions to many receivers from coming in waves.
+        let wait = outstanding.interval.mul_f64(rng.random_range(0.9..1.1));
+        outstanding.interval = (outstanding.interval * 2).min(limits::NOTIFY_INTERVAL_MAX);
+        self.timers.set(*key, now + wait);
+        Some((nonce, &outstanding.record))
+    }
+
+    /// Returns the nonce up to which the store must reserve nonces of `receiver`, when its
+    /// reservation is used up.
+    pub(crate) fn reserve(&mut self, receiver: XtrIndex) -> Option<Nonce> {
+        let counter = self.counters.get_mut(&receiver)?;
+        if counter.next < counter.floor {
+            return None;
+        }
+        counter.floor = counter.next.saturating_add(limits::NOTIFY_RESERVE);
+        Some(Nonce(counter.floor))
+    }
+
+    /// Takes over a reservation of an earlier run.
+    pub(crate) fn restore_floor(&mut self, receiver: XtrIndex, floor: Nonce) {
+        let floor = floor.max(self.floor).0;
+        self.counters
+            .insert(receiver, Counter { next: floor, floor });
+    }
+
+    /// Returns what `nonce` from `receiver` would acknowledge.
+    pub(crate) fn awaited(&self, receiver: XtrIndex, nonce: Nonce) -> Option<NotifyKey> {
+        self.by_nonce.get(&(receiver, nonce)).copied()
+    }
+
+    /// Stops telling: it was acknowledged, or has become pointless.
+    pub(crate) fn remove(&mut self, key: &NotifyKey) -> Option<Outstanding> {
+        let outstanding = self.outstanding.remove(key)?;
+        for nonce in &outstanding.nonces {
+            self.by_nonce.remove(&(key.receiver, *nonce));
+        }
+        self.timers.cancel(key);
+        Some(outstanding)
+    }
+
+    /// Lists what `receiver` is being told.
+    pub(crate) fn of_receiver(&self, receiver: XtrIndex) -> Vec<NotifyKey> {
+        let first = NotifyKey {
+            receiver,
+            eid: EidPrefix::new(InstanceId(0), IpNet::default()),
+        };
+        let keys = self.outstanding.range(first..).map(|(key, _)| *key);
+        keys.take_while(|key| key.receiver == receiver).collect()
+    }
+
+    /// Takes one timer out that is due.
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Due> {
+        let key = self.timers.pop_due(now)?;
+        let late = self
+            .outstanding
+            .get(&key)
+            .is_some_and(|outstanding| outstanding.give_up <= now);
+        if late {
+            return self.remove(&key).map(Due::GivenUp);
+        }
+        Some(Due::Again(key))
+    }
+
+    /// Returns when the next retransmission is due.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.timers.next()
+    }
+}

@@ -1,0 +1,331 @@
+//! May this xTR register that, and what follows from it?
+//!
+//! Map-Registers (RFC 9301 §5.6): authenticate, then check, then store, then tell.
+
+use std::time::Duration;
+
+use lisp_proto::{
+    AuthKey, AuthView, EidPrefix, MapRegister, NotifyParams, Record, Timestamp, VerifiedTag,
+    encode_map_notify, verify,
+};
+
+use super::actions::{Actions, Event, Via};
+use super::contacts::Contact;
+use super::counters::DropReason;
+use super::mappings::{Change, Registration};
+use super::sites::{Registrant, XtrIndex};
+use super::{MapServer, Origin, limits};
+use crate::store_event::StoreEvent;
+
+/// What holds for all records of a Map-Register.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    registrant: Registrant,
+    contact: Contact,
+    /// Whether the store has the contact already.
+    contact_known: bool,
+    merge: bool,
+    use_ttl: bool,
+}
+
+/// What a record has led to.
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    eid: EidPrefix,
+    change: Change,
+    /// Whether the store was told.
+    persisted: bool,
+}
+
+impl MapServer {
+    /// Handles a Map-Register. Nothing changes unless it is authentic, fresh, and at least one of
+    /// its records is for a prefix that its sender may register.
+    pub(super) fn register(
+        &mut self,
+        now: Timestamp,
+        origin: Origin,
+        datagram: &[u8],
+        register: &MapRegister<'_>,
+        actions: &mut Actions,
+    ) {
+        let mut terms = match self.authenticate_register(origin, datagram, register) {
+            Ok(terms) => terms,
+            Err(reason) => return actions.count(reason),
+        };
+        let mut records = self.acceptable(terms.registrant.xtr, register, actions);
+        let lifetime = records.iter().map(|record| terms.lifetime(record)).max();
+        let Some(lifetime) = lifetime else {
+            return;
+        };
+        let xtr = terms.registrant.xtr;
+        terms.contact_known = !self
+            .state
+            .contacts
+            .learn(xtr, terms.contact, now + lifetime);
+
+        let mut outcomes = Vec::with_capacity(records.len());
+        records.retain(|record| {
+            let outcome = self.apply(now, terms, record, actions);
+            outcomes.extend(outcome);
+            outcome.is_some()
+        });
+        let persisted = outcomes.iter().any(|outcome| outcome.persisted);
+        self.note_nonce(terms.registrant, register, persisted, actions);
+        if register.flags.want_notify && !records.is_empty() {
+            self.confirm(origin, terms, register, records, actions);
+        }
+        for outcome in outcomes {
+            self.publish(now, outcome.eid, outcome.change, actions);
+        }
+        self.tidy(xtr, actions);
+    }
+
+    /// Finds out who sent a Map-Register, and that it is authentic and fresh.
+    fn authenticate_register(
+        &self,
+        origin: Origin,
+        datagram: &[u8],
+        register: &MapRegister<'_>,
+    ) -> Result<Terms, DropReason> {
+        let xtr = match origin.via {
+            Via::Tunnel => self
+                .sites
+                .enrolled(origin.via, origin.src.ip())
+                .ok_or(DropReason::UnknownSource)?,
+            Via::Plain => {
+                let first = register.records().next().and_then(|record| record.eid());
+                self.sites
+                    .plain_by_prefix(&first.ok_or(DropReason::UnusableRecord)?)?
+            }
+        };
+        let site = self.sites.site(xtr);
+        let tag = authenticate(&site.auth, &register.auth, datagram)?;
+        let registrant = Registrant {
+            xtr,
+            ids: register.ids,
+        };
+        if site.replay_check {
+            self.state
+                .replay
+                .check(&registrant, site.auth.key_id(), register.nonce)?;
+        }
+        Ok(Terms {
+            registrant,
+            contact: Contact {
+                source: origin.src,
+                full_tag: tag.full,
+            },
+            contact_known: false,
+            merge: register.flags.merge,
+            use_ttl: register.flags.use_ttl,
+        })
+    }
+
+    /// Returns the records that `xtr` may register; the others are counted.
+    fn acceptable(
+        &self,
+        xtr: XtrIndex,
+        register: &MapRegister<'_>,
+        actions: &mut Actions,
+    ) -> Vec<Record> {
+        let mut records = Vec::new();
+        for view in register.records() {
+            let record = view.to_record(limits::WIREGUARD_PORT);
+            match record {
+                Some(record) if !self.sites.may_register(xtr, &record.eid) => {
+                    actions.count(DropReason::ForeignPrefix)
+                }
+                Some(record) if record.locators.len() <= limits::LOCATORS_PER_RECORD => {
+                    records.push(record)
+                }
+                Some(_) | None => actions.count(DropReason::UnusableRecord),
+            }
+        }
+        records
+    }
+
+    /// Does what one record asks for; `None` if there is no room.
+    fn apply(
+        &mut self,
+        now: Timestamp,
+        terms: Terms,
+        record: &Record,
+        actions: &mut Actions,
+    ) -> Option<Outcome> {
+        if record.ttl.is_withdrawal() {
+            return Some(self.withdraw(terms.registrant, record.eid, actions));
+        }
+        let registration = Registration {
+            ttl: record.ttl,
+            locators: record.locators.clone(),
+            merge: terms.merge,
+        };
+        let known = self
+            .state
+            .mappings
+            .registration(&record.eid, &terms.registrant)
+            == Some(&registration);
+        let lifetime = terms.lifetime(record);
+        let expires = now + lifetime;
+        let Ok(stored) =
+            self.state
+                .mappings
+                .store(record.eid, terms.registrant, registration, expires)
+        else {
+            actions.count(DropReason::TableFull);
+            return None;
+        };
+        let xtr = self.sites.site(terms.registrant.xtr).name.clone();
+        for replaced in &stored.replaced {
+            actions.persist(self.withdrawn(replaced, record.eid));
+        }
+        let persisted = !known || !terms.contact_known;
+        if persisted {
+            actions.persist(StoreEvent::Registered {
+                xtr: xtr.clone(),
+                ids: terms.registrant.ids,
+                record: record.clone(),
+                merge: terms.merge,
+                lifetime,
+                source: terms.contact.source,
+                full_tag: terms.contact.full_tag,
+            });
+        }
+        let eid = record.eid;
+        if !known {
+            actions.event(Event::Registered { xtr, eid });
+        }
+        let change = stored.change;
+        Some(Outcome {
+            eid,
+            change,
+            persisted,
+        })
+    }
+
+    /// Ends one registration, if there is one.
+    fn withdraw(
+        &mut self,
+        registrant: Registrant,
+        eid: EidPrefix,
+        actions: &mut Actions,
+    ) -> Outcome {
+        let persisted = self
+            .state
+            .mappings
+            .registration(&eid, &registrant)
+            .is_some();
+        let change = self.state.mappings.withdraw(&eid, &registrant);
+        if persisted {
+            self.note_withdrawal(&registrant, eid, actions);
+        }
+        Outcome {
+            eid,
+            change,
+            persisted,
+        }
+    }
+
+    /// Ends the registrations whose time is over.
+    pub(super) fn expire_registrations(&mut self, now: Timestamp, actions: &mut Actions) {
+        while let Some((eid, registrant, change)) = self.state.mappings.expire(now) {
+            self.note_withdrawal(&registrant, eid, actions);
+            self.publish(now, eid, change, actions);
+            self.tidy(registrant.xtr, actions);
+        }
+    }
+
+    fn note_withdrawal(&self, registrant: &Registrant, eid: EidPrefix, actions: &mut Actions) {
+        actions.persist(self.withdrawn(registrant, eid));
+        let xtr = self.sites.site(registrant.xtr).name.clone();
+        actions.event(Event::Withdrawn { xtr, eid });
+    }
+
+    fn withdrawn(&self, registrant: &Registrant, eid: EidPrefix) -> StoreEvent {
+        StoreEvent::Withdrawn {
+            xtr: self.sites.site(registrant.xtr).name.clone(),
+            ids: registrant.ids,
+            eid,
+        }
+    }
+
+    /// Remembers the nonce. Inside the control tunnel nobody can replay an old datagram, not even
+    /// after a restart, so there the store is not told for every mere refresh.
+    fn note_nonce(
+        &mut self,
+        registrant: Registrant,
+        register: &MapRegister<'_>,
+        persisted: bool,
+        actions: &mut Actions,
+    ) {
+        let site = self.sites.site(registrant.xtr);
+        if !site.replay_check {
+            return;
+        }
+        let key_id = site.auth.key_id();
+        self.state
+            .replay
+            .advance(&registrant, key_id, register.nonce);
+        if persisted || site.control_address.is_none() {
+            actions.persist(StoreEvent::Nonce {
+                xtr: site.name.clone(),
+                ids: registrant.ids,
+                key_id,
+                nonce: register.nonce,
+            });
+        }
+    }
+
+    /// Answers with a Map-Notify of what was accepted; merged records as they are now.
+    fn confirm(
+        &mut self,
+        origin: Origin,
+        terms: Terms,
+        register: &MapRegister<'_>,
+        mut records: Vec<Record>,
+        actions: &mut Actions,
+    ) {
+        if terms.merge {
+            for record in &mut records {
+                if let Some(mapping) = self.state.mappings.exact(&record.eid) {
+                    record.clone_from(mapping.record());
+                }
+            }
+        }
+        let auth = self
+            .sites
+            .site(terms.registrant.xtr)
+            .notify_auth(terms.contact.full_tag);
+        let params = NotifyParams {
+            nonce: register.nonce,
+            records: &records,
+        };
+        self.scratch.clear();
+        match encode_map_notify(&params, auth, &mut self.scratch) {
+            Ok(()) => actions.send(origin.src, origin.via, &self.scratch),
+            Err(_) => actions.count(DropReason::TooLarge),
+        }
+    }
+}
+
+impl Terms {
+    /// Returns how long a registration of `record` lasts without a refresh (RFC 9301 §5.6, T bit).
+    fn lifetime(&self, record: &Record) -> Duration {
+        let ttl = self.use_ttl.then(|| record.ttl.duration()).flatten();
+        ttl.map_or(limits::REGISTRATION_LIFETIME, |ttl| {
+            ttl.min(limits::REGISTRATION_LIFETIME_MAX)
+        })
+    }
+}
+
+/// Checks key id, algorithm and authentication data of a message from the holder of `key`.
+pub(super) fn authenticate(
+    key: &AuthKey,
+    claimed: &AuthView<'_>,
+    datagram: &[u8],
+) -> Result<VerifiedTag, DropReason> {
+    if claimed.key_id != key.key_id() || claimed.algorithm_id != key.algorithm().id() {
+        return Err(DropReason::WrongKey);
+    }
+    verify(key, datagram).map_err(|_| DropReason::BadAuthentication)
+}

@@ -1,0 +1,123 @@
+//! What is the answer to a Map-Request?
+//!
+//! Positive and negative Map-Replies on behalf of the owners (RFC 9301 §8.3).
+
+use lisp_proto::{Action as NegativeAction, EidPrefix, Record, ReplyParams, Ttl, encode_map_reply};
+
+use super::actions::{Actions, Event};
+use super::counters::DropReason;
+use super::held::PendingReply;
+use super::mappings::Found;
+use super::{MapServer, limits};
+
+impl MapServer {
+    /// Writes and sends a Map-Reply with what is known now.
+    pub(super) fn send_reply(&mut self, reply: &PendingReply, actions: &mut Actions) {
+        let most = limits::RECORDS_PER_REPLY / reply.eids.len().max(1);
+        let mut records: Vec<Record> = Vec::new();
+        for eid in &reply.eids {
+            for record in self.answer(eid, most.saturating_sub(1)) {
+                if !records.contains(&record) {
+                    records.push(record);
+                }
+            }
+        }
+        let params = ReplyParams {
+            probe: false,
+            echo_nonce: false,
+            nonce: reply.nonce,
+            records: &records,
+        };
+        self.scratch.clear();
+        if encode_map_reply(&params, &mut self.scratch).is_err() {
+            return actions.count(DropReason::TooLarge);
+        }
+        if self.scratch.len() > reply.max_len {
+            return actions.count(DropReason::WouldAmplify);
+        }
+        actions.send(reply.dst, reply.via, &self.scratch);
+        for record in &records {
+            let eid = record.eid;
+            if record.locators.is_empty() {
+                actions.event(Event::NegativeReply { eid });
+            } else {
+                let xtr = reply.requester.map(|xtr| self.sites.site(xtr).name.clone());
+                actions.event(Event::Reply { xtr, eid });
+            }
+        }
+    }
+
+    /// Returns the record that answers for `asked`, then those of the prefixes inside it, which
+    /// are `most` at most. All have the same TTL (RFC 9301 §5.5).
+    ///
+    /// Where more lies inside than may be listed, the answer speaks of a smaller prefix around
+    /// `asked`: a longer list would be cut, and what is cut off would be taken for a part of the
+    /// surrounding mapping.
+    fn answer(&self, asked: &EidPrefix, most: usize) -> Vec<Record> {
+        let Some(region) = self.answered_region(asked, most) else {
+            // Whoever asks for this much must ask for less, address by address.
+            return vec![negative(
+                *asked,
+                NegativeAction::SendMapRequest,
+                limits::TTL_UNREGISTERED,
+            )];
+        };
+        let mut records = vec![self.describe(self.state.mappings.find(asked), region)];
+        for found in self.state.mappings.strictly_inside(region) {
+            let eid = match found {
+                Found::Registered(mapping) => mapping.record().eid,
+                Found::Unregistered(eid) => eid,
+                Found::Unknown => continue,
+            };
+            records.push(self.describe(found, eid));
+        }
+        let ttl = records.iter().map(|record| record.ttl).min();
+        for record in &mut records {
+            record.ttl = ttl.unwrap_or(record.ttl);
+        }
+        records
+    }
+
+    /// Returns the prefix around `asked` that one answer speaks of, with at most `most` exceptions
+    /// inside. A negative answer has no exceptions unless `asked` itself contains some.
+    pub(super) fn answered_region(&self, asked: &EidPrefix, most: usize) -> Option<EidPrefix> {
+        let mappings = &self.state.mappings;
+        let negative_region = |shortest: u8| {
+            let hole = mappings.region(asked, shortest, 0);
+            hole.or_else(|| mappings.region(asked, asked.net().prefix_len(), most))
+        };
+        match mappings.find(asked) {
+            Found::Registered(mapping) => {
+                mappings.region(asked, mapping.record().eid.net().prefix_len(), most)
+            }
+            Found::Unregistered(eid) => negative_region(eid.net().prefix_len()),
+            Found::Unknown => negative_region(0),
+        }
+    }
+
+    /// Returns what was found as a record about `eid`.
+    fn describe(&self, found: Found<'_>, eid: EidPrefix) -> Record {
+        let action = self.options.negative_action;
+        match found {
+            Found::Registered(mapping) if mapping.record().locators.is_empty() => {
+                negative(eid, action, mapping.record().ttl)
+            }
+            Found::Registered(mapping) => Record {
+                eid,
+                ..mapping.record().clone()
+            },
+            Found::Unregistered(_) => negative(eid, action, limits::TTL_UNREGISTERED),
+            Found::Unknown => negative(eid, action, limits::TTL_UNKNOWN),
+        }
+    }
+}
+
+const fn negative(eid: EidPrefix, action: NegativeAction, ttl: Ttl) -> Record {
+    Record {
+        eid,
+        ttl,
+        action,
+        authoritative: false,
+        locators: Vec::new(),
+    }
+}

@@ -1,0 +1,89 @@
+//! What must survive a restart?
+//!
+//! The state machine emits these facts as it learns them; the shell keeps them and gives them
+//! back, in the same order, before anything else happens.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lisp_proto::{EidPrefix, Nonce, Record, SiteId, XtrId};
+use serde::{Deserialize, Serialize};
+
+use crate::config::XtrName;
+
+/// The xTR-ID and Site-ID of a Map-Register with the I bit (RFC 9301 §5.6).
+pub type XtrIds = (XtrId, SiteId);
+
+/// One fact worth keeping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum StoreEvent {
+    /// An xTR registered a prefix, or something other than the expiry of its registration changed.
+    Registered {
+        /// Who registered.
+        #[serde(with = "xtr_name")]
+        xtr: XtrName,
+        /// Which of several that share the configured entry.
+        ids: Option<XtrIds>,
+        /// What was registered.
+        record: Record,
+        /// Whether it merges with the registrations of others (the `a` bit).
+        merge: bool,
+        /// Lifetime without a refresh; when given back, what is left of it.
+        lifetime: Duration,
+        /// Where the Map-Register came from.
+        source: SocketAddr,
+        /// Whether the authentication data was not truncated.
+        full_tag: bool,
+    },
+    /// A registration was withdrawn or has expired.
+    Withdrawn {
+        /// Who had registered.
+        #[serde(with = "xtr_name")]
+        xtr: XtrName,
+        /// Which of several that share the configured entry.
+        ids: Option<XtrIds>,
+        /// The prefix that had been registered.
+        eid: EidPrefix,
+    },
+    /// Map-Registers up to this nonce were accepted.
+    Nonce {
+        /// Who registered.
+        #[serde(with = "xtr_name")]
+        xtr: XtrName,
+        /// Which of several that share the configured entry.
+        ids: Option<XtrIds>,
+        /// The key it was authenticated with.
+        key_id: u8,
+        /// The last nonce.
+        nonce: Nonce,
+    },
+    /// Unsolicited Map-Notifies may have used nonces below this one.
+    NotifyFloor {
+        /// Who they were sent to.
+        #[serde(with = "xtr_name")]
+        xtr: XtrName,
+        /// The first nonce that is certainly unused.
+        nonce: Nonce,
+    },
+}
+
+/// A name as a string: `serde` has shared strings only behind a feature.
+mod xtr_name {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::config::XtrName;
+
+    pub(super) fn serialize<S: Serializer>(
+        name: &XtrName,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(name)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<XtrName, D::Error> {
+        Ok(String::deserialize(deserializer)?.into())
+    }
+}
