@@ -4,6 +4,8 @@
 //! IO; what must be done is appended to [`Actions`].
 
 mod actions;
+#[cfg(test)]
+mod bench;
 mod contacts;
 mod counters;
 mod held;
@@ -20,6 +22,8 @@ mod resolve;
 mod restore;
 mod sites;
 mod subscribers;
+#[cfg(test)]
+mod timelines;
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hasher};
@@ -161,7 +165,7 @@ impl MapServer {
                 Ok(_) => actions.count(DropReason::UnexpectedMessage),
                 Err(error) => actions.count(unreadable(error)),
             },
-            Ok(Message::MapReply(_) | Message::MapNotify(_) | Message::Info(_)) => {
+            Ok(Message::MapReply(_) | Message::MapNotify(_) | Message::InfoRequest(_)) => {
                 actions.count(DropReason::UnexpectedMessage)
             }
             Err(error) => actions.count(unreadable(error)),
