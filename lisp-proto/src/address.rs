@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::DecodeError;
 use crate::lcaf::Lcaf;
+use crate::mapping::{EidPrefix, InstanceId};
 use crate::reader::Reader;
-use crate::types::{EidPrefix, InstanceId};
 
 /// An address in one of the families that LISP carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,15 +2,11 @@
 
 use std::fmt;
 
-use hkdf::HkdfExtract;
-use hmac::digest::KeyInit;
-use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
-use sha1::Sha1;
-use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use crate::error::{AuthError, DecodeError};
+use crate::mac::{KeyState, Signed, TAG_OFFSET};
 use crate::reader::Reader;
 use crate::writer::Writer;
 
@@ -96,23 +92,6 @@ pub struct AuthKey {
     state: KeyState,
 }
 
-/// Hash states into which the key is already fed.
-#[derive(Clone)]
-enum KeyState {
-    None,
-    Sha1(Hmac<Sha1>),
-    Sha256(Hmac<Sha256>),
-    Hkdf(Box<HkdfState>),
-}
-
-#[derive(Clone)]
-struct HkdfState {
-    secret: Box<[u8]>,
-    register: HkdfExtract<Sha256>,
-    notify: HkdfExtract<Sha256>,
-    notify_ack: HkdfExtract<Sha256>,
-}
-
 /// Proof that a message is authentic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerifiedTag {
@@ -126,22 +105,11 @@ impl AuthKey {
     /// Builds a key from a shared secret, which `Algorithm::None` ignores.
     #[must_use]
     pub fn new(key_id: u8, algorithm: Algorithm, secret: &[u8]) -> Self {
-        let state = match algorithm {
-            Algorithm::None => KeyState::None,
-            Algorithm::Sha1_96 => KeyState::Sha1(keyed(secret)),
-            Algorithm::Sha256_128 => KeyState::Sha256(keyed(secret)),
-            Algorithm::Sha256_128Hkdf => KeyState::Hkdf(Box::new(HkdfState {
-                secret: secret.into(),
-                register: HkdfExtract::new(Some(b"Map-Register Authentication")),
-                notify: HkdfExtract::new(Some(b"Map-Notify Authentication")),
-                notify_ack: HkdfExtract::new(Some(b"Map-Notify-Ack Authentication")),
-            })),
-        };
         Self {
             key_id,
             algorithm,
             full_tag: false,
-            state,
+            state: KeyState::new(algorithm, secret),
         }
     }
 
@@ -180,7 +148,7 @@ impl AuthKey {
         let Some(signed) = Signed::split(message) else {
             return;
         };
-        let (tag, tag_len) = (self.compute(&signed), signed.tag.len());
+        let (tag, tag_len) = (self.state.compute(&signed), signed.tag.len());
         let field = message.get_mut(TAG_OFFSET..TAG_OFFSET + tag_len);
         if let (Some(field), Some(tag)) = (field, tag.get(..tag_len)) {
             field.copy_from_slice(tag);
@@ -193,18 +161,6 @@ impl AuthKey {
             false => self.algorithm.rfc_tag_len(),
         }
     }
-
-    /// Computes the code over the whole message, its tag taken as zeros.
-    fn compute(&self, signed: &Signed<'_>) -> [u8; MAX_TAG_LEN] {
-        let mut tag = [0; MAX_TAG_LEN];
-        match &self.state {
-            KeyState::None => {}
-            KeyState::Sha1(hmac) => signed.feed(hmac.clone(), &mut tag),
-            KeyState::Sha256(hmac) => signed.feed(hmac.clone(), &mut tag),
-            KeyState::Hkdf(state) => signed.feed(state.message_key(signed), &mut tag),
-        }
-        tag
-    }
 }
 
 impl fmt::Debug for AuthKey {
@@ -213,29 +169,6 @@ impl fmt::Debug for AuthKey {
             .field("key_id", &self.key_id)
             .field("algorithm", &self.algorithm)
             .finish_non_exhaustive()
-    }
-}
-
-impl HkdfState {
-    /// Derives the key of one message from its nonce, its type and the secret.
-    #[expect(
-        clippy::expect_used,
-        reason = "fails for long outputs only, this one is short"
-    )]
-    fn message_key(&self, signed: &Signed<'_>) -> Hmac<Sha256> {
-        let mut extract = match signed.kind {
-            Kind::Register => self.register.clone(),
-            Kind::Notify => self.notify.clone(),
-            Kind::NotifyAck => self.notify_ack.clone(),
-        };
-        extract.input_ikm(signed.nonce);
-        extract.input_ikm(&self.secret);
-        let (_, expand) = extract.finalize();
-        let mut key = [0; 32];
-        expand
-            .expand(&[], &mut key)
-            .expect("HKDF-SHA256 gives up to 255 blocks, this is one");
-        keyed(&key)
     }
 }
 
@@ -257,7 +190,7 @@ pub fn verify(key: &AuthKey, datagram: &[u8]) -> Result<VerifiedTag, AuthError> 
     if tag_len != short && tag_len != full {
         return Err(AuthError::TagLength(tag_len));
     }
-    let expected = key.compute(&signed);
+    let expected = key.state.compute(&signed);
     let expected = expected.get(..tag_len).unwrap_or_default();
     if !bool::from(expected.ct_eq(signed.tag)) {
         return Err(AuthError::Mismatch);
@@ -267,64 +200,3 @@ pub fn verify(key: &AuthKey, datagram: &[u8]) -> Result<VerifiedTag, AuthError> 
         full: tag_len > short,
     })
 }
-
-/// An authenticated message, cut where its tag is.
-struct Signed<'a> {
-    kind: Kind,
-    nonce: &'a [u8],
-    algorithm_id: u8,
-    before: &'a [u8],
-    tag: &'a [u8],
-    after: &'a [u8],
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Register,
-    Notify,
-    NotifyAck,
-}
-
-impl<'a> Signed<'a> {
-    fn split(datagram: &'a [u8]) -> Option<Self> {
-        let (before, rest) = datagram.split_at_checked(TAG_OFFSET)?;
-        let kind = match before.first()? >> 4 {
-            3 => Kind::Register,
-            4 => Kind::Notify,
-            5 => Kind::NotifyAck,
-            _ => return None,
-        };
-        let auth = AuthView::read(&mut Reader::new(datagram.get(AUTH_OFFSET..)?)).ok()?;
-        let (tag, after) = rest.split_at_checked(auth.tag.len())?;
-        Some(Self {
-            kind,
-            nonce: before.get(NONCE_OFFSET..AUTH_OFFSET)?,
-            algorithm_id: auth.algorithm_id,
-            before,
-            tag,
-            after,
-        })
-    }
-
-    /// Runs the whole message through `mac` and stores the result in `tag`. The datagram stays
-    /// as it is: zeros are fed in the place of its tag.
-    fn feed(&self, mut mac: impl Mac, tag: &mut [u8; MAX_TAG_LEN]) {
-        mac.update(self.before);
-        mac.update([0; MAX_TAG_LEN].get(..self.tag.len()).unwrap_or_default());
-        mac.update(self.after);
-        for (to, from) in tag.iter_mut().zip(mac.finalize().into_bytes()) {
-            *to = from;
-        }
-    }
-}
-
-/// Feeds a secret of any length into an HMAC.
-#[expect(clippy::expect_used, reason = "the error is for other codes than HMAC")]
-fn keyed<M: Mac + KeyInit>(secret: &[u8]) -> M {
-    <M as Mac>::new_from_slice(secret).expect("HMAC takes keys of every length")
-}
-
-const NONCE_OFFSET: usize = 4;
-const AUTH_OFFSET: usize = 12;
-const TAG_OFFSET: usize = 16;
-const MAX_TAG_LEN: usize = 32;

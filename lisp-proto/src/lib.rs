@@ -21,7 +21,11 @@ mod auth;
 mod ecm;
 mod error;
 mod info;
+mod inner_packet;
 mod lcaf;
+mod lcaf_body;
+mod mac;
+mod mapping;
 mod message;
 mod notify;
 mod reader;
@@ -39,7 +43,9 @@ pub use auth::{Algorithm, AuthKey, AuthView, VerifiedTag, verify};
 pub use ecm::{Ecm, encode_ecm};
 pub use error::{AuthError, DecodeError, EncodeError, ParseError};
 pub use info::Info;
-pub use lcaf::{AfiList, ExplicitPath, Hop, Lcaf, NatTraversal, ReplicationList, SecurityKey};
+pub use lcaf::Lcaf;
+pub use lcaf_body::{AfiList, ExplicitPath, Hop, NatTraversal, ReplicationList, SecurityKey};
+pub use mapping::{Action, EidPrefix, InstanceId, Locator, Record, RequestedEid, Rloc};
 pub use message::{Message, decode};
 pub use notify::{MapNotify, NotifyParams, encode_map_notify, encode_map_notify_ack};
 pub use record::{LocatorView, RecordView};
@@ -47,7 +53,4 @@ pub use register::{MapRegister, RegisterFlags, RegisterParams, encode_map_regist
 pub use reply::{MapReply, ReplyParams, encode_map_reply};
 pub use request::{MapRequest, RequestFlags, RequestParams, RequestedAddress, encode_map_request};
 pub use time::{Deadlines, Timestamp};
-pub use types::{
-    Action, EidPrefix, InstanceId, Locator, Nonce, PublicKey, Record, RequestedEid, Rloc, SiteId,
-    Ttl, XtrId,
-};
+pub use types::{Nonce, PublicKey, SiteId, Ttl, XtrId};

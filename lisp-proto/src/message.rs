@@ -23,8 +23,8 @@ pub enum Message<'a> {
     MapNotify(MapNotify<'a>),
     /// Type 5: acknowledges a Map-Notify.
     MapNotifyAck(MapNotify<'a>),
-    /// Type 7: looks for a NAT.
-    Info(Info<'a>),
+    /// Type 7: looks for a NAT, or answers such a request.
+    InfoRequest(Info<'a>),
     /// Type 8: carries another message.
     Ecm(Ecm<'a>),
 }
@@ -47,7 +47,7 @@ pub fn decode(datagram: &[u8]) -> Result<Message<'_>, DecodeError> {
         3 => Message::MapRegister(MapRegister::read(reader)?),
         4 => Message::MapNotify(MapNotify::read_notify(reader)?),
         5 => Message::MapNotifyAck(MapNotify::read_ack(reader)?),
-        7 => Message::Info(Info::read(reader)?),
+        7 => Message::InfoRequest(Info::read(reader)?),
         8 => Message::Ecm(Ecm::read(reader)?),
         kind => return Err(DecodeError::UnsupportedType(kind)),
     };

@@ -4,10 +4,11 @@
 
 use crate::auth::{AuthKey, AuthView};
 use crate::error::{DecodeError, EncodeError};
+use crate::mapping::Record;
 use crate::message::{IDS_LEN, bit, read_ids};
 use crate::reader::Reader;
 use crate::record::{RecordView, Records, check_counts, take_records, write_record};
-use crate::types::{Nonce, Record, SiteId, XtrId};
+use crate::types::{Nonce, SiteId, XtrId};
 use crate::writer::Writer;
 
 /// A Map-Notify or Map-Notify-Ack, read in place. Its authentication data is not checked yet.

@@ -2,8 +2,9 @@
 
 use crate::address::{Address, EncodedAddress};
 use crate::error::{DecodeError, EncodeError};
+use crate::mapping::{Action, EidPrefix, Locator, Record, Rloc};
 use crate::reader::Reader;
-use crate::types::{Action, EidPrefix, Locator, Record, Rloc, Ttl};
+use crate::types::Ttl;
 use crate::wireguard;
 use crate::writer::Writer;
 

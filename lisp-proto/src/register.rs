@@ -2,10 +2,11 @@
 
 use crate::auth::{AuthKey, AuthView};
 use crate::error::{DecodeError, EncodeError};
+use crate::mapping::Record;
 use crate::message::{bit, flag, read_ids};
 use crate::reader::Reader;
 use crate::record::{RecordView, Records, check_counts, take_records, write_record};
-use crate::types::{Nonce, Record, SiteId, XtrId};
+use crate::types::{Nonce, SiteId, XtrId};
 use crate::writer::Writer;
 
 /// The flags of a Map-Register. I follows from the content.

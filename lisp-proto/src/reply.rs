@@ -1,10 +1,11 @@
 //! What is the answer to a Map-Request? (RFC 9301 §5.4)
 
 use crate::error::{DecodeError, EncodeError};
+use crate::mapping::Record;
 use crate::message::{bit, flag};
 use crate::reader::Reader;
 use crate::record::{RecordView, Records, check_counts, take_records, write_record};
-use crate::types::{Nonce, Record};
+use crate::types::Nonce;
 use crate::writer::Writer;
 
 /// A Map-Reply, read in place.

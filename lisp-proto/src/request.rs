@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use crate::address::{AFI_MAC, Address, EncodedAddress, address_list};
 use crate::error::{DecodeError, EncodeError};
+use crate::mapping::{EidPrefix, InstanceId, Record, RequestedEid};
 use crate::message::{bit, flag, read_ids};
 use crate::reader::Reader;
 use crate::record::{RecordView, check_counts, write_record};
-use crate::types::{EidPrefix, InstanceId, Nonce, Record, RequestedEid, SiteId, XtrId};
+use crate::types::{Nonce, SiteId, XtrId};
 use crate::writer::Writer;
 
 /// The flags of a Map-Request. M and I follow from the content.

@@ -13,10 +13,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::address::Address;
-use crate::lcaf::{
-    LCAF_AFI_LIST, LCAF_NAT_TRAVERSAL, LCAF_SECURITY_KEY, Lcaf, NatTraversal, SecurityKey,
-};
-use crate::types::{PublicKey, Rloc};
+use crate::lcaf::{LCAF_AFI_LIST, LCAF_NAT_TRAVERSAL, LCAF_SECURITY_KEY, Lcaf};
+use crate::lcaf_body::{NatTraversal, SecurityKey};
+use crate::mapping::Rloc;
+use crate::types::PublicKey;
 use crate::writer::{Writer, address_len};
 
 /// Reads a locator; `None` when it is of no use here or contradicts itself.

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use crate::address::{AFI_IPV4, AFI_IPV6, AFI_LCAF, AFI_NONE};
 use crate::lcaf::LCAF_INSTANCE_ID;
-use crate::types::{EidPrefix, InstanceId, SiteId, XtrId};
+use crate::mapping::{EidPrefix, InstanceId};
+use crate::types::{SiteId, XtrId};
 
 /// Appends big-endian fields to the bytes of one message.
 pub(crate) struct Writer<'a> {
