@@ -1,0 +1,142 @@
+//! What the agent tells its operator: events of its life, and why datagrams and packets were dropped.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lisp_proto::{Action as MapAction, EidPrefix, Nonce, PublicKey};
+
+/// Something an operator may want to see, in the order it happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The map server acknowledged the registration of `eid`.
+    Registered {
+        /// The registered prefix.
+        eid: EidPrefix,
+    },
+    /// The first packet to an unknown destination was caught.
+    Caught {
+        /// Where it was going.
+        dst: IpAddr,
+    },
+    /// A Map-Request went out.
+    MapRequest {
+        /// What was asked for.
+        eid: IpAddr,
+        /// The nonce that the reply must carry.
+        nonce: Nonce,
+    },
+    /// A positive Map-Reply came in.
+    MapReply {
+        /// The prefix it maps.
+        eid: EidPrefix,
+        /// Key of the peer that serves the prefix.
+        key: PublicKey,
+        /// Where that peer lives.
+        endpoint: SocketAddr,
+    },
+    /// A negative Map-Reply came in.
+    Negative {
+        /// The prefix nobody serves.
+        eid: EidPrefix,
+        /// What the map server says to do with packets.
+        action: MapAction,
+    },
+    /// The map server told us of a mapping we did not ask for.
+    Push {
+        /// The prefix it maps.
+        eid: EidPrefix,
+        /// Key of the peer that serves the prefix.
+        key: PublicKey,
+        /// Where that peer lives.
+        endpoint: SocketAddr,
+    },
+    /// The data plane has the peer.
+    PeerInstalled {
+        /// The prefix that led to it.
+        eid: EidPrefix,
+        /// The peer.
+        key: PublicKey,
+        /// Where it lives.
+        endpoint: SocketAddr,
+        /// What led to it.
+        cause: Cause,
+    },
+    /// Held packets were sent on.
+    Reinjected {
+        /// Their mapping.
+        eid: EidPrefix,
+        /// How many.
+        packets: usize,
+    },
+    /// Packets to `eid` now bypass the agent.
+    RouteInstalled {
+        /// The prefix of the route.
+        eid: EidPrefix,
+    },
+    /// The first handshake with a peer was seen.
+    Handshake {
+        /// The peer.
+        key: PublicKey,
+    },
+    /// A peer is gone from the data plane.
+    PeerRemoved {
+        /// The peer.
+        key: PublicKey,
+    },
+    /// The data plane refused a change.
+    ChangeFailed {
+        /// What was refused.
+        what: &'static str,
+    },
+}
+
+/// Why a peer was installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// We asked for it.
+    Reply,
+    /// The map server told us.
+    Push,
+}
+
+/// Why a datagram or a packet was not acted upon. One counter each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DropReason {
+    /// A control datagram that does not decode.
+    Malformed,
+    /// A control datagram from somebody who is not a map server of ours.
+    NotAMapServer,
+    /// A message that a map server does not send to an xTR.
+    UnexpectedMessage,
+    /// Authentication data that does not fit.
+    BadAuthentication,
+    /// A Map-Reply to nothing we asked.
+    UnknownNonce,
+    /// A Map-Notify older than the replay window, or repeated while in work.
+    StaleNotify,
+    /// More records in a message than we read.
+    TooManyRecords,
+    /// A mapping that gives us no locator we can use.
+    NoUsableLocator,
+    /// A captured packet that is not IP, or cut short.
+    NotIp,
+    /// A captured packet to an address outside the overlay.
+    NotOverlay,
+    /// A captured packet from a source that is no EID of ours.
+    SourceNotOurs,
+    /// A captured packet to one of our own EIDs.
+    ToOurselves,
+    /// Held packet pushed out by a newer one to the same destination.
+    HoldOverflow,
+    /// Too many packets held in all.
+    HoldFull,
+    /// Too many destinations being resolved.
+    TooManyRequests,
+    /// Too many mappings cached.
+    MapCacheFull,
+    /// There is no mapping for the destination.
+    NegativeMapping,
+    /// No map server answered.
+    NoAnswer,
+    /// The mapping went away, or could not be installed, while the packet waited.
+    MappingLost,
+}

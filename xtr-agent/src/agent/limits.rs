@@ -1,0 +1,50 @@
+//! Every bound and every tunable default of the agent, with its unit.
+
+use std::time::Duration;
+
+/// Packets held for one destination before the oldest is dropped.
+pub const HELD_PER_DESTINATION: usize = 256;
+/// Packets held in all before new destinations are refused.
+pub const HELD_IN_ALL: usize = 16_384;
+/// Destinations with an outstanding Map-Request.
+pub const OUTSTANDING_REQUESTS: usize = 1_024;
+/// Map-cache entries, negative ones included.
+pub const MAP_CACHE_ENTRIES: usize = 65_536;
+/// Records read from one Map-Reply or Map-Notify.
+pub const RECORDS_PER_MESSAGE: usize = 64;
+/// Changes handed to the data plane and not yet reported back.
+pub const CHANGES_IN_FLIGHT: usize = 8_192;
+
+/// First retransmission of an unanswered Map-Request; doubles from there.
+pub const REQUEST_RETRY: Duration = Duration::from_millis(300);
+/// Map-Requests sent for one destination before giving up.
+pub const REQUEST_TRIES: u32 = 4;
+/// How long a destination that nobody answered for stays refused.
+pub const NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(1);
+/// Longest time a negative answer is believed, whatever its TTL says.
+pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
+/// Time to live of a mapping whose TTL is left to the receiver (RFC 9301 5.4).
+pub const UNSPECIFIED_TTL: Duration = Duration::from_secs(900);
+
+/// First retransmission of an unacknowledged Map-Register; doubles from there.
+pub const REGISTER_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause between Map-Register retransmissions (RFC 9301 5.6).
+pub const REGISTER_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// How long the side that was told of a peer by a push waits for that peer's
+/// handshake before it starts one itself.
+pub const PASSIVE_WAIT: Duration = Duration::from_millis(250);
+/// How often the first handshake of a new peer is looked for.
+pub const HANDSHAKE_POLL: Duration = Duration::from_millis(5);
+/// Looks for a first handshake before the agent stops looking.
+pub const HANDSHAKE_POLLS: u32 = 60;
+/// Share of a mapping's TTL after which a mapping in use is asked for again,
+/// in per cent.
+pub const REFRESH_AT_PERCENT: u32 = 80;
+/// How often the counters of all peers are looked at.
+pub const LIVENESS_POLL: Duration = Duration::from_secs(4);
+/// How long bytes may go unanswered before the map server is asked again. A
+/// live WireGuard peer answers data within 10 s, if only with a keepalive.
+pub const SILENCE: Duration = Duration::from_secs(12);
+/// Longest pause between such questions about one peer.
+pub const SILENCE_BACKOFF_MAX: Duration = Duration::from_secs(120);

@@ -1,0 +1,272 @@
+//! The map-cache: what the agent knows about EID-prefixes, by longest match.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use lisp_proto::{Action as MapAction, Nonce, PublicKey, Timestamp};
+use prefix_trie::PrefixMap;
+
+use super::event::Cause;
+use super::hold::Held;
+
+/// How far a mapping is on its way into the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The data plane is being told of the peer.
+    Installing,
+    /// The peer is there; its own handshake is awaited until the deadline, so
+    /// that two crossing initiations do not cancel each other out.
+    Awaiting(Timestamp),
+    /// Held packets were sent on; the route past the agent is being set.
+    Routing,
+    /// The kernel forwards without the agent.
+    Active,
+    /// There is no mapping; packets are refused.
+    Negative(MapAction),
+}
+
+/// The locator that the agent chose of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Key of the peer.
+    pub key: PublicKey,
+    /// Where it lives.
+    pub endpoint: SocketAddr,
+}
+
+/// One EID-prefix in the map-cache.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Where it stands.
+    pub(super) state: State,
+    /// The peer that serves it; `None` only for negative entries.
+    pub(super) chosen: Option<Chosen>,
+    /// When it stops being true.
+    pub(super) expires: Timestamp,
+    /// Packets waiting for it.
+    pub(super) held: Held,
+    /// What made it.
+    pub(super) cause: Cause,
+    /// The latest Map-Notify that changed it; older ones are ignored.
+    pub(super) notified: Option<Nonce>,
+    /// The far end was told of us by a push while we asked for it, so that
+    /// both ends are about to start a handshake.
+    pub(super) mutual: bool,
+    /// Bytes the peer had moved when the entry was last looked at.
+    pub(super) bytes_seen: u64,
+}
+
+/// The map-cache of one instance.
+#[derive(Debug, Default)]
+pub(super) struct MapCache {
+    v4: PrefixMap<Ipv4Net, Entry>,
+    v6: PrefixMap<Ipv6Net, Entry>,
+}
+
+impl MapCache {
+    /// The most specific entry that holds `dst`.
+    pub(super) fn lookup(&mut self, dst: IpAddr) -> Option<(IpNet, &mut Entry)> {
+        match dst {
+            IpAddr::V4(dst) => self
+                .v4
+                .get_lpm_mut(&dst.into())
+                .map(|(prefix, entry)| (IpNet::V4(prefix), entry)),
+            IpAddr::V6(dst) => self
+                .v6
+                .get_lpm_mut(&dst.into())
+                .map(|(prefix, entry)| (IpNet::V6(prefix), entry)),
+        }
+    }
+
+    /// The entry of exactly `prefix`.
+    #[must_use]
+    pub(super) fn get(&self, prefix: &IpNet) -> Option<&Entry> {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.get(prefix),
+            IpNet::V6(prefix) => self.v6.get(prefix),
+        }
+    }
+
+    /// The entry of exactly `prefix`.
+    pub(super) fn get_mut(&mut self, prefix: &IpNet) -> Option<&mut Entry> {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.get_mut(prefix),
+            IpNet::V6(prefix) => self.v6.get_mut(prefix),
+        }
+    }
+
+    /// Puts `entry` at `prefix` and returns what was there.
+    pub(super) fn insert(&mut self, prefix: IpNet, entry: Entry) -> Option<Entry> {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.insert(prefix, entry),
+            IpNet::V6(prefix) => self.v6.insert(prefix, entry),
+        }
+    }
+
+    /// Takes the entry of exactly `prefix` out.
+    pub(super) fn remove(&mut self, prefix: &IpNet) -> Option<Entry> {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.remove(prefix),
+            IpNet::V6(prefix) => self.v6.remove(prefix),
+        }
+    }
+
+    /// Every entry, IPv4 first, in prefix order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (IpNet, &Entry)> {
+        let v4 = self
+            .v4
+            .iter()
+            .map(|(prefix, entry)| (IpNet::V4(prefix), entry));
+        let v6 = self
+            .v6
+            .iter()
+            .map(|(prefix, entry)| (IpNet::V6(prefix), entry));
+        v4.chain(v6)
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+}
+
+/// A destination that a Map-Request is out for.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// Nonce of the request, the same in every retransmission.
+    pub(super) nonce: Nonce,
+    /// The source EID the request is made for.
+    pub(super) source: IpAddr,
+    /// Requests sent so far.
+    pub(super) tries: u32,
+    /// Packets waiting for the answer.
+    pub(super) held: Held,
+}
+
+/// What a Map-Request was sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Packets to this destination wait.
+    Resolve(IpAddr),
+    /// This mapping is in use and about to run out.
+    Refresh(IpNet),
+}
+
+/// Map-Requests that are out.
+#[derive(Debug, Default)]
+pub(super) struct Resolver {
+    pending: BTreeMap<IpAddr, Pending>,
+    outstanding: BTreeMap<Nonce, Purpose>,
+}
+
+impl Resolver {
+    /// What is waiting for `dst`.
+    pub(super) fn pending_mut(&mut self, dst: &IpAddr) -> Option<&mut Pending> {
+        self.pending.get_mut(dst)
+    }
+
+    /// Destinations being resolved.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Notes that a request for `dst` goes out.
+    pub(super) fn start(&mut self, dst: IpAddr, pending: Pending) {
+        self.outstanding
+            .insert(pending.nonce, Purpose::Resolve(dst));
+        self.pending.insert(dst, pending);
+    }
+
+    /// Notes that `prefix` is asked for again.
+    pub(super) fn refresh(&mut self, nonce: Nonce, prefix: IpNet) {
+        self.outstanding
+            .retain(|_, purpose| *purpose != Purpose::Refresh(prefix));
+        self.outstanding.insert(nonce, Purpose::Refresh(prefix));
+    }
+
+    /// What the request with `nonce` was for; a nonce is answered once.
+    pub(super) fn answered(&mut self, nonce: Nonce) -> Option<Purpose> {
+        self.outstanding.remove(&nonce)
+    }
+
+    /// Ends the resolution of `dst` and gives back what waited for it.
+    pub(super) fn finish(&mut self, dst: &IpAddr) -> Option<Pending> {
+        let pending = self.pending.remove(dst)?;
+        self.outstanding.remove(&pending.nonce);
+        Some(pending)
+    }
+
+    /// Destinations being resolved that lie within `prefix`.
+    #[must_use]
+    pub(super) fn within(&self, prefix: &IpNet) -> Vec<IpAddr> {
+        let range = prefix.network()..=prefix.broadcast();
+        self.pending.range(range).map(|(dst, _)| *dst).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(state: State) -> Entry {
+        Entry {
+            state,
+            chosen: None,
+            expires: Timestamp::ZERO,
+            held: Held::default(),
+            cause: Cause::Reply,
+            notified: None,
+            mutual: false,
+            bytes_seen: 0,
+        }
+    }
+
+    #[test]
+    fn the_most_specific_entry_wins_in_both_families() {
+        let mut cache = MapCache::default();
+        for prefix in ["10.0.0.0/8", "10.1.0.0/16", "fd00::/16", "fd00:1::/32"] {
+            cache.insert(prefix.parse().unwrap(), entry(State::Active));
+        }
+        let mut found = |dst: &str| {
+            cache
+                .lookup(dst.parse().unwrap())
+                .map(|(prefix, _)| prefix.to_string())
+        };
+        assert_eq!(found("10.1.2.3").as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(found("10.2.2.3").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(found("fd00:1::9").as_deref(), Some("fd00:1::/32"));
+        assert_eq!(found("fd01::9"), None);
+        assert_eq!(cache.len(), 4);
+        cache.remove(&"10.1.0.0/16".parse().unwrap());
+        assert_eq!(cache.iter().count(), 3);
+    }
+
+    #[test]
+    fn pending_destinations_are_found_by_prefix_and_nonce() {
+        let mut resolver = Resolver::default();
+        for (n, dst) in ["10.0.0.1", "10.0.1.1", "fd00::1"].into_iter().enumerate() {
+            let pending = Pending {
+                nonce: Nonce(n as u64),
+                source: "10.9.9.9".parse().unwrap(),
+                tries: 1,
+                held: Held::default(),
+            };
+            resolver.start(dst.parse().unwrap(), pending);
+        }
+        let within = resolver.within(&"10.0.1.0/24".parse().unwrap());
+        assert_eq!(within, vec!["10.0.1.1".parse::<IpAddr>().unwrap()]);
+        let asked = Purpose::Resolve("fd00::1".parse().unwrap());
+        assert_eq!(resolver.answered(Nonce(2)), Some(asked));
+        assert_eq!(
+            resolver.answered(Nonce(2)),
+            None,
+            "a nonce is answered once"
+        );
+        assert!(resolver.finish(&"10.0.0.1".parse().unwrap()).is_some());
+        assert_eq!(resolver.answered(Nonce(0)), None);
+        assert_eq!(resolver.len(), 2);
+    }
+}

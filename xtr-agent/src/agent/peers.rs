@@ -1,0 +1,168 @@
+//! The desired cryptokey routing table: which key owns which AllowedIPs, and where it lives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use lisp_proto::PublicKey;
+
+/// A peer exactly as the data plane shall have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSpec {
+    /// The peer's public key.
+    pub key: PublicKey,
+    /// Where it lives; `None` leaves the endpoint that the data plane has, so
+    /// that a roamed one is not overwritten by an older record.
+    pub endpoint: Option<SocketAddr>,
+    /// All its AllowedIPs; they replace what was there.
+    pub allowed_ips: Vec<IpNet>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    endpoint: SocketAddr,
+    allowed_ips: BTreeSet<IpNet>,
+    handshake_seen: bool,
+}
+
+/// Every peer that the agent wants installed, by key.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    by_key: BTreeMap<PublicKey, Peer>,
+}
+
+/// What taking a prefix from a peer leaves of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Remaining {
+    /// The peer has other prefixes.
+    Peer(PeerSpec),
+    /// The peer is no longer wanted.
+    Nothing,
+}
+
+impl Peers {
+    /// Gives `prefix` to `key` and returns the peer as it shall now be.
+    pub(super) fn install(
+        &mut self,
+        key: PublicKey,
+        endpoint: SocketAddr,
+        prefix: IpNet,
+    ) -> PeerSpec {
+        let mut moved = true;
+        let peer = self
+            .by_key
+            .entry(key)
+            .and_modify(|peer| {
+                moved = peer.endpoint != endpoint;
+                peer.endpoint = endpoint;
+            })
+            .or_insert_with(|| Peer {
+                endpoint,
+                allowed_ips: BTreeSet::new(),
+                handshake_seen: false,
+            });
+        peer.allowed_ips.insert(prefix);
+        spec(key, peer, moved)
+    }
+
+    /// Takes `prefix` from `key`; `None` when `key` did not have it.
+    pub(super) fn remove(&mut self, key: &PublicKey, prefix: &IpNet) -> Option<Remaining> {
+        let peer = self.by_key.get_mut(key)?;
+        if !peer.allowed_ips.remove(prefix) {
+            return None;
+        }
+        if peer.allowed_ips.is_empty() {
+            self.by_key.remove(key);
+            return Some(Remaining::Nothing);
+        }
+        Some(Remaining::Peer(spec(*key, peer, false)))
+    }
+
+    /// Whether `key` is wanted.
+    #[must_use]
+    pub(super) fn contains(&self, key: &PublicKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// Notes that a handshake with `key` was seen; true the first time.
+    pub(super) fn note_handshake(&mut self, key: &PublicKey) -> bool {
+        self.by_key
+            .get_mut(key)
+            .is_some_and(|peer| !std::mem::replace(&mut peer.handshake_seen, true))
+    }
+
+    /// Whether a handshake with `key` was seen.
+    #[must_use]
+    pub(super) fn handshake_seen(&self, key: &PublicKey) -> bool {
+        self.by_key.get(key).is_some_and(|peer| peer.handshake_seen)
+    }
+
+    /// Every peer, as it shall be.
+    pub(super) fn iter(&self) -> impl Iterator<Item = PeerSpec> + '_ {
+        self.by_key.iter().map(|(key, peer)| spec(*key, peer, true))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+}
+
+fn spec(key: PublicKey, peer: &Peer, with_endpoint: bool) -> PeerSpec {
+    PeerSpec {
+        key,
+        endpoint: with_endpoint.then_some(peer.endpoint),
+        allowed_ips: peer.allowed_ips.iter().copied().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: PublicKey = PublicKey([1; 32]);
+
+    #[test]
+    fn allowed_ips_are_the_union_of_a_keys_prefixes() {
+        let endpoint = "192.0.2.1:51820".parse().unwrap();
+        let (one, two) = (
+            "10.0.0.0/24".parse().unwrap(),
+            "10.0.1.0/24".parse().unwrap(),
+        );
+        let mut peers = Peers::default();
+        assert_eq!(peers.install(KEY, endpoint, one).endpoint, Some(endpoint));
+        let spec = peers.install(KEY, endpoint, two);
+        assert_eq!(spec.allowed_ips, vec![one, two]);
+        assert_eq!(
+            spec.endpoint, None,
+            "an unchanged record leaves a roamed endpoint alone"
+        );
+        assert!(
+            matches!(peers.remove(&KEY, &one), Some(Remaining::Peer(spec)) if spec.allowed_ips == vec![two])
+        );
+        assert_eq!(peers.remove(&KEY, &one), None);
+        assert_eq!(peers.remove(&KEY, &two), Some(Remaining::Nothing));
+        assert!(!peers.contains(&KEY));
+    }
+
+    #[test]
+    fn a_first_handshake_is_noted_once() {
+        let mut peers = Peers::default();
+        peers.install(
+            KEY,
+            "192.0.2.1:1".parse().unwrap(),
+            "10.0.0.1/32".parse().unwrap(),
+        );
+        assert!(peers.note_handshake(&KEY));
+        assert!(!peers.note_handshake(&KEY));
+        assert!(peers.handshake_seen(&KEY));
+        assert!(!peers.note_handshake(&PublicKey([2; 32])));
+    }
+}

@@ -1,0 +1,76 @@
+//! Keeping the agent's own EID-prefixes registered: register, refresh, retry, withdraw (RFC 9301 5.6, 8.2).
+
+use std::time::Duration;
+
+use lisp_proto::{Nonce, Timestamp};
+
+use super::limits::{REGISTER_RETRY, REGISTER_RETRY_MAX};
+
+/// Where the agent stands with one map server.
+#[derive(Debug)]
+pub(super) struct Registration {
+    /// Nonce of the Map-Register that waits for its Map-Notify.
+    outstanding: Option<Nonce>,
+    retry: Duration,
+    acknowledged: Option<Timestamp>,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self {
+            outstanding: None,
+            retry: REGISTER_RETRY,
+            acknowledged: None,
+        }
+    }
+}
+
+impl Registration {
+    /// Notes that a Map-Register with `nonce` goes out and says when to send
+    /// the next one if nobody acknowledges it.
+    pub(super) fn sent(&mut self, nonce: Nonce) -> Duration {
+        let wait = self.retry;
+        self.outstanding = Some(nonce);
+        self.retry = (self.retry * 2).min(REGISTER_RETRY_MAX);
+        wait
+    }
+
+    /// Whether a Map-Notify with `nonce` acknowledges the Map-Register that is
+    /// out; if so it is done.
+    pub(super) fn acknowledge(&mut self, nonce: Nonce, now: Timestamp) -> bool {
+        if self.outstanding != Some(nonce) {
+            return false;
+        }
+        self.outstanding = None;
+        self.retry = REGISTER_RETRY;
+        self.acknowledged = Some(now);
+        true
+    }
+
+    /// When the map server last acknowledged a Map-Register.
+    #[must_use]
+    pub(super) fn acknowledged(&self) -> Option<Timestamp> {
+        self.acknowledged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_back_off_until_acknowledged() {
+        let mut registration = Registration::default();
+        let waits: Vec<u64> = (0..8)
+            .map(|n| registration.sent(Nonce(n)).as_secs())
+            .collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert!(
+            !registration.acknowledge(Nonce(6), Timestamp::ZERO),
+            "only the latest counts"
+        );
+        assert!(registration.acknowledge(Nonce(7), Timestamp::ZERO));
+        assert!(!registration.acknowledge(Nonce(7), Timestamp::ZERO));
+        assert_eq!(registration.sent(Nonce(9)).as_secs(), 1);
+    }
+}

@@ -1,0 +1,61 @@
+//! Turns the agent's events into log lines with fixed field names.
+
+use std::collections::BTreeMap;
+
+use tracing::{info, warn};
+
+use crate::agent::{Cause, DropReason, Event};
+
+/// Writes one event as one line.
+pub(super) fn event(event: &Event) {
+    match event {
+        Event::Registered { eid } => info!(event = "registered", %eid),
+        Event::Caught { dst } => info!(event = "caught", %dst),
+        Event::MapRequest { eid, nonce } => info!(event = "map_request", %eid, %nonce),
+        Event::MapReply { eid, key, endpoint } => {
+            info!(event = "map_reply", %eid, key = %key.short(), %endpoint);
+        }
+        Event::Negative { eid, action } => info!(event = "negative", %eid, ?action),
+        Event::Push { eid, key, endpoint } => {
+            info!(event = "push", %eid, key = %key.short(), %endpoint);
+        }
+        Event::PeerInstalled {
+            eid,
+            key,
+            endpoint,
+            cause,
+        } => {
+            let cause = match cause {
+                Cause::Reply => "reply",
+                Cause::Push => "push",
+            };
+            info!(event = "peer_installed", %eid, key = %key.short(), %endpoint, cause);
+        }
+        Event::Reinjected { eid, packets } => info!(event = "reinjected", %eid, packets),
+        Event::RouteInstalled { eid } => info!(event = "route_installed", %eid),
+        Event::Handshake { key } => info!(event = "handshake", key = %key.short()),
+        Event::PeerRemoved { key } => info!(event = "peer_removed", key = %key.short()),
+        Event::ChangeFailed { what } => warn!(event = "change_failed", what),
+    }
+}
+
+/// Counters of refused datagrams and packets, by reason.
+#[derive(Debug, Default)]
+pub(super) struct Drops(BTreeMap<DropReason, u64>);
+
+impl Drops {
+    /// Counts one.
+    pub(super) fn count(&mut self, reason: DropReason) {
+        *self.0.entry(reason).or_insert(0) += 1;
+        tracing::debug!(drop = ?reason);
+    }
+
+    /// All counters that are not zero, as `Reason=count`.
+    pub(super) fn summary(&self) -> String {
+        let parts = self
+            .0
+            .iter()
+            .map(|(reason, count)| format!("{reason:?}={count}"));
+        parts.collect::<Vec<_>>().join(" ")
+    }
+}
