@@ -1,12 +1,14 @@
 //! A WireGuard interface, whichever data plane it runs on.
 
 use std::fmt;
+use std::io;
 
 use lisp_proto::PublicKey;
 use tokio::sync::Mutex;
 
 use crate::embedded::Embedded;
 use crate::error::DeviceError;
+use crate::kernel::{Kernel, Made};
 use crate::link_guard::{LinkGuard, NameClaim};
 use crate::miss_tun::OPENING_NETLINK;
 use crate::netlink::link::Links;
@@ -26,6 +28,7 @@ pub struct Device {
 }
 
 enum Plane {
+    Kernel(Box<Kernel>),
     Embedded(Embedded),
 }
 
@@ -39,13 +42,20 @@ impl Device {
         let claim = NameClaim::take(&config.name)?;
         let links =
             Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, &config.name, e))?;
-        match choice {
-            BackendChoice::Auto | BackendChoice::Embedded => {}
-            BackendChoice::Kernel => {
-                return Err(DeviceError::NoKernelWireGuard { name: config.name });
-            }
+        if choice == BackendChoice::Embedded {
+            return Self::create_embedded(&config, claim, links).await;
         }
-        Self::create_embedded(&config, claim, links).await
+        match Kernel::create(&config, claim, links)? {
+            Made::Up(kernel, link) => Ok(Self {
+                plane: Plane::Kernel(kernel),
+                table: Mutex::default(),
+                link,
+            }),
+            Made::Unsupported(claim, links) if choice == BackendChoice::Auto => {
+                Self::create_embedded(&config, claim, links).await
+            }
+            Made::Unsupported(..) => Err(DeviceError::NoKernelWireGuard { name: config.name }),
+        }
     }
 
     async fn create_embedded(
@@ -67,6 +77,7 @@ impl Device {
     #[must_use]
     pub const fn backend(&self) -> Backend {
         match self.plane {
+            Plane::Kernel(_) => Backend::Kernel,
             Plane::Embedded(_) => Backend::Embedded,
         }
     }
@@ -81,6 +92,7 @@ impl Device {
     #[must_use]
     pub const fn listen_port(&self) -> u16 {
         match &self.plane {
+            Plane::Kernel(kernel) => kernel.listen_port(),
             Plane::Embedded(embedded) => embedded.listen_port(),
         }
     }
@@ -94,14 +106,17 @@ impl Device {
     /// The data plane refuses; the call may be repeated.
     pub async fn set_peer(&self, spec: &PeerSpec) -> Result<(), DeviceError> {
         let mut table = self.table.lock().await;
-        if table.plan(spec).is_none() {
+        let Some(change) = table.plan(spec) else {
             return Ok(());
-        }
+        };
         let result = match &self.plane {
+            Plane::Kernel(kernel) => kernel
+                .set_peer(spec, change)
+                .map_err(|e| self.error(SETTING_PEER, e)),
             Plane::Embedded(embedded) => embedded
                 .set_peer(spec)
                 .await
-                .map_err(|e| self.embedded_error(SETTING_PEER, e)),
+                .map_err(|e| self.error(SETTING_PEER, io::Error::other(e))),
         };
         match &result {
             Ok(()) => table.commit(spec),
@@ -117,10 +132,13 @@ impl Device {
     pub async fn remove_peer(&self, key: &PublicKey) -> Result<(), DeviceError> {
         let mut table = self.table.lock().await;
         match &self.plane {
+            Plane::Kernel(kernel) => kernel
+                .remove_peer(key)
+                .map_err(|e| self.error(REMOVING_PEER, e))?,
             Plane::Embedded(embedded) => embedded
                 .remove_peer(key)
                 .await
-                .map_err(|e| self.embedded_error(REMOVING_PEER, e))?,
+                .map_err(|e| self.error(REMOVING_PEER, io::Error::other(e)))?,
         }
         table.remove(key);
         Ok(())
@@ -132,6 +150,10 @@ impl Device {
     /// The data plane refuses.
     pub async fn peer_stats(&self) -> Result<Vec<PeerStats>, DeviceError> {
         match &self.plane {
+            Plane::Kernel(kernel) => kernel
+                .peer_stats()
+                .await
+                .map_err(|e| self.error("reading the peers of interface", e)),
             Plane::Embedded(embedded) => Ok(embedded.peer_stats().await),
         }
     }
@@ -141,12 +163,15 @@ impl Device {
     /// # Errors
     /// The peer was never set.
     pub async fn kick(&self, key: &PublicKey) -> Result<(), DeviceError> {
-        let keepalive = self.table.lock().await.keepalive(key);
-        let Some(_keepalive) = keepalive else {
+        let table = self.table.lock().await;
+        let Some(keepalive) = table.keepalive(key) else {
             let name = self.name().to_owned();
             return Err(DeviceError::UnknownPeer { name, key: *key });
         };
         match &self.plane {
+            Plane::Kernel(kernel) => kernel
+                .kick(key, keepalive)
+                .map_err(|e| self.error("starting a handshake on interface", e))?,
             Plane::Embedded(embedded) => embedded.kick(key),
         }
         Ok(())
@@ -161,6 +186,7 @@ impl Device {
     /// The bytes are not an IP packet, or the queue is full.
     pub fn inject(&self, packet: &[u8]) -> Result<(), DeviceError> {
         match &self.plane {
+            Plane::Kernel(kernel) => kernel.inject(packet, self.name()),
             Plane::Embedded(embedded) => embedded.inject(packet, self.name()),
         }
     }
@@ -170,6 +196,7 @@ impl Device {
     /// The kernel's data plane does nothing here; a route that does not exist yet has the same use.
     pub fn pause(&self) {
         match &self.plane {
+            Plane::Kernel(_) => {}
             Plane::Embedded(embedded) => embedded.pause(true),
         }
     }
@@ -177,6 +204,7 @@ impl Device {
     /// Reads the interface again.
     pub fn resume(&self) {
         match &self.plane {
+            Plane::Kernel(_) => {}
             Plane::Embedded(embedded) => embedded.pause(false),
         }
     }
@@ -184,13 +212,14 @@ impl Device {
     /// Stops the data plane and removes the interface, done when this returns.
     pub async fn close(self) {
         match self.plane {
+            Plane::Kernel(_) => {}
             Plane::Embedded(embedded) => embedded.stop().await,
         }
         drop(self.link);
     }
 
-    fn embedded_error(&self, action: &'static str, error: gotatun::device::Error) -> DeviceError {
-        DeviceError::system(action, self.name(), std::io::Error::other(error))
+    fn error(&self, action: &'static str, source: io::Error) -> DeviceError {
+        DeviceError::system(action, self.name(), source)
     }
 }
 

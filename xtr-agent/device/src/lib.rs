@@ -6,8 +6,10 @@
 //! | what does a caller say, and read back? | `types` |
 //! | where does the private key live? | `key` |
 //! | how does WireGuard run in this process? | `embedded` |
+//! | how is the kernel's WireGuard programmed? | `kernel` |
 //! | which change of a peer is the smallest? | `table` |
 //! | what catches packets to unknown destinations? | `miss_tun` |
+//! | how do packets get into an interface? | `routes` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how does the kernel make interfaces? | `netlink` |
 //!
@@ -16,10 +18,12 @@
 mod device;
 mod embedded;
 mod error;
+mod kernel;
 mod key;
 mod link_guard;
 mod miss_tun;
 mod netlink;
+mod routes;
 mod sockets;
 mod table;
 mod tun;
@@ -29,5 +33,6 @@ pub use device::Device;
 pub use error::DeviceError;
 pub use key::{KeyError, PrivateKey};
 pub use miss_tun::MissTun;
+pub use routes::{RouteSpec, Routes};
 pub use sockets::{bind_control_socket, local_address_towards};
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};

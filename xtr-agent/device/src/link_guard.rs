@@ -72,10 +72,6 @@ impl LinkGuard {
         self.claim.name()
     }
 
-    pub(crate) const fn index(&self) -> u32 {
-        self.index
-    }
-
     /// Adds the addresses and brings the interface up.
     pub(crate) fn bring_up(&self, addresses: &[IpNet]) -> Result<(), DeviceError> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);

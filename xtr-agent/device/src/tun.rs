@@ -21,10 +21,10 @@ pub(crate) fn open(
     let mut config = tun::Configuration::default();
     config.tun_name(claim.name()).mtu(mtu);
     let device = tun::create_as_async(&config).map_err(|error| {
-        failed(match error {
-            tun::Error::Io(source) => source,
-            other => io::Error::other(other),
-        })
+        if let tun::Error::Io(source) = error {
+            return failed(source);
+        }
+        failed(io::Error::other(error))
     })?;
     let link = links.find(claim.name()).map_err(failed)?;
     let link = link.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ENODEV)))?;

@@ -183,16 +183,14 @@ fn timers() -> TimerParams {
 }
 
 fn failed_to_start(error: Error, config: &DeviceConfig, name: &str) -> DeviceError {
-    let source = match error {
-        Error::Bind(source, _) if source.kind() == io::ErrorKind::AddrInUse => {
-            return DeviceError::PortTaken {
-                name: name.to_owned(),
-                port: config.listen_port,
-            };
-        }
-        Error::Bind(source, _) | Error::IoError(source) => source,
-        other => io::Error::other(other),
+    let (Error::Bind(source, _) | Error::IoError(source)) = error else {
+        return DeviceError::system(BRINGING_UP, name, io::Error::other(error));
     };
+    if source.kind() == io::ErrorKind::AddrInUse {
+        let name = name.to_owned();
+        let port = config.listen_port;
+        return DeviceError::PortTaken { name, port };
+    }
     DeviceError::system(BRINGING_UP, name, source)
 }
 

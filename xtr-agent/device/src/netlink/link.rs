@@ -58,6 +58,25 @@ impl Links {
         }
     }
 
+    /// Finds the name of an interface.
+    pub(crate) fn name_of(&mut self, index: u32) -> io::Result<Option<String>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let mut name = None;
+        self.0
+            .query(RouteNetlinkMessage::GetLink(message), 0, |answer| {
+                let RouteNetlinkMessage::NewLink(link) = answer else {
+                    return;
+                };
+                for attribute in link.attributes {
+                    if let LinkAttribute::IfName(text) = attribute {
+                        name = Some(text);
+                    }
+                }
+            })?;
+        Ok(name)
+    }
+
     /// Makes a kernel WireGuard interface; `EOPNOTSUPP` when the kernel has none.
     pub(crate) fn create_wireguard(&mut self, name: &str, mtu: u16) -> io::Result<()> {
         let mut message = LinkMessage::default();
@@ -128,7 +147,7 @@ impl Links {
         }
     }
 
-    /// Gives the socket to a neighbour module that speaks of routes.
+    /// Returns the socket, for messages about routes.
     pub(crate) const fn socket(&mut self) -> &mut NetlinkSocket {
         &mut self.0
     }

@@ -86,14 +86,15 @@ impl NetlinkSocket {
             if message.header.sequence_number != self.sequence {
                 continue;
             }
-            let code = match message.payload {
-                NetlinkPayload::InnerMessage(answer) => {
-                    on_answer(answer);
-                    continue;
-                }
-                NetlinkPayload::Error(error) => error.raw_code(),
-                NetlinkPayload::Done(done) => done.code,
-                _ => continue,
+            let code = if let NetlinkPayload::InnerMessage(answer) = message.payload {
+                on_answer(answer);
+                continue;
+            } else if let NetlinkPayload::Error(error) = message.payload {
+                error.raw_code()
+            } else if let NetlinkPayload::Done(done) = message.payload {
+                done.code
+            } else {
+                continue;
             };
             return match code {
                 0 => Ok(true),

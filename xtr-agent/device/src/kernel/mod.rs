@@ -1,0 +1,145 @@
+//! WireGuard in the kernel, programmed over netlink.
+
+mod packet_socket;
+mod wireguard;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lisp_proto::PublicKey;
+
+use crate::error::{CREATING, DeviceError};
+use crate::link_guard::{BRINGING_UP, LinkGuard, NameClaim};
+use crate::netlink::link::Links;
+use crate::table::AllowedIpsChange;
+use crate::types::{DeviceConfig, PeerSpec, PeerStats};
+use packet_socket::PacketSocket;
+use wireguard::WireGuard;
+
+/// One kernel WireGuard interface.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    changes: Mutex<WireGuard>,
+    /// Its own socket: reading many peers takes long, and changes shall not wait for it.
+    reads: Arc<Mutex<WireGuard>>,
+    packets: PacketSocket,
+    listen_port: u16,
+}
+
+/// What became of an attempt to make a kernel interface.
+pub(crate) enum Made {
+    /// The interface is up.
+    Up(Box<Kernel>, LinkGuard),
+    /// This kernel has no WireGuard; nothing was changed.
+    Unsupported(NameClaim, Links),
+}
+
+impl Kernel {
+    /// Makes the interface, gives it key, port and addresses, brings it up.
+    pub(crate) fn create(
+        config: &DeviceConfig,
+        claim: NameClaim,
+        mut links: Links,
+    ) -> Result<Made, DeviceError> {
+        let failed = |source| DeviceError::system(CREATING, &config.name, source);
+        remove_leftover(config, &mut links).map_err(failed)?;
+        match links.create_wireguard(&config.name, config.mtu) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                return Ok(Made::Unsupported(claim, links));
+            }
+            result => result.map_err(failed)?,
+        }
+        let link = links.find(&config.name).map_err(failed)?;
+        let link = link.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ENODEV)))?;
+        let guard = LinkGuard::new(claim, link, links);
+        let mut changes = WireGuard::open(link.index).map_err(failed)?;
+        let reads = WireGuard::open(link.index).map_err(failed)?;
+        let packets = PacketSocket::open(link.index).map_err(failed)?;
+        changes
+            .configure(config.private_key.secret().to_bytes(), config.listen_port)
+            .map_err(failed)?;
+        // The kernel binds the port when the interface comes up.
+        guard.bring_up(&config.addresses).map_err(|error| {
+            let DeviceError::System { name, source, .. } = error else {
+                return error;
+            };
+            if source.kind() == io::ErrorKind::AddrInUse {
+                let port = config.listen_port;
+                return DeviceError::PortTaken { name, port };
+            }
+            DeviceError::system(BRINGING_UP, &name, source)
+        })?;
+        let listen_port = changes.describe().map_err(failed)?.listen_port;
+        let kernel = Self {
+            changes: Mutex::new(changes),
+            reads: Arc::new(Mutex::new(reads)),
+            packets,
+            listen_port,
+        };
+        Ok(Made::Up(Box::new(kernel), guard))
+    }
+
+    pub(crate) const fn listen_port(&self) -> u16 {
+        self.listen_port
+    }
+
+    /// Makes the peer exactly as described.
+    pub(crate) fn set_peer(&self, spec: &PeerSpec, change: AllowedIpsChange) -> io::Result<()> {
+        self.changes().set_peer(spec, change)
+    }
+
+    pub(crate) fn remove_peer(&self, key: &PublicKey) -> io::Result<()> {
+        self.changes().remove_peer(key)
+    }
+
+    pub(crate) fn kick(&self, key: &PublicKey, keepalive: Option<u16>) -> io::Result<()> {
+        self.changes().kick(key, keepalive)
+    }
+
+    pub(crate) async fn peer_stats(&self) -> io::Result<Vec<PeerStats>> {
+        let reads = Arc::clone(&self.reads);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut reads = reads.lock().unwrap_or_else(PoisonError::into_inner);
+            reads.describe()
+        });
+        let description = read.await.map_err(io::Error::other)??;
+        Ok(description.peers)
+    }
+
+    /// Sends a packet out through the interface at once.
+    pub(crate) fn inject(&self, packet: &[u8], name: &str) -> Result<(), DeviceError> {
+        let name = || name.to_owned();
+        match self.packets.send(packet) {
+            Some(Ok(())) => Ok(()),
+            None => Err(DeviceError::NotIp { name: name() }),
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(DeviceError::QueueFull { name: name() })
+            }
+            Some(Err(source)) => Err(DeviceError::system(INJECTING, &name(), source)),
+        }
+    }
+
+    fn changes(&self) -> MutexGuard<'_, WireGuard> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Deletes an interface of the wanted name and key: kernel interfaces outlive a killed process.
+///
+/// That nobody uses it is known from the claim on the name, which the caller holds.
+fn remove_leftover(config: &DeviceConfig, links: &mut Links) -> io::Result<()> {
+    let Some(link) = links.find(&config.name)?.filter(|link| link.is_wireguard) else {
+        return Ok(());
+    };
+    let key = WireGuard::open(link.index)?.describe()?.public_key;
+    if key == Some(config.private_key.public()) {
+        tracing::info!(
+            name = config.name,
+            "removing the interface a killed process left"
+        );
+        links.delete(link.index)?;
+    }
+    Ok(())
+}
+
+const INJECTING: &str = "injecting into interface";

@@ -1,0 +1,61 @@
+//! Sends IP packets out through an interface, past routing.
+
+use std::io;
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+
+/// A packet socket that only sends.
+///
+/// Unlike a raw IP socket bound to the interface it needs no route, which matters for IPv6: there
+/// the kernel finds no way out through an interface that has no route for the destination yet.
+#[derive(Debug)]
+pub(crate) struct PacketSocket {
+    socket: Socket,
+    ipv4: SockAddr,
+    ipv6: SockAddr,
+}
+
+impl PacketSocket {
+    /// Opens a socket for the interface `index`.
+    pub(crate) fn open(index: u32) -> io::Result<Self> {
+        // Protocol 0: nothing is received.
+        let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            ipv4: link_address(index, libc::ETH_P_IP)?,
+            ipv6: link_address(index, libc::ETH_P_IPV6)?,
+        })
+    }
+
+    /// Sends one packet; `None` when it is not an IP packet.
+    pub(crate) fn send(&self, packet: &[u8]) -> Option<io::Result<()>> {
+        let destination = match packet.first()? >> 4 {
+            4 => &self.ipv4,
+            6 => &self.ipv6,
+            _ => return None,
+        };
+        Some(self.socket.send_to(packet, destination).map(|_| ()))
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "neither std nor socket2 has a safe constructor for link-layer addresses"
+)]
+fn link_address(index: u32, ethertype: libc::c_int) -> io::Result<SockAddr> {
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(invalid)?;
+    let protocol = u16::try_from(ethertype).map_err(invalid)?;
+    let ifindex = i32::try_from(index).map_err(invalid)?;
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: a zeroed `sockaddr_ll` is valid, and the storage is large and aligned enough for any
+    // socket address.
+    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    address.sll_family = family;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = ifindex;
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(invalid)?;
+    // SAFETY: the first `length` bytes of the storage are an initialised `sockaddr_ll`.
+    Ok(unsafe { SockAddr::new(storage, length) })
+}

@@ -1,0 +1,247 @@
+//! Routes into the overlay interfaces: added once, removed exactly.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::error::DeviceError;
+use crate::netlink::link::Links;
+
+/// A route of the main table through an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteSpec {
+    /// Destination.
+    pub prefix: IpNet,
+    /// Interface the packets leave through.
+    pub device: String,
+    /// Preference among routes of one prefix; lower is better.
+    pub metric: u32,
+    /// Source address of packets whose sender did not choose one.
+    pub source: Option<IpAddr>,
+}
+
+/// The routes of this process in one network namespace.
+///
+/// They are not removed on drop: the kernel does that when their interface goes.
+pub struct Routes(Mutex<State>);
+
+struct State {
+    links: Links,
+    added: HashSet<RouteSpec>,
+}
+
+impl Routes {
+    /// Opens the routing table of the present network namespace.
+    ///
+    /// # Errors
+    /// The system refuses a netlink socket.
+    pub fn new() -> Result<Self, DeviceError> {
+        let links = Links::open().map_err(|e| DeviceError::system(OPENING, "main table", e))?;
+        Ok(Self(Mutex::new(State {
+            links,
+            added: HashSet::new(),
+        })))
+    }
+
+    /// Adds a route; one that is there already, through the same interface, is no error.
+    ///
+    /// # Errors
+    /// The interface does not exist, another interface has a route of that prefix and metric, or
+    /// CAP_NET_ADMIN is missing.
+    pub fn add(&self, spec: &RouteSpec) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        let index = state.index_of(ADDING, &spec.device)?;
+        let message = RouteNetlinkMessage::NewRoute(message(spec, index));
+        let socket = state.links.socket();
+        match socket.execute(message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                if !state.is_ours(spec, index)? {
+                    return Ok(());
+                }
+            }
+            result => {
+                result.map_err(|e| DeviceError::system(ADDING, &spec.prefix.to_string(), e))?
+            }
+        }
+        state.added.insert(spec.clone());
+        Ok(())
+    }
+
+    /// Removes a route this process added; anything else is left alone.
+    ///
+    /// # Errors
+    /// CAP_NET_ADMIN is missing.
+    pub fn remove(&self, spec: &RouteSpec) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        if !state.added.contains(spec) {
+            return Ok(());
+        }
+        let index = match state.index_of(REMOVING, &spec.device) {
+            Ok(index) => index,
+            // The routes of an interface go with it.
+            Err(DeviceError::NoInterface { .. }) => {
+                state.added.remove(spec);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let message = RouteNetlinkMessage::DelRoute(message(spec, index));
+        match state.links.socket().execute(message, 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            result => {
+                result.map_err(|e| DeviceError::system(REMOVING, &spec.prefix.to_string(), e))?;
+            }
+        }
+        state.added.remove(spec);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Routes").field(&self.state().added).finish()
+    }
+}
+
+impl State {
+    fn index_of(&mut self, action: &'static str, device: &str) -> Result<u32, DeviceError> {
+        let link = self
+            .links
+            .find(device)
+            .map_err(|e| DeviceError::system(action, device, e))?;
+        link.map(|link| link.index)
+            .ok_or_else(|| DeviceError::NoInterface {
+                action,
+                name: device.to_owned(),
+            })
+    }
+
+    /// Whether the route that is in the way of `spec` is one of this software, through the same
+    /// interface; an error when it leads through another one.
+    fn is_ours(&mut self, spec: &RouteSpec, index: u32) -> Result<bool, DeviceError> {
+        let failed = |e| DeviceError::system(ADDING, &spec.prefix.to_string(), e);
+        let mut query = RouteMessage::default();
+        query.header.address_family = family(spec.prefix.addr());
+        let mut owner = None;
+        let mut ours = None;
+        self.links
+            .socket()
+            .query(RouteNetlinkMessage::GetRoute(query), NLM_F_DUMP, |answer| {
+                let RouteNetlinkMessage::NewRoute(route) = answer else {
+                    return;
+                };
+                if !is_in_the_way(&route, spec) {
+                    return;
+                }
+                let oif = outgoing_interface(&route);
+                if oif == Some(index) {
+                    ours = Some(route.header.protocol == PROTOCOL);
+                }
+                owner = oif.or(owner);
+            })
+            .map_err(failed)?;
+        if let Some(ours) = ours {
+            return Ok(ours);
+        }
+        let owner = match owner {
+            Some(oif) => self.links.name_of(oif).map_err(failed)?,
+            None => None,
+        };
+        Err(DeviceError::RouteTaken {
+            prefix: spec.prefix,
+            metric: spec.metric,
+            device: spec.device.clone(),
+            owner: owner.unwrap_or_else(|| "another program".to_owned()),
+        })
+    }
+}
+
+fn message(spec: &RouteSpec, index: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(spec.prefix.addr()),
+        destination_prefix_length: spec.prefix.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: PROTOCOL,
+        scope: match spec.prefix {
+            IpNet::V4(_) => RouteScope::Link,
+            IpNet::V6(_) => RouteScope::Universe,
+        },
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(spec.prefix.network().into()),
+        RouteAttribute::Oif(index),
+        RouteAttribute::Priority(spec.metric),
+    ];
+    if let Some(source) = spec.source {
+        message
+            .attributes
+            .push(RouteAttribute::PrefSource(source.into()));
+    }
+    message
+}
+
+/// Whether prefix, metric and table are those of `spec`.
+fn is_in_the_way(route: &RouteMessage, spec: &RouteSpec) -> bool {
+    let mut metric = 0;
+    let mut destination = match spec.prefix {
+        IpNet::V4(_) => RouteAddress::Inet(Ipv4Addr::UNSPECIFIED),
+        IpNet::V6(_) => RouteAddress::Inet6(Ipv6Addr::UNSPECIFIED),
+    };
+    for attribute in &route.attributes {
+        if let RouteAttribute::Priority(priority) = attribute {
+            metric = *priority;
+        } else if let RouteAttribute::Destination(address) = attribute {
+            destination = address.clone();
+        }
+    }
+    route.header.table == RouteHeader::RT_TABLE_MAIN
+        && route.header.destination_prefix_length == spec.prefix.prefix_len()
+        && destination == RouteAddress::from(spec.prefix.network())
+        && metric == effective_metric(spec)
+}
+
+fn outgoing_interface(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Oif(index) = attribute else {
+            return None;
+        };
+        Some(*index)
+    })
+}
+
+/// IPv6 has no metric 0: the kernel takes 1,024 for it.
+fn effective_metric(spec: &RouteSpec) -> u32 {
+    match (spec.prefix, spec.metric) {
+        (IpNet::V6(_), 0) => 1_024,
+        (_, metric) => metric,
+    }
+}
+
+const fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+const OPENING: &str = "opening";
+const ADDING: &str = "adding route";
+const REMOVING: &str = "removing route";
+
+/// Marks our routes: what `ip route` shows as `proto 76`. Not assigned to anybody (rtnetlink(7)).
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(76);
