@@ -143,3 +143,78 @@ const AFI_MAC_OLD: u16 = 6;
 const AFI_NAME: u16 = 17;
 pub(crate) const AFI_LCAF: u16 = 0x4003;
 pub(crate) const AFI_MAC: u16 = 0x4005;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex::hex;
+
+    #[test]
+    fn every_family_is_read() {
+        assert_eq!(read("0000"), Ok(Address::None));
+        assert_eq!(
+            read("0001 c0000201"),
+            Ok(Address::Ip([192, 0, 2, 1].into()))
+        );
+        let v6 = read("0002 20010db8000000000000000000000001").unwrap();
+        assert_eq!(v6.ip(), Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(
+            read("4005 010203040506"),
+            Ok(Address::Mac([1, 2, 3, 4, 5, 6]))
+        );
+        assert_eq!(
+            read("0006 010203040506"),
+            Ok(Address::Mac([1, 2, 3, 4, 5, 6]))
+        );
+        assert_eq!(read("0011 6162 00"), Ok(Address::Name(b"ab")));
+        assert_eq!(read("0011 00"), Ok(Address::Name(b"")));
+    }
+
+    #[test]
+    fn unknown_families_and_cut_addresses_are_refused() {
+        let field = "address";
+        let afi = 99;
+        assert_eq!(read("0063"), Err(DecodeError::UnknownAfi { field, afi }));
+        for cut in [
+            "",
+            "00",
+            "0001 c00002",
+            "0002 2001",
+            "0011 6162",
+            "4003 00000100",
+        ] {
+            assert!(
+                matches!(read(cut), Err(DecodeError::Truncated { .. })),
+                "{cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_eid_of_an_unknown_type_is_refused_but_not_a_locator() {
+        let bytes = hex("4003 0000aa00 0002 0102");
+        let error = DecodeError::UnknownLcaf {
+            field: "EID",
+            kind: 0xaa,
+        };
+        assert_eq!(
+            Address::read_eid(&mut Reader::new(&bytes), "EID"),
+            Err(error)
+        );
+        assert!(Address::read(&mut Reader::new(&bytes), "locator", 0).is_ok());
+    }
+
+    #[test]
+    fn an_instance_id_makes_the_prefix_its_own() {
+        let bytes = hex("4003 00000220 000a 00000007 0001 0a010203");
+        let eid = Address::read(&mut Reader::new(&bytes), "EID", 0).unwrap();
+        assert_eq!(eid.eid_prefix(16), Some("[7]10.1.0.0/16".parse().unwrap()));
+        assert!(eid.check_mask_len("EID", 32).is_ok());
+        assert!(eid.check_mask_len("EID", 33).is_err());
+    }
+
+    fn read(text: &str) -> Result<Address<'static>, DecodeError> {
+        let bytes = hex(text).leak();
+        Address::read(&mut Reader::new(bytes), "address", 0)
+    }
+}

@@ -200,3 +200,90 @@ pub fn verify(key: &AuthKey, datagram: &[u8]) -> Result<VerifiedTag, AuthError> 
         full: tag_len > short,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::register::{RegisterParams, encode_map_register};
+
+    const ALL: [Algorithm; 4] = [
+        Algorithm::None,
+        Algorithm::Sha1_96,
+        Algorithm::Sha256_128,
+        Algorithm::Sha256_128Hkdf,
+    ];
+
+    #[test]
+    fn what_is_signed_verifies_with_the_same_key_only() {
+        for algorithm in ALL {
+            let bytes = register(&AuthKey::new(1, algorithm, b"secret"));
+            assert!(verify(&AuthKey::new(2, algorithm, b"secret"), &bytes).is_ok());
+            let other = verify(&AuthKey::new(1, algorithm, b"secret "), &bytes);
+            assert_eq!(other.is_ok(), algorithm == Algorithm::None);
+            for wrong in ALL.into_iter().filter(|wrong| *wrong != algorithm) {
+                let error = AuthError::WrongAlgorithm(algorithm.id());
+                assert_eq!(
+                    verify(&AuthKey::new(1, wrong, b"secret"), &bytes),
+                    Err(error)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn tags_are_short_unless_the_peer_wants_full_ones() {
+        for (algorithm, short, full) in [
+            (Algorithm::None, 0, 0),
+            (Algorithm::Sha1_96, 12, 20),
+            (Algorithm::Sha256_128, 16, 32),
+            (Algorithm::Sha256_128Hkdf, 16, 16),
+        ] {
+            let key = AuthKey::new(0, algorithm, b"secret");
+            let tag = verify(&key, &register(&key)).unwrap();
+            assert_eq!((tag.tag_len, tag.full), (short, false));
+            let tag = verify(&key, &register(&key.clone().with_tag_len(true))).unwrap();
+            assert_eq!((tag.tag_len, tag.full), (full, full > short));
+        }
+    }
+
+    #[test]
+    fn tags_of_other_lengths_are_refused_even_if_they_begin_right() {
+        for algorithm in ALL {
+            let key = AuthKey::new(0, algorithm, b"secret").with_tag_len(true);
+            let (short, full) = (algorithm.rfc_tag_len(), algorithm.full_tag_len());
+            let signed = register(&key);
+            for len in (0..40).filter(|len| ![short, full].contains(len)) {
+                let mut bytes = signed.clone();
+                bytes[15] = len;
+                bytes.resize(TAG_OFFSET + usize::from(len), 0);
+                assert_eq!(verify(&key, &bytes), Err(AuthError::TagLength(len.into())));
+            }
+        }
+    }
+
+    #[test]
+    fn other_messages_are_not_authenticated() {
+        let key = AuthKey::new(0, Algorithm::None, b"");
+        for bytes in [&[0x10; 40][..], &[0x30; 15], &[]] {
+            assert_eq!(verify(&key, bytes), Err(AuthError::NotAuthenticated));
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let shown = format!(
+            "{:?}",
+            AuthKey::new(3, Algorithm::Sha256_128Hkdf, b"secret")
+        );
+        assert_eq!(
+            shown,
+            "AuthKey { key_id: 3, algorithm: Sha256_128Hkdf, .. }"
+        );
+    }
+
+    fn register(key: &AuthKey) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_map_register(&RegisterParams::default(), key, &mut out).unwrap();
+        out
+    }
+}

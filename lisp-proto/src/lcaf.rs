@@ -175,3 +175,116 @@ pub(crate) const LCAF_AFI_LIST: u8 = 1;
 pub(crate) const LCAF_INSTANCE_ID: u8 = 2;
 pub(crate) const LCAF_NAT_TRAVERSAL: u8 = 7;
 pub(crate) const LCAF_SECURITY_KEY: u8 = 11;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::hex::hex;
+
+    #[test]
+    fn bytes_left_over_in_a_fixed_shape_are_an_error() {
+        let fixed = [
+            (2, "00000001 0001 0a000001"),
+            (3, "0000fde8 0001 0a000001"),
+            (5, "000000000000000000000000 0001 0a000001"),
+            (9, "00000001 0000 2020 0001 0a000001 0001 e0000001"),
+            (11, "01000600 0001 aa 0001 0a000001"),
+            (12, "0000 2020 0001 0a000001 0001 0a000002"),
+        ];
+        for (kind, body) in fixed {
+            assert!(read(kind, body).is_ok(), "{kind}");
+            let error = DecodeError::LcafLength { kind, excess: 1 };
+            assert_eq!(read(kind, &format!("{body} 00")), Err(error));
+            let cut = &body[..body.len() - 2];
+            assert!(
+                matches!(read(kind, cut), Err(DecodeError::Truncated { .. })),
+                "{kind}"
+            );
+        }
+        assert_eq!(read(0, ""), Ok(()));
+        assert_eq!(
+            read(0, "00"),
+            Err(DecodeError::LcafLength { kind: 0, excess: 1 })
+        );
+    }
+
+    #[test]
+    fn lists_end_with_their_lcaf_and_may_be_empty() {
+        for (kind, item) in [
+            (1, "0001 0a000001"),
+            (10, "0005 0001 0a000001"),
+            (13, "000000 01 0001 0a000001"),
+        ] {
+            for count in 0..3 {
+                assert_eq!(read(kind, &item.repeat(count)), Ok(()));
+            }
+            assert!(matches!(
+                read(kind, &item[..item.len() - 2]),
+                Err(DecodeError::Truncated { .. })
+            ));
+        }
+        let nat = "0000 ca6c 0001 c0000201 0000 0000";
+        for rtrs in ["", "0000", "0001 c0000202 0001 c0000203"] {
+            assert_eq!(read(7, &format!("{nat} {rtrs}")), Ok(()));
+        }
+    }
+
+    #[test]
+    fn unknown_types_are_not_looked_into_but_vendor_specific_ones_are_refused() {
+        for kind in [4, 6, 8, 14, 15, 16, 200] {
+            assert_eq!(read(kind, "ff ff ff"), Ok(()));
+        }
+        assert_eq!(read(255, "00 123456 00"), Err(DecodeError::VendorSpecific));
+        assert_eq!(
+            read(1, "4003 0000ff00 0000"),
+            Err(DecodeError::VendorSpecific)
+        );
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        assert!(nested(MAX_NESTING).is_ok());
+        assert_eq!(nested(MAX_NESTING + 1), Err(DecodeError::TooDeep));
+        assert_eq!(nested(255), Err(DecodeError::TooDeep));
+    }
+
+    #[test]
+    fn prefixes_inside_are_not_longer_than_their_addresses() {
+        let field = "prefix";
+        let error = DecodeError::MaskLength {
+            field,
+            mask_len: 33,
+        };
+        assert_eq!(
+            read(12, "0000 2120 0001 0a000001 0001 0a000002"),
+            Err(error)
+        );
+        assert_eq!(
+            read(12, "0000 2021 0001 0a000001 0001 0a000002"),
+            Err(error)
+        );
+    }
+
+    fn read(kind: u8, body: &str) -> Result<(), DecodeError> {
+        let body = hex(body);
+        let bytes = [
+            hex(&format!("4003 0000 {kind:02x} 00 {:04x}", body.len())),
+            body,
+        ]
+        .concat();
+        let mut reader = Reader::new(&bytes);
+        Address::read(&mut reader, "address", 0)?;
+        reader.end()
+    }
+
+    /// Reads an address inside `depth` lists.
+    fn nested(depth: u8) -> Result<(), DecodeError> {
+        let mut bytes = hex("0001 0a000001");
+        for _ in 0..depth {
+            let length = u16::try_from(bytes.len()).unwrap();
+            bytes = [hex("4003 0000 0100"), length.to_be_bytes().into(), bytes].concat();
+        }
+        Address::read(&mut Reader::new(&bytes), "address", 0).map(|_| ())
+    }
+}

@@ -181,3 +181,54 @@ impl<'a> ReplicationList<'a> {
         std::iter::from_fn(move || Self::read_entry(&mut reader, 0).ok())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex::hex;
+    use crate::lcaf::Lcaf;
+
+    #[test]
+    fn a_path_keeps_its_hops_in_order() {
+        let bytes = hex("4003 00000a00 0010 0005 0001 c0000201 0002 0001 c0000202");
+        let Lcaf::ExplicitPath(path) = lcaf(&bytes) else {
+            panic!("another type");
+        };
+        let hops: Vec<_> = path.hops().collect();
+        assert_eq!(hops.len(), 2);
+        assert!(hops[0].lookup && !hops[0].probe && hops[0].strict);
+        assert!(!hops[1].lookup && hops[1].probe && !hops[1].strict);
+        assert_eq!(hops[1].address.ip(), Some([192, 0, 2, 2].into()));
+    }
+
+    #[test]
+    fn replication_points_have_levels() {
+        let bytes = hex("4003 00000d00 0014 000000 01 0001 c0000201 000000 02 0001 c0000202");
+        let Lcaf::ReplicationList(list) = lcaf(&bytes) else {
+            panic!("another type");
+        };
+        let levels: Vec<u8> = list.entries().map(|(level, _)| level).collect();
+        assert_eq!(levels, [1, 2]);
+    }
+
+    #[test]
+    fn a_lone_empty_address_stands_for_no_rtrs() {
+        let nat = "0000 ca6c 0001 c0000201 0000 0000";
+        for (rtrs, count) in [("", 0), ("0000", 0), ("0001 c0000202", 1)] {
+            let length = hex(nat).len() + hex(rtrs).len();
+            let bytes = hex(&format!("4003 00000700 {length:04x} {nat} {rtrs}"));
+            let Lcaf::NatTraversal(nat) = lcaf(&bytes) else {
+                panic!("another type");
+            };
+            assert_eq!(nat.etr_port, 51820);
+            assert_eq!(nat.rtrs().count(), count);
+        }
+    }
+
+    fn lcaf(bytes: &[u8]) -> Lcaf<'_> {
+        match Address::read(&mut Reader::new(bytes), "address", 0) {
+            Ok(Address::Lcaf(lcaf)) => lcaf,
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -48,7 +48,7 @@ impl KeyState {
             Self::None => [0; MAX_TAG_LEN],
             Self::Sha1(hmac) => signed.feed(hmac.clone()),
             Self::Sha256(hmac) => signed.feed(hmac.clone()),
-            Self::Hkdf(state) => signed.feed(state.message_key(signed)),
+            Self::Hkdf(state) => signed.feed(keyed::<Hmac<Sha256>>(&state.message_key(signed))),
         }
     }
 }
@@ -59,7 +59,7 @@ impl HkdfState {
         clippy::expect_used,
         reason = "fails for long outputs only, this one is short"
     )]
-    fn message_key(&self, signed: &Signed<'_>) -> Hmac<Sha256> {
+    fn message_key(&self, signed: &Signed<'_>) -> [u8; 32] {
         let mut extract = match signed.kind {
             Kind::Register => self.register.clone(),
             Kind::Notify => self.notify.clone(),
@@ -72,7 +72,7 @@ impl HkdfState {
         expand
             .expand(&[], &mut key)
             .expect("HKDF-SHA256 gives up to 255 blocks, this is one");
-        keyed(&key)
+        key
     }
 }
 
@@ -143,3 +143,41 @@ const AUTH_OFFSET: usize = 12;
 pub(crate) const TAG_OFFSET: usize = 16;
 /// Bytes of the longest code, that of SHA-256.
 pub(crate) const MAX_TAG_LEN: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hkdf_gives_every_type_and_nonce_its_own_key() {
+        let KeyState::Hkdf(state) = KeyState::new(Algorithm::Sha256_128Hkdf, b"password") else {
+            panic!("another state");
+        };
+        let key = |kind: u8, nonce: u8| {
+            let mut message = [0; TAG_OFFSET];
+            (message[0], message[11]) = (kind << 4, nonce);
+            state.message_key(&Signed::split(&message).unwrap())
+        };
+        // As OpenSSL's HKDF computes it from nonce 1 and the secret.
+        let expected = "72dcb2f072779293bf5333c2e682cdc99aa4ac34073f022657b369b0afb8a204";
+        assert_eq!(hex(&key(3, 1)), expected);
+        assert_ne!(key(3, 1), key(3, 2));
+        assert_ne!(key(3, 1), key(4, 1));
+        assert_ne!(key(4, 1), key(5, 1));
+    }
+
+    #[test]
+    fn other_types_and_cut_messages_have_no_tag() {
+        let mut message = [0x30; 20];
+        (message[14], message[15]) = (0, 4);
+        assert!(Signed::split(&message).is_some());
+        assert!(Signed::split(&message[..19]).is_none());
+        assert!(Signed::split(&message[..15]).is_none());
+        message[0] = 0x20;
+        assert!(Signed::split(&message).is_none());
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

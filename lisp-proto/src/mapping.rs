@@ -237,3 +237,87 @@ pub struct RequestedEid {
 }
 
 serde_as_string!(EidPrefix);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_written_with_their_instance() {
+        for text in [
+            "10.0.0.0/8",
+            "[7]10.0.0.0/8",
+            "fd00:1::/48",
+            "[4294967295]::/0",
+        ] {
+            assert_eq!(prefix(text).to_string(), text);
+        }
+        assert_eq!(prefix("10.0.0.1").to_string(), "10.0.0.1/32");
+        assert_eq!(prefix("[7]fd00::1").to_string(), "[7]fd00::1/128");
+        assert_eq!(prefix("[0]10.1.2.3/16"), prefix("10.1.0.0/16"));
+        assert_eq!(
+            serde_json::to_string(&prefix("::1")).unwrap(),
+            "\"::1/128\""
+        );
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "[7",
+            "[x]10.0.0.1",
+            "[4294967296]::",
+            "10.0.0.0/",
+        ] {
+            assert_eq!(
+                bad.parse::<EidPrefix>(),
+                Err(ParseError::EidPrefix),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_prefix_covers_itself_and_what_is_longer_in_the_same_instance() {
+        let eight = prefix("10.0.0.0/8");
+        assert!(eight.covers(&eight));
+        assert!(eight.covers(&prefix("10.1.0.0/16")));
+        assert!(!prefix("10.1.0.0/16").covers(&eight));
+        assert!(!eight.covers(&prefix("[7]10.1.0.0/16")));
+        assert!(!prefix("0.0.0.0/0").covers(&prefix("::/0")));
+        assert!(eight.contains(InstanceId(0), "10.9.9.9".parse().unwrap()));
+        assert!(!eight.contains(InstanceId(7), "10.9.9.9".parse().unwrap()));
+        assert!(!eight.contains(InstanceId(0), "11.0.0.0".parse().unwrap()));
+    }
+
+    #[test]
+    fn undefined_actions_read_as_drop() {
+        for bits in 0..6 {
+            assert_eq!(Action::from_bits(bits).bits(), bits);
+        }
+        assert_eq!(Action::from_bits(6), Action::Drop);
+        assert_eq!(Action::from_bits(7), Action::Drop);
+        let json = serde_json::to_string(&Action::NativelyForward).unwrap();
+        assert_eq!(json, format!("\"{}\"", Action::NativelyForward));
+    }
+
+    #[test]
+    fn locators_sort_plain_before_keyed_and_ipv4_before_ipv6() {
+        let keyed = |endpoint: &str, key: u8| Rloc::WireGuard {
+            endpoint: endpoint.parse().unwrap(),
+            key: PublicKey([key; 32]),
+        };
+        let sorted = [
+            Rloc::Plain("203.0.113.1".parse().unwrap()),
+            Rloc::Plain("2001:db8::1".parse().unwrap()),
+            keyed("192.0.2.1:9", 9),
+            keyed("192.0.2.2:8", 8),
+            keyed("192.0.2.2:9", 7),
+            keyed("192.0.2.2:9", 8),
+            keyed("[2001:db8::1]:1", 1),
+        ];
+        assert!(sorted.is_sorted());
+    }
+
+    fn prefix(text: &str) -> EidPrefix {
+        text.parse().unwrap()
+    }
+}

@@ -71,5 +71,24 @@ pub(crate) const fn flag(set: bool, mask: u8) -> u8 {
     if set { mask } else { 0 }
 }
 
+/// Returns the mask of a flag that is set in a 16-bit field, 0 otherwise.
+pub(crate) const fn flag16(set: bool, mask: u16) -> u16 {
+    if set { mask } else { 0 }
+}
+
 /// Bytes of an xTR-ID and a Site-ID.
 pub(crate) const IDS_LEN: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_types_are_refused() {
+        for kind in [0, 6, 9, 10, 11, 12, 13, 14, 15] {
+            let error = DecodeError::UnsupportedType(kind);
+            assert_eq!(decode(&[kind << 4, 0, 0, 0]), Err(error));
+        }
+        assert!(matches!(decode(&[]), Err(DecodeError::Truncated { .. })));
+    }
+}

@@ -133,3 +133,41 @@ const TYPE_NOTIFY: u8 = 0x40;
 const TYPE_NOTIFY_ACK: u8 = 0x50;
 /// Reserved by RFC 9301; the I bit of a NAT draft.
 const IDS_PRESENT: u8 = 0x08;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex::hex;
+
+    const RECORD: &str = "000005a0 00 20 0000 0000 0001 0a020202";
+
+    #[test]
+    fn an_identity_is_read_only_if_exactly_that_is_left() {
+        let ids = "07".repeat(24);
+        let with_bit = hex(&format!("48000001 {:016x} 00000000 {RECORD} {ids}", 1));
+        let notify = MapNotify::read_notify(&mut Reader::new(&with_bit)).unwrap();
+        assert_eq!(notify.ids, Some((XtrId([7; 16]), SiteId([7; 8]))));
+        let cut = &with_bit[..with_bit.len() - 24];
+        assert_eq!(
+            MapNotify::read_notify(&mut Reader::new(cut)).unwrap().ids,
+            None
+        );
+        let without_bit = [&[0x40], &with_bit[1..]].concat();
+        let error = Err(DecodeError::TrailingBytes(24));
+        assert_eq!(
+            MapNotify::read_notify(&mut Reader::new(&without_bit)),
+            error
+        );
+    }
+
+    #[test]
+    fn an_acknowledgement_may_keep_records_it_does_not_count() {
+        let bytes = hex(&format!("50000000 {:016x} 00000000 {RECORD}", 1));
+        let ack = MapNotify::read_ack(&mut Reader::new(&bytes)).unwrap();
+        assert_eq!((ack.nonce, ack.records().count()), (Nonce(1), 0));
+        assert!(MapNotify::read_notify(&mut Reader::new(&bytes)).is_err());
+        let counted = [&hex("50000001"), &bytes[4..], &[0]].concat();
+        let error = Err(DecodeError::TrailingBytes(1));
+        assert_eq!(MapNotify::read_ack(&mut Reader::new(&counted)), error);
+    }
+}

@@ -2,10 +2,11 @@
 
 use crate::address::{Address, EncodedAddress};
 use crate::error::{DecodeError, EncodeError};
-use crate::mapping::{Action, EidPrefix, Locator, Record, Rloc};
+use crate::locator::{LocatorView, write_locator};
+use crate::mapping::{Action, EidPrefix, Locator, Record};
+use crate::message::flag16;
 use crate::reader::Reader;
 use crate::types::Ttl;
-use crate::wireguard;
 use crate::writer::Writer;
 
 /// An EID-to-RLOC record, read in place.
@@ -123,72 +124,87 @@ impl<'a> RecordView<'a> {
     }
 }
 
-/// One locator of a record, read in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocatorView<'a> {
-    /// Lower is better; 255 must not be used.
-    pub priority: u8,
-    /// Share of the traffic among locators of equal priority.
-    pub weight: u8,
-    /// The same for multicast; 255 is not for multicast.
-    pub multicast_priority: u8,
-    /// Share of the multicast traffic.
-    pub multicast_weight: u8,
-    /// The locator belongs to the sender (L).
-    pub local: bool,
-    /// The locator is the one that was probed (p).
-    pub probed: bool,
-    /// The sender has a route to the locator (R).
-    pub reachable: bool,
-    address: EncodedAddress<'a>,
+/// Reads and checks `count` records; returns their bytes.
+pub(crate) fn take_records<'a>(
+    reader: &mut Reader<'a>,
+    count: u8,
+) -> Result<Records<'a>, DecodeError> {
+    let start = *reader;
+    for _ in 0..count {
+        RecordView::read(reader)?;
+    }
+    Ok(Records(reader.since(&start)))
 }
 
-impl<'a> LocatorView<'a> {
-    /// Reads and checks one locator.
-    ///
-    /// ```text
-    ///  | Priority (8) | Weight (8) | M Priority (8) | M Weight (8) |
-    ///  | unused (13) L p R         | Loc-AFI (16), locator ...
-    /// ```
-    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let [priority, weight, multicast_priority, multicast_weight] =
-            reader.array("locator priorities")?;
-        let flags = reader.u16("locator flags")?;
-        let (address, _) = EncodedAddress::take(reader, "locator", 0)?;
-        Ok(Self {
-            priority,
-            weight,
-            multicast_priority,
-            multicast_weight,
-            local: flags & FLAG_LOCAL != 0,
-            probed: flags & FLAG_PROBED != 0,
-            reachable: flags & FLAG_REACHABLE != 0,
-            address,
-        })
+/// The bytes of records that were already checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Records<'a>(&'a [u8]);
+
+impl<'a> Records<'a> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
+        let mut reader = Reader::new(self.0);
+        std::iter::from_fn(move || RecordView::read(&mut reader).ok())
+    }
+}
+
+/// Checks that the counts of all records fit their fields; returns the record count.
+pub(crate) fn check_counts(records: &[Record]) -> Result<u8, EncodeError> {
+    for record in records {
+        locator_count(record)?;
+    }
+    u8::try_from(records.len()).map_err(|_| EncodeError::TooManyRecords(records.len()))
+}
+
+/// Writes one record, its locators in the order of RFC 9301 §5.4.
+pub(crate) fn write_record(writer: &mut Writer<'_>, record: &Record) -> Result<(), EncodeError> {
+    writer.u32(record.ttl.minutes());
+    writer.u8(locator_count(record)?);
+    writer.u8(record.eid.net().prefix_len());
+    // ACT speaks of prefixes without locators; elsewhere it is sent as 0.
+    let action = match record.locators.as_slice() {
+        [] => record.action.bits() << ACTION_SHIFT,
+        [_, ..] => 0,
+    };
+    writer.u16(action | flag16(record.authoritative, FLAG_AUTHORITATIVE));
+    writer.u16(0);
+    writer.eid_prefix(record.eid);
+    if record.locators.is_sorted_by_key(|locator| locator.rloc) {
+        for locator in &record.locators {
+            write_locator(writer, locator);
+        }
+    } else {
+        let mut sorted: Vec<&Locator> = record.locators.iter().collect();
+        sorted.sort_by_key(|locator| locator.rloc);
+        for locator in sorted {
+            write_locator(writer, locator);
+        }
+    }
+    Ok(())
+}
+
+fn locator_count(&self) -> u8 {
+        self.locator_count
     }
 
-    /// Returns the address, of whatever kind.
+    /// Returns the locators, of whatever kind.
+    pub fn locators(&self) -> impl Iterator<Item = LocatorView<'a>> + use<'a> {
+        let mut reader = Reader::new(self.locators);
+        std::iter::from_fn(move || LocatorView::read(&mut reader).ok())
+    }
+
+    /// Copies the record; locators that are of no use here are left out. Returns `None` for a
+    /// kind of EID that is not served. `default_port` is for WireGuard locators without a port.
     #[must_use]
-    pub fn address(&self) -> Address<'a> {
-        self.address.read()
-    }
-
-    /// Returns where packets can be sent, or `None` when the locator is of a kind that is not
-    /// served, carries no usable key or port, or contradicts itself. `default_port` is for
-    /// WireGuard locators without a port.
-    #[must_use]
-    pub fn rloc(&self, default_port: u16) -> Option<Rloc> {
-        wireguard::read_rloc(&self.address(), default_port)
-    }
-
-    fn to_locator(self, default_port: u16) -> Option<Locator> {
-        Some(Locator {
-            priority: self.priority,
-            weight: self.weight,
-            local: self.local,
-            probed: self.probed,
-            reachable: self.reachable,
-            rloc: self.rloc(default_port)?,
+    pub fn to_record(&self, default_port: u16) -> Option<Record> {
+        let locators = self.locators();
+        Some(Record {
+            eid: self.eid()?,
+            ttl: self.ttl,
+            action: self.action(),
+            authoritative: self.authoritative(),
+            locators: locators
+                .filter_map(|locator| locator.to_locator(default_port))
+                .collect(),
         })
     }
 }
@@ -234,7 +250,7 @@ pub(crate) fn write_record(writer: &mut Writer<'_>, record: &Record) -> Result<(
         [] => record.action.bits() << ACTION_SHIFT,
         [_, ..] => 0,
     };
-    writer.u16(action | flag(record.authoritative, FLAG_AUTHORITATIVE));
+    writer.u16(action | flag16(record.authoritative, FLAG_AUTHORITATIVE));
     writer.u16(0);
     writer.eid_prefix(record.eid);
     if record.locators.is_sorted_by_key(|locator| locator.rloc) {
@@ -267,15 +283,114 @@ fn locator_count(record: &Record) -> Result<u8, EncodeError> {
     u8::try_from(count).map_err(|_| EncodeError::TooManyLocators(count))
 }
 
-const fn flag(set: bool, mask: u16) -> u16 {
-    if set { mask } else { 0 }
-}
-
 const ACTION_SHIFT: u32 = 13;
 const FLAG_AUTHORITATIVE: u16 = 0x1000;
-const FLAG_LOCAL: u16 = 0x0004;
-const FLAG_PROBED: u16 = 0x0002;
-const FLAG_REACHABLE: u16 = 0x0001;
 
-/// The multicast priority of a locator that takes no multicast.
-const MULTICAST_UNUSED: u8 = 255;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex::hex;
+    use crate::mapping::Rloc;
+
+    #[test]
+    fn host_bits_are_cleared() {
+        let bytes = hex("000005a0 00 18 1000 0000 0001 0a020209");
+        let record = read(&bytes).unwrap();
+        assert_eq!(record.eid(), Some("10.2.2.0/24".parse().unwrap()));
+        assert_eq!(record.eid_address().ip(), Some([10, 2, 2, 9].into()));
+        assert!(record.authoritative());
+    }
+
+    #[test]
+    fn prefixes_longer_than_their_address_are_refused() {
+        let field = "EID mask-len";
+        let v4 = hex("000005a0 00 21 1000 0000 0001 0a020209");
+        let error = DecodeError::MaskLength {
+            field,
+            mask_len: 33,
+        };
+        assert_eq!(read(&v4), Err(error));
+        let v6 = hex("000005a0 00 81 1000 0000 0002 fd000000000000000000000000000001");
+        let mask_len = 129;
+        assert_eq!(read(&v6), Err(DecodeError::MaskLength { field, mask_len }));
+    }
+
+    #[test]
+    fn unknown_locators_are_left_out_and_the_others_kept() {
+        let bytes = hex("000005a0 02 20 1000 0000 0001 0a000002
+             01 64 ff 00 0005 4003 0000aa00 0002 0102
+             02 32 ff 00 0007 0001 c0000201");
+        let record = read(&bytes).unwrap();
+        assert_eq!(record.locator_count(), 2);
+        assert_eq!(record.locators().count(), 2);
+        let locators = record.to_record(51820).unwrap().locators;
+        assert_eq!(locators, [locator("192.0.2.1", 2, 50)]);
+    }
+
+    #[test]
+    fn a_kind_of_eid_that_is_not_served_has_no_prefix() {
+        for eid in [
+            "0000",
+            "4005 010203040506",
+            "0011 6100",
+            "4003 00000000 0000",
+        ] {
+            let bytes = hex(&format!("000005a0 00 00 1000 0000 {eid}"));
+            let record = read(&bytes).unwrap();
+            assert_eq!(record.eid(), None);
+            assert_eq!(record.to_record(51820), None);
+        }
+    }
+
+    #[test]
+    fn locators_are_written_in_order_of_address() {
+        let mut record = Record {
+            eid: "10.0.0.2".parse().unwrap(),
+            ttl: Ttl::from_minutes(1440),
+            action: Action::Drop,
+            authoritative: false,
+            locators: vec![locator("2001:db8::1", 1, 1), locator("192.0.2.1", 2, 2)],
+        };
+        let bytes = write(&record);
+        // ACT stays 0 beside locators.
+        assert_eq!(bytes[6], 0);
+        record.locators.reverse();
+        assert_eq!(bytes, write(&record));
+        assert_eq!(bytes[16..24], hex("02 02 ff 00 0007 0001"));
+        record.locators.clear();
+        assert_eq!(write(&record)[6], 3 << 5);
+    }
+
+    #[test]
+    fn a_count_that_is_not_kept_is_refused() {
+        let good = hex("000005a0 01 20 1000 0000 0001 0a000002 0164ff000005 0001 c0000201");
+        assert!(read(&good).is_ok());
+        for end in 0..good.len() {
+            assert!(matches!(
+                read(&good[..end]),
+                Err(DecodeError::Truncated { .. })
+            ));
+        }
+    }
+
+    fn locator(address: &str, priority: u8, weight: u8) -> Locator {
+        Locator {
+            priority,
+            weight,
+            local: true,
+            probed: true,
+            reachable: true,
+            rloc: Rloc::Plain(address.parse().unwrap()),
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Result<RecordView<'_>, DecodeError> {
+        RecordView::read(&mut Reader::new(bytes))
+    }
+
+    fn write(record: &Record) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_record(&mut Writer::new(&mut out), record).unwrap();
+        out
+    }
+}

@@ -88,3 +88,21 @@ const TYPE: u8 = 0x20;
 const PROBE: u8 = 0x08;
 const ECHO_NONCE: u8 = 0x04;
 const SECURITY: u8 = 0x02;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex::hex;
+
+    #[test]
+    fn security_data_may_follow_the_records_only_if_announced() {
+        let bytes = hex("22000000 0000000000000001 01020304");
+        let reply = MapReply::read(&mut Reader::new(&bytes)).unwrap();
+        assert!(reply.security && !reply.probe && !reply.echo_nonce);
+        let unannounced = [&hex("2c000000"), &bytes[4..]].concat();
+        let error = Err(DecodeError::TrailingBytes(4));
+        assert_eq!(MapReply::read(&mut Reader::new(&unannounced)), error);
+        let reply = MapReply::read(&mut Reader::new(&unannounced[..12])).unwrap();
+        assert!(!reply.security && reply.probe && reply.echo_nonce);
+    }
+}

@@ -264,3 +264,84 @@ const NO_REPLY: u8 = 0x20;
 const ITR_RLOC_COUNT: u8 = 0x1f;
 // Of each requested EID.
 const SUBSCRIBE: u8 = 0x80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex::hex;
+
+    #[test]
+    fn a_request_for_nowhere_unsubscribes() {
+        let mut bytes = Vec::new();
+        encode_map_request(&RequestParams::default(), &mut bytes).unwrap();
+        assert_eq!(bytes, hex("10000000 0000000000000000 0000 0000"));
+        let request = read(&bytes).unwrap();
+        assert_eq!(request.itr_rlocs().collect::<Vec<_>>(), [Address::None]);
+        assert_eq!(request.source_eid(), None);
+    }
+
+    #[test]
+    fn counts_that_do_not_fit_are_refused_and_nothing_is_written() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let requested = RequestedEid {
+            subscribe: false,
+            eid: "10.0.0.1".parse().unwrap(),
+        };
+        let (rlocs, eids) = (vec![address; 33], vec![requested; 256]);
+        let mut out = Vec::new();
+        let mut params = RequestParams {
+            itr_rlocs: &rlocs,
+            eids: &eids[1..],
+            ..RequestParams::default()
+        };
+        let error = EncodeError::TooManyItrRlocs(33);
+        assert_eq!(encode_map_request(&params, &mut out), Err(error));
+        params.itr_rlocs = &rlocs[1..];
+        params.eids = &eids;
+        let error = EncodeError::TooManyRecords(256);
+        assert_eq!(encode_map_request(&params, &mut out), Err(error));
+        assert!(out.is_empty());
+        params.eids = &eids[1..];
+        encode_map_request(&params, &mut out).unwrap();
+        let request = read(&out).unwrap();
+        assert_eq!(
+            (request.itr_rlocs().count(), request.eids().count()),
+            (32, 255)
+        );
+    }
+
+    #[test]
+    fn a_cut_identity_is_refused() {
+        let request = hex("10100001 0000000000000001 0000 0001 c0000201 80 20 0001 0a020202");
+        let ids = [7; 24];
+        for end in 0..24 {
+            let bytes = [&request[..], &ids[..end]].concat();
+            assert!(matches!(read(&bytes), Err(DecodeError::Truncated { .. })));
+        }
+        let bytes = [&request[..], &ids].concat();
+        let request = read(&bytes).unwrap();
+        assert_eq!(request.ids, Some((XtrId([7; 16]), SiteId([7; 8]))));
+        assert!(request.eids().all(|requested| requested.subscribe));
+    }
+
+    #[test]
+    fn a_record_that_old_senders_append_is_ignored() {
+        let bytes = hex("10000001 0000000000000001 0000 0001 c0000201 00 20 0001 0a020202 0000");
+        assert_eq!(read(&bytes).unwrap().source_record(), None);
+    }
+
+    #[test]
+    fn eids_that_are_not_served_are_passed_over() {
+        let bytes = hex("10000002 0000000000000001 0000 0001 c0000201
+             00 00 4005 010203040506
+             80 20 0001 0a020202");
+        let request = read(&bytes).unwrap();
+        let served: Vec<_> = request.eids().map(|requested| requested.eid).collect();
+        assert_eq!(served, ["10.2.2.2/32".parse().unwrap()]);
+        assert_eq!(request.eid_addresses().count(), 2);
+    }
+
+    fn read(bytes: &[u8]) -> Result<MapRequest<'_>, DecodeError> {
+        MapRequest::read(&mut Reader::new(bytes))
+    }
+}

@@ -172,3 +172,49 @@ macro_rules! serde_as_string {
 pub(crate) use serde_as_string;
 
 serde_as_string!(Nonce, XtrId, SiteId, PublicKey);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_written_in_hex() {
+        let site = SiteId([0, 1, 2, 3, 4, 5, 6, 0xff]);
+        assert_eq!(site.to_string(), "00010203040506ff");
+        assert_eq!("00010203040506FF".parse(), Ok(site));
+        assert_eq!(Nonce(0x1f).to_string(), "000000000000001f");
+        assert_eq!("000000000000001f".parse(), Ok(Nonce(0x1f)));
+        for bad in ["", "0001020304050", "00010203040506f+", "0001020304050é"] {
+            assert_eq!(bad.parse::<SiteId>(), Err(ParseError::Hex { digits: 16 }));
+        }
+    }
+
+    #[test]
+    fn public_keys_are_written_as_wg_shows_them() {
+        // RFC 7748 §6.1, Alice.
+        let text = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+        let key: PublicKey = text.parse().unwrap();
+        assert_eq!(key.0[..4], [0x85, 0x20, 0xf0, 0x09]);
+        assert_eq!(key.to_string(), text);
+        assert_eq!(key.short(), "hSDwCYkw");
+        assert_eq!(serde_json::to_string(&key).unwrap(), format!("\"{text}\""));
+        assert_eq!(
+            serde_json::from_str::<PublicKey>(&format!("\"{text}\"")).unwrap(),
+            key
+        );
+        for bad in ["", "hSDwCYkw", &text[..43], &format!("{text}A")] {
+            assert_eq!(bad.parse::<PublicKey>(), Err(ParseError::PublicKey));
+        }
+    }
+
+    #[test]
+    fn lifetimes_are_minutes_and_the_largest_leaves_the_choice() {
+        assert_eq!(
+            Ttl::from_minutes(3).duration(),
+            Some(Duration::from_secs(180))
+        );
+        assert_eq!(Ttl::WITHDRAW.duration(), Some(Duration::ZERO));
+        assert!(Ttl::WITHDRAW.is_withdrawal());
+        assert_eq!(Ttl::from_minutes(u32::MAX).duration(), None);
+    }
+}
