@@ -1,0 +1,234 @@
+//! Numbered UDP packets at an even pace: which arrived, how often, in what order?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::clock::{monotonic_ns, nanos, sleep_until};
+use crate::error::{Doing, TestbedError};
+use crate::namespace::Namespace;
+
+/// A stream of numbered packets to send.
+#[derive(Clone, Copy, Debug)]
+pub struct UdpProbe {
+    /// Address and port that the receiver binds and the sender sends to.
+    pub destination: SocketAddr,
+    /// Address to send from; `None` leaves it to the routing table.
+    pub source: Option<IpAddr>,
+    /// How many packets.
+    pub count: u32,
+    /// Time from one packet to the next.
+    pub interval: Duration,
+    /// Bytes of UDP payload, at least 16.
+    pub payload: usize,
+    /// How long to wait for packets after the last one was sent.
+    pub timeout: Duration,
+}
+
+/// What became of the packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UdpReport {
+    /// Packets that the local system accepted for sending.
+    pub sent: u32,
+    /// Packets that arrived at least once.
+    pub received: u32,
+    /// Numbers of those that never arrived.
+    pub lost: Vec<u32>,
+    /// Arrivals of packets that had arrived before.
+    pub duplicates: u32,
+    /// Arrivals after a packet with a higher number.
+    pub reordered: u32,
+    /// Time from sending to first arrival of each packet that arrived, by number.
+    pub delays: Vec<(u32, Duration)>,
+    /// Time from sending the first packet to the first arrival of any.
+    pub first_arrival: Option<Duration>,
+}
+
+/// One packet as it arrived.
+struct Arrival {
+    number: u32,
+    sent_ns: u64,
+    arrived_ns: u64,
+}
+
+impl UdpProbe {
+    /// 1,000 packets at 1 kHz.
+    pub fn thousand_to(destination: SocketAddr) -> Self {
+        Self {
+            destination,
+            source: None,
+            count: 1_000,
+            interval: Duration::from_millis(1),
+            payload: 64,
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Sends from one namespace to another and reports; returns once all have arrived.
+    ///
+    /// # Errors
+    ///
+    /// When a socket cannot be opened or bound.
+    pub fn run(&self, from: &Namespace, to: &Namespace) -> Result<UdpReport, TestbedError> {
+        let receiver = to.run(|| self.open(Some(self.destination)))?;
+        let receiver = receiver.doing("bind", self.destination)?;
+        let source = self.source.map(|address| SocketAddr::new(address, 0));
+        let sender = from
+            .run(|| self.open(source))?
+            .doing("open a UDP socket in", from.name())?;
+        let (sent, arrivals) = thread::scope(|scope| {
+            let received = scope.spawn(|| self.receive(&receiver));
+            let sent = self.send(&sender);
+            (sent, received.join().unwrap_or_default())
+        });
+        Ok(UdpReport::new(self.count, &sent, &arrivals))
+    }
+
+    fn open(&self, bind: Option<SocketAddr>) -> io::Result<Socket> {
+        let domain = Domain::for_address(self.destination);
+        let socket = Socket::new(domain, Type::DGRAM, None)?;
+        // Above the limit of ordinary users: losses shall be the network's.
+        socket.set_recv_buffer_size(4 << 20)?;
+        if let Some(address) = bind {
+            socket.bind(&SockAddr::from(address))?;
+        }
+        Ok(socket)
+    }
+
+    /// Sends all packets; returns when each was sent, `None` for those refused locally.
+    fn send(&self, socket: &Socket) -> Vec<Option<u64>> {
+        let destination = SockAddr::from(self.destination);
+        let start = monotonic_ns();
+        let mut sent = Vec::new();
+        for number in 0..self.count {
+            sleep_until(start.saturating_add(nanos(self.interval) * u64::from(number)));
+            let now = monotonic_ns();
+            let mut packet = number.to_be_bytes().to_vec();
+            packet.extend(now.to_be_bytes());
+            packet.resize(self.payload.max(PAYLOAD_USED), 0x4c);
+            sent.push(socket.send_to(&packet, &destination).ok().map(|_| now));
+        }
+        sent
+    }
+
+    fn receive(&self, socket: &Socket) -> Vec<Arrival> {
+        let sending = nanos(self.interval) * u64::from(self.count);
+        let end = monotonic_ns()
+            .saturating_add(sending)
+            .saturating_add(nanos(self.timeout));
+        let mut buffer = [0; 65_536];
+        let mut arrivals = Vec::new();
+        let mut missing: BTreeSet<u32> = (0..self.count).collect();
+        while !missing.is_empty() {
+            let left = end.saturating_sub(monotonic_ns());
+            if left == 0 {
+                break;
+            }
+            // Zero would mean no timeout at all.
+            let timeout = Some(Duration::from_nanos(left.max(1_000)));
+            if socket.set_read_timeout(timeout).is_err() {
+                break;
+            }
+            let Ok(length) = io::Read::read(&mut &*socket, &mut buffer) else {
+                continue;
+            };
+            let Some(arrival) = buffer.get(..length).and_then(Arrival::read) else {
+                continue;
+            };
+            missing.remove(&arrival.number);
+            arrivals.push(arrival);
+        }
+        arrivals
+    }
+}
+
+impl UdpReport {
+    fn new(count: u32, sent: &[Option<u64>], arrivals: &[Arrival]) -> Self {
+        let sent_count = u32::try_from(sent.iter().flatten().count()).unwrap_or(u32::MAX);
+        let mut report = Self {
+            sent: sent_count,
+            ..Self::default()
+        };
+        let mut seen = BTreeMap::new();
+        let mut highest = None;
+        for arrival in arrivals {
+            let delay = Duration::from_nanos(arrival.arrived_ns.saturating_sub(arrival.sent_ns));
+            if seen.contains_key(&arrival.number) {
+                report.duplicates += 1;
+                continue;
+            }
+            seen.insert(arrival.number, delay);
+            if highest > Some(arrival.number) {
+                report.reordered += 1;
+            }
+            highest = highest.max(Some(arrival.number));
+        }
+        report.received = u32::try_from(seen.len()).unwrap_or(u32::MAX);
+        report.lost = (0..count)
+            .filter(|number| !seen.contains_key(number))
+            .collect();
+        report.delays = seen.into_iter().collect();
+        let first_sent = sent.iter().flatten().next();
+        let first_arrived = arrivals.first().map(|arrival| arrival.arrived_ns);
+        report.first_arrival = first_sent
+            .zip(first_arrived)
+            .map(|(sent, arrived)| Duration::from_nanos(arrived.saturating_sub(*sent)));
+        report
+    }
+
+    /// Whether every packet arrived once and in order.
+    pub fn is_perfect(&self) -> bool {
+        self.lost.is_empty() && self.duplicates == 0 && self.reordered == 0
+    }
+}
+
+impl Arrival {
+    fn read(packet: &[u8]) -> Option<Self> {
+        let (number, rest) = packet.split_first_chunk()?;
+        Some(Self {
+            number: u32::from_be_bytes(*number),
+            sent_ns: u64::from_be_bytes(*rest.first_chunk()?),
+            arrived_ns: monotonic_ns(),
+        })
+    }
+}
+
+/// A number and a time.
+const PAYLOAD_USED: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(numbers: &[u32]) -> UdpReport {
+        let arrival = |number: &u32| Arrival {
+            number: *number,
+            sent_ns: 10,
+            arrived_ns: 30,
+        };
+        let arrivals: Vec<_> = numbers.iter().map(arrival).collect();
+        UdpReport::new(4, &[Some(10), Some(11), Some(12), Some(13)], &arrivals)
+    }
+
+    #[test]
+    fn all_in_order_is_perfect() {
+        let report = report(&[0, 1, 2, 3]);
+        assert!(report.is_perfect());
+        assert_eq!((report.sent, report.received), (4, 4));
+        assert_eq!(report.first_arrival, Some(Duration::from_nanos(20)));
+    }
+
+    #[test]
+    fn lost_late_and_doubled_packets_are_told_apart() {
+        let report = report(&[0, 2, 1, 2]);
+        assert_eq!(report.lost, [3]);
+        assert_eq!(
+            (report.duplicates, report.reordered, report.received),
+            (1, 1, 3)
+        );
+    }
+}
