@@ -150,8 +150,7 @@ struct RawConfig {
     ttl_min: Option<Spanned<u32>>,
     register_s: Option<Spanned<u64>>,
     hold_ms: Option<Spanned<u64>>,
-    #[serde(default)]
-    interfaces: Spanned<Interfaces>,
+    interfaces: Option<Spanned<Interfaces>>,
     map_server: RawMapServer,
 }
 
@@ -218,7 +217,9 @@ impl Config {
         check_prefixes(&source, &raw)?;
         check_addresses(&source, &raw)?;
         check_numbers(&source, &raw)?;
-        check_interfaces(&source, &raw.interfaces)?;
+        if let Some(interfaces) = &raw.interfaces {
+            check_interfaces(&source, interfaces)?;
+        }
         let number = |value: &Option<Spanned<u64>>, default| {
             value.as_ref().map_or(default, |value| *value.get_ref())
         };
@@ -240,7 +241,7 @@ impl Config {
             ttl: Ttl::from_minutes(raw.ttl_min.map_or(15, Spanned::into_inner)),
             register_interval: Duration::from_secs(number(&raw.register_s, 60)),
             hold: Duration::from_millis(number(&raw.hold_ms, 3000)),
-            interfaces: raw.interfaces.into_inner(),
+            interfaces: raw.interfaces.map(Spanned::into_inner).unwrap_or_default(),
             map_server,
         })
     }

@@ -71,7 +71,14 @@ impl Agent {
     }
 
     fn own_record(&self, prefix: IpNet) -> Record {
-        let locators = self.config.rlocs.iter().map(|rloc| Locator {
+        // A withdrawal names no locators: map servers that do not know TTL 0
+        // then at least have none to hand out.
+        let rlocs = if self.stopping {
+            &[]
+        } else {
+            self.config.rlocs.as_slice()
+        };
+        let locators = rlocs.iter().map(|rloc| Locator {
             priority: 1,
             weight: 100,
             local: true,

@@ -1,5 +1,10 @@
 //! The agent's paths as timelines: what comes in, what goes out, in order.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the one variant that it wants"
+)]
+
 use lisp_proto::{
     Action as MapAction, Algorithm, Locator, MapRequest, Message, NotifyParams, Record,
     ReplyParams, Rloc, decode, encode_map_notify, encode_map_reply, verify,
@@ -65,7 +70,7 @@ impl Bench {
         actions.drain().collect()
     }
 
-    fn from_server(&mut self, bytes: &[u8]) -> Vec<Action> {
+    fn heard(&mut self, bytes: &[u8]) -> Vec<Action> {
         self.input(Input::Datagram {
             src: SERVER.parse().unwrap(),
             bytes,
@@ -87,7 +92,7 @@ impl Bench {
             records,
         };
         encode_map_reply(&params, &mut bytes).unwrap();
-        self.from_server(&bytes)
+        self.heard(&bytes)
     }
 
     fn notify(&mut self, nonce: u64, record: &Record) -> Vec<Action> {
@@ -102,7 +107,7 @@ impl Bench {
             &mut bytes,
         )
         .unwrap();
-        self.from_server(&bytes)
+        self.heard(&bytes)
     }
 
     /// Reports every change in `actions` as done.
@@ -445,7 +450,7 @@ fn strangers_and_forgers_change_nothing() {
     for at in 0..good.len() {
         let mut forged = good.clone();
         forged[at] ^= 0x20;
-        assert!(sent(&bench.from_server(&forged)).is_empty());
+        assert!(sent(&bench.heard(&forged)).is_empty());
     }
     let mut reply = Vec::new();
     let wrong = Nonce(nonce.0 ^ 1);
@@ -456,7 +461,7 @@ fn strangers_and_forgers_change_nothing() {
         records,
     };
     encode_map_reply(&params, &mut reply).unwrap();
-    assert_eq!(story(&bench.from_server(&reply)), ["UnknownNonce"]);
+    assert_eq!(story(&bench.heard(&reply)), ["UnknownNonce"]);
     let stranger = "[fd4c:1::99]:4342".parse().unwrap();
     let heard = bench.input(Input::Datagram {
         src: stranger,

@@ -42,7 +42,7 @@ impl Interfaces {
         control_address: IpAddr,
     ) -> Result<Self> {
         let server = config.map_server.address;
-        let mut routes = Routes::new().context("no access to the routing tables")?;
+        let routes = Routes::new().context("no access to the routing tables")?;
         let control_device = match &config.map_server.access {
             Access::Tunnel {
                 public_key,
@@ -63,7 +63,7 @@ impl Interfaces {
                     metric: DATA_METRIC,
                     source: Some(control_address),
                 };
-                routes.add(to_server).await?;
+                routes.add(&to_server)?;
                 Some(device)
             }
             Access::Plain { .. } => None,
@@ -84,8 +84,8 @@ impl Interfaces {
             config.data_plane,
         )
         .await?;
-        let miss = MissTun::create(&config.interfaces.miss, config.mtu).await?;
-        let mut made = Self {
+        let miss = MissTun::create(&config.interfaces.miss, config.mtu)?;
+        let made = Self {
             control,
             control_device,
             data,
@@ -101,7 +101,7 @@ impl Interfaces {
                 metric: MISS_METRIC,
                 source,
             };
-            made.routes.add(catch).await?;
+            made.routes.add(&catch)?;
         }
         Ok(made)
     }
@@ -126,11 +126,11 @@ impl Interfaces {
             Change::RemovePeer(key) => self.data.remove_peer(key).await,
             Change::AddRoute(prefix) => {
                 let route = self.data_route(prefix);
-                self.routes.add(route).await
+                self.routes.add(&route)
             }
             Change::RemoveRoute(prefix) => {
                 let route = self.data_route(prefix);
-                self.routes.remove(&route).await
+                self.routes.remove(&route)
             }
         }
     }
@@ -159,8 +159,8 @@ impl Interfaces {
         }
     }
 
-    pub(super) async fn inject(&mut self, packet: &[u8]) {
-        if let Err(error) = self.data.inject(packet).await {
+    pub(super) fn inject(&mut self, packet: &[u8]) {
+        if let Err(error) = self.data.inject(packet) {
             warn!(%error, "held packet not sent");
         }
     }
@@ -244,7 +244,7 @@ async fn control_tunnel(
         mtu: config.mtu,
         addresses: vec![address],
     };
-    let mut device = Device::create(wanted, config.data_plane).await?;
+    let device = Device::create(wanted, config.data_plane).await?;
     device.set_peer(peer).await?;
     Ok(device)
 }

@@ -284,7 +284,7 @@ impl Shell {
                 let stats = self.interfaces.stats(&keys).await;
                 self.inbox.push_back(Report::Stats(stats));
             }
-            Action::Reinject(packet) => self.interfaces.inject(&packet).await,
+            Action::Reinject(packet) => self.interfaces.inject(&packet),
             Action::Deliver(packet) => self.interfaces.deliver(&packet).await,
             Action::Count(reason) => self.drops.count(reason),
             Action::Event(event) => narrate::event(&event),
