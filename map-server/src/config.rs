@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{Action, AuthKey, EidPrefix, Nonce};
+use lisp_proto::{Action, Algorithm, AuthKey, EidPrefix, Nonce};
 use thiserror::Error;
 
 use crate::server::limits;
@@ -104,6 +104,9 @@ impl Config {
         let mut addresses = BTreeMap::new();
         let mut prefixes = BTreeMap::new();
         for (xtr, config) in xtrs.iter().enumerate() {
+            if config.auth.algorithm() == Algorithm::None {
+                return Err(ConfigError::Unauthenticated { xtr });
+            }
             if config.eid_prefixes.is_empty() {
                 return Err(ConfigError::NoPrefix { xtr });
             }
@@ -144,6 +147,12 @@ impl Config {
 /// Why two `[[xtr]]` entries cannot live together; positions count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
+    /// Anybody could register in the name of the xTR.
+    #[error("Map-Registers without authentication are not accepted")]
+    Unauthenticated {
+        /// The entry at fault.
+        xtr: usize,
+    },
     /// An xTR may register nothing.
     #[error("it has no EID-prefix")]
     NoPrefix {
@@ -181,7 +190,6 @@ pub enum ConfigError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lisp_proto::Algorithm;
 
     #[test]
     fn nested_prefixes_of_two_xtrs_are_accepted() {
@@ -223,6 +231,14 @@ mod tests {
         ];
         let error = Config::new(Options::default(), address).unwrap_err();
         assert_eq!(error, ConfigError::ControlAddress { xtr: 1, other: 0 });
+    }
+
+    #[test]
+    fn an_xtr_without_authentication_is_refused() {
+        let mut open = xtr("a", None, &["10.0.0.0/8"]);
+        open.auth = AuthKey::new(0, Algorithm::None, b"");
+        let error = Config::new(Options::default(), vec![open]).unwrap_err();
+        assert_eq!(error, ConfigError::Unauthenticated { xtr: 0 });
     }
 
     #[test]

@@ -15,10 +15,13 @@
 //! | What survives a restart? | `store_event.rs`, `server/restore.rs` |
 //!
 //! The state machine is pure; everything that does IO is in `shell`, behind the feature of the
-//! same name.
+//! same name: the loop (`shell/mod.rs`), the control tunnel, the sockets, the clock, the
+//! configuration file (`shell/settings`) and the log that survives a crash (`shell/store`).
 
 pub mod config;
 mod server;
+#[cfg(feature = "shell")]
+pub mod shell;
 mod store_event;
 
 pub use config::Config;

@@ -4,6 +4,7 @@
 //! registered or not.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use lisp_proto::{Action, Deadlines, EidPrefix, Locator, Record, Rloc, Timestamp, Ttl};
 
@@ -18,6 +19,8 @@ pub(crate) struct Registration {
     pub(crate) locators: Vec<Locator>,
     /// Whether it stands beside those of other registrants (the `a` bit, RFC 9301 §5.6).
     pub(crate) merge: bool,
+    /// How long it lasts without a refresh.
+    pub(crate) lifetime: Duration,
 }
 
 /// A prefix that at least one xTR has registered.
@@ -179,12 +182,26 @@ impl Mappings {
         self.exact(eid)?.registrations.get(registrant)
     }
 
+    /// Lists everything registered.
+    pub(crate) fn registrations(
+        &self,
+    ) -> impl Iterator<Item = (EidPrefix, &Registrant, &Registration)> {
+        let mappings = self
+            .table
+            .iter()
+            .filter_map(|(eid, slot)| Some((eid, slot.mapping.as_ref()?)));
+        mappings.flat_map(|(eid, mapping)| {
+            let registrations = mapping.registrations.iter();
+            registrations.map(move |(registrant, registration)| (eid, registrant, registration))
+        })
+    }
+
     /// Whether `xtr` has registered anything.
     pub(crate) fn has_registered(&self, xtr: XtrIndex) -> bool {
         self.ledger.by_xtr.contains_key(&xtr)
     }
 
-    /// Stores a registration until `expires`. Without the merge bit it takes the place of all
+    /// Stores a registration for its lifetime. Without the merge bit it takes the place of all
     /// others, and those without the merge bit give way to it.
     ///
     /// # Errors
@@ -194,8 +211,9 @@ impl Mappings {
         eid: EidPrefix,
         registrant: Registrant,
         registration: Registration,
-        expires: Timestamp,
+        now: Timestamp,
     ) -> Result<Stored, Full> {
+        let expires = now + registration.lifetime;
         let len = self.table.len();
         if let Some(mapping) = self
             .table

@@ -146,6 +146,13 @@ impl Notifier {
         Some(Nonce(counter.floor))
     }
 
+    /// Lists the reservations.
+    pub(crate) fn floors(&self) -> impl Iterator<Item = (XtrIndex, Nonce)> {
+        self.counters
+            .iter()
+            .map(|(receiver, counter)| (*receiver, Nonce(counter.floor)))
+    }
+
     /// Takes over a reservation of an earlier run.
     pub(crate) fn restore_floor(&mut self, receiver: XtrIndex, floor: Nonce) {
         let floor = floor.max(self.floor).0;

@@ -107,6 +107,14 @@ impl<T> PrefixTable<T> {
         join(iid, v4, v6)
     }
 
+    /// Lists all entries.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (EidPrefix, &T)> {
+        let roots = |net: IpNet| move |iid: &InstanceId| EidPrefix::new(*iid, net);
+        let v4 = self.v4.keys().map(roots(Ipv4Net::default().into()));
+        let v6 = self.v6.keys().map(roots(Ipv6Net::default().into()));
+        v4.chain(v6).flat_map(|root| self.inside(&root))
+    }
+
     /// Returns the shortest prefix that covers `asked`, is at least `shortest` bits long and has
     /// at most `most` entries inside. An entry that equals the result does not count.
     pub(crate) fn region(&self, asked: &EidPrefix, shortest: u8, most: usize) -> Option<EidPrefix> {

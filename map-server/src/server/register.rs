@@ -155,22 +155,22 @@ impl MapServer {
         if record.ttl.is_withdrawal() {
             return Some(self.withdraw(terms.registrant, record.eid, actions));
         }
+        let lifetime = terms.lifetime(record);
         let registration = Registration {
             ttl: record.ttl,
             locators: record.locators.clone(),
             merge: terms.merge,
+            lifetime,
         };
         let known = self
             .state
             .mappings
             .registration(&record.eid, &terms.registrant)
             == Some(&registration);
-        let lifetime = terms.lifetime(record);
-        let expires = now + lifetime;
-        let Ok(stored) =
-            self.state
-                .mappings
-                .store(record.eid, terms.registrant, registration, expires)
+        let Ok(stored) = self
+            .state
+            .mappings
+            .store(record.eid, terms.registrant, registration, now)
         else {
             actions.count(DropReason::TableFull);
             return None;

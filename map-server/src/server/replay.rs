@@ -44,4 +44,21 @@ impl Replay {
         let last = known.entry((registrant.ids, key_id)).or_default();
         *last = nonce.max(*last);
     }
+
+    /// Lists the last nonces.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Registrant, u8, Nonce)> {
+        self.last.iter().flat_map(|(xtr, known)| {
+            let known = known.iter();
+            known.map(|((ids, key_id), nonce)| {
+                (
+                    Registrant {
+                        xtr: *xtr,
+                        ids: *ids,
+                    },
+                    *key_id,
+                    *nonce,
+                )
+            })
+        })
+    }
 }

@@ -4,18 +4,62 @@
 
 use std::time::Duration;
 
-use lisp_proto::{Record, Timestamp};
+use lisp_proto::{Action, Record, Timestamp};
 
 use super::MapServer;
 use super::actions::Actions;
 use super::contacts::Contact;
 use super::counters::DropReason;
 use super::mappings::Registration;
-use super::sites::Registrant;
+use super::sites::{Registrant, XtrIndex};
 use crate::config::XtrName;
 use crate::store_event::{StoreEvent, XtrIds};
 
 impl MapServer {
+    /// Returns the facts that together say all that must survive a restart: they can take the
+    /// place of every [`StoreEvent`] emitted so far.
+    pub fn snapshot(&self) -> impl Iterator<Item = StoreEvent> {
+        let state = &self.state;
+        let name = |xtr: XtrIndex| self.sites.site(xtr).name.clone();
+        let nonces =
+            state
+                .replay
+                .iter()
+                .map(move |(registrant, key_id, nonce)| StoreEvent::Nonce {
+                    xtr: name(registrant.xtr),
+                    ids: registrant.ids,
+                    key_id,
+                    nonce,
+                });
+        let floors = state
+            .notifier
+            .floors()
+            .map(move |(xtr, nonce)| StoreEvent::NotifyFloor {
+                xtr: name(xtr),
+                nonce,
+            });
+        let registrations = state.mappings.registrations();
+        let registrations = registrations.filter_map(move |(eid, registrant, registration)| {
+            let contact = state.contacts.of(registrant.xtr)?;
+            Some(StoreEvent::Registered {
+                xtr: name(registrant.xtr),
+                ids: registrant.ids,
+                record: Record {
+                    eid,
+                    ttl: registration.ttl,
+                    action: Action::NoAction,
+                    authoritative: false,
+                    locators: registration.locators.clone(),
+                },
+                merge: registration.merge,
+                lifetime: registration.lifetime,
+                source: contact.source,
+                full_tag: contact.full_tag,
+            })
+        });
+        nonces.chain(floors).chain(registrations)
+    }
+
     /// Takes a fact of an earlier run over, or counts it if it has become meaningless.
     pub(super) fn restore(&mut self, now: Timestamp, event: StoreEvent, actions: &mut Actions) {
         if self.believe(now, event).is_none() {
@@ -82,17 +126,19 @@ impl MapServer {
         if moved || !self.sites.may_register(registrant.xtr, &record.eid) {
             return None;
         }
-        let expires = now + lifetime;
         let registration = Registration {
             ttl: record.ttl,
             locators: record.locators,
             merge,
+            lifetime,
         };
         self.state
             .mappings
-            .store(record.eid, registrant, registration, expires)
+            .store(record.eid, registrant, registration, now)
             .ok()?;
-        self.state.contacts.learn(registrant.xtr, contact, expires);
+        self.state
+            .contacts
+            .learn(registrant.xtr, contact, now + lifetime);
         Some(())
     }
 }

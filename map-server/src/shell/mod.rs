@@ -1,0 +1,229 @@
+//! The daemon around the state machine: receive, handle, act.
+//!
+//! One task, no locks. Datagrams that have arrived are handled before timers that are due, so that
+//! a server which could not run for a while does not act on silence that was none.
+
+mod clock;
+mod control;
+mod narrate;
+mod settings;
+mod sink;
+mod sockets;
+mod store;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use lisp_proto::{Nonce, Timestamp};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
+use tracing::{info, warn};
+use wg_device::PrivateKey;
+
+use self::clock::Clock;
+use self::control::ControlTunnel;
+use self::sink::Sink;
+use self::sockets::Sockets;
+use self::store::Store;
+use crate::server::{Actions, Input, MapServer, Via};
+use crate::store_event::StoreEvent;
+
+pub use self::settings::{Settings, SettingsError};
+pub use self::store::StoreError;
+
+/// UDP port of the control protocol (RFC 9301 §4).
+const CONTROL_PORT: u16 = 4342;
+/// How often the store is told that the server is alive, and the counters are reported.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// A running map server.
+struct Shell {
+    clock: Clock,
+    server: MapServer,
+    sockets: Sockets,
+    sink: Sink,
+    actions: Actions,
+    heartbeat: Timestamp,
+}
+
+/// Runs the map server until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A key file, the store, an interface or a socket cannot be used.
+pub async fn run(settings: Settings) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let key_file = settings.control_key_file();
+    let private_key = PrivateKey::load_or_create(&key_file)?;
+    let (store, recovered) = Store::open(settings.state_dir(), Clock::since_1970())?;
+    if recovered.torn_bytes > 0 {
+        warn!(
+            bytes = recovered.torn_bytes,
+            "cut off an incomplete line at the end of the stored registrations"
+        );
+    }
+    for xtr in settings.unprotected() {
+        warn!(%xtr, "replay_check is off: recorded Map-Registers of this xTR can be replayed");
+    }
+    let config = settings.config(&private_key, notify_floor())?;
+    let mut shell = Shell::new(MapServer::new(config, seed()?), store);
+    shell.restore(recovered.events)?;
+
+    let tunnel = match &settings.control {
+        Some(control) => {
+            let tunnel = ControlTunnel::create(&settings, control, private_key).await?;
+            let address = SocketAddr::new(control.address, CONTROL_PORT);
+            let device = tunnel.device();
+            let bound = shell
+                .sockets
+                .bind(Via::Tunnel, address, Some(device.name()));
+            bound.with_context(|| format!("listening on {address} in {}", device.name()))?;
+            info!(event = "started", interface = device.name(), listen_port = device.listen_port(), backend = %device.backend());
+            Some(tunnel)
+        }
+        None => None,
+    };
+    for address in &settings.plain {
+        let bound = shell.sockets.bind(Via::Plain, *address, None);
+        bound.with_context(|| format!("listening on {address}"))?;
+        info!(event = "started", listen = %address);
+    }
+
+    let result = shell.run(&mut terminate, &mut interrupt).await;
+    if let Some(tunnel) = tunnel {
+        tunnel.close().await;
+    }
+    info!(event = "stopped", drops = shell.sink.summary());
+    result
+}
+
+impl Shell {
+    fn new(server: MapServer, store: Store) -> Self {
+        let clock = Clock::start();
+        Self {
+            heartbeat: clock.now() + HEARTBEAT,
+            clock,
+            server,
+            sockets: Sockets::new(),
+            sink: Sink::new(store),
+            actions: Actions::new(),
+        }
+    }
+
+    /// Gives back what an earlier run has kept, and begins a fresh log with it.
+    fn restore(&mut self, events: Vec<StoreEvent>) -> Result<()> {
+        let count = events.len();
+        for event in events {
+            self.server
+                .handle(self.clock.now(), Input::Restore(event), &mut self.actions);
+            self.sink.take(&mut self.actions, None)?;
+        }
+        self.sink
+            .store
+            .replace(Clock::since_1970(), self.server.snapshot())?;
+        if count > 0 {
+            info!(facts = count, "restored");
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, terminate: &mut Signal, interrupt: &mut Signal) -> Result<()> {
+        let mut syncing: Option<JoinHandle<io::Result<()>>> = None;
+        loop {
+            let deadline = self.server.next_deadline();
+            let wake = deadline.map_or(self.heartbeat, |deadline| deadline.min(self.heartbeat));
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                synced = finished(&mut syncing) => {
+                    syncing = None;
+                    synced.context("bringing the stored registrations to the disk")?;
+                }
+                () = self.sockets.readable() => {}
+                () = sleep_until(self.clock.instant(wake)) => {}
+            }
+            let drained = self.receive()?;
+            if drained {
+                self.tick()?;
+            }
+            self.sink.store.flush()?;
+            self.send().await;
+            if self.sink.store.wants_snapshot() {
+                self.sink
+                    .store
+                    .replace(Clock::since_1970(), self.server.snapshot())?;
+            }
+            if syncing.is_none()
+                && let Some(file) = self.sink.store.unsynced()?
+            {
+                syncing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+            }
+        }
+        self.sink
+            .store
+            .replace(Clock::since_1970(), self.server.snapshot())?;
+        Ok(())
+    }
+
+    /// Handles the datagrams that have arrived; returns whether there are no more.
+    fn receive(&mut self) -> Result<bool, StoreError> {
+        self.sockets.drain(|src, via, bytes| {
+            let now = self.clock.now();
+            self.server
+                .handle(now, Input::Datagram { src, via, bytes }, &mut self.actions);
+            self.sink.take(&mut self.actions, Some(src))
+        })
+    }
+
+    /// Acts on the timers that are due.
+    fn tick(&mut self) -> Result<()> {
+        let now = self.clock.now();
+        if self
+            .server
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.server.handle(now, Input::Tick, &mut self.actions);
+            self.sink.take(&mut self.actions, None)?;
+        }
+        if self.heartbeat <= now {
+            self.heartbeat = now + HEARTBEAT;
+            self.sink.store.append(Clock::since_1970(), None)?;
+            self.sink.report();
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) {
+        for (dst, via, bytes) in self.sink.outbox.drain(..) {
+            self.sockets.send(dst, via, &bytes).await;
+        }
+    }
+}
+
+/// Waits for the disk; for ever if nothing is on its way there.
+async fn finished(syncing: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    match syncing {
+        Some(handle) => handle.await?,
+        None => std::future::pending().await,
+    }
+}
+
+/// Nonces of unsolicited Map-Notifies never repeat, even if the store is lost: time has passed.
+fn notify_floor() -> Nonce {
+    Nonce(u64::try_from(Clock::since_1970().as_micros()).unwrap_or(0))
+}
+
+fn seed() -> Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    OsRng
+        .try_fill_bytes(&mut seed)
+        .context("randomness of the operating system")?;
+    Ok(seed)
+}

@@ -1,0 +1,38 @@
+//! What does the operator read?
+
+use std::fmt::Write as _;
+
+use tracing::info;
+
+use crate::server::{Counters, Event};
+
+/// How a source that is not enrolled is called.
+const ANONYMOUS: &str = "-";
+
+/// Writes one line about `event`.
+pub(super) fn narrate(event: &Event) {
+    match event {
+        Event::Registered { xtr, eid } => info!(event = "registered", %xtr, %eid),
+        Event::Withdrawn { xtr, eid } => info!(event = "withdrawn", %xtr, %eid),
+        Event::Request { xtr, eid } => {
+            info!(event = "request", xtr = xtr.as_deref().unwrap_or(ANONYMOUS), %eid);
+        }
+        Event::Push { to, eid } => info!(event = "push", %to, %eid),
+        Event::PushAcked { from, eid } => info!(event = "push_acked", %from, %eid),
+        Event::Reply { xtr, eid } => {
+            info!(event = "reply", xtr = xtr.as_deref().unwrap_or(ANONYMOUS), %eid);
+        }
+        Event::NegativeReply { eid } => info!(event = "negative_reply", %eid),
+    }
+}
+
+/// Returns the counters that are not zero, as one line.
+pub(super) fn summary(counters: &Counters) -> String {
+    let mut line = String::new();
+    for (reason, total) in counters.nonzero() {
+        let gap = if line.is_empty() { "" } else { " " };
+        // Writing to a string cannot fail.
+        write!(line, "{gap}{reason}={total}").unwrap_or_default();
+    }
+    line
+}

@@ -1,0 +1,68 @@
+//! Where do actions go?
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use tracing::{debug, info};
+
+use super::clock::Clock;
+use super::narrate;
+use super::store::{Store, StoreError};
+use crate::server::{Action, Actions, Counters, Via};
+
+/// What is to be done, sorted by who does it.
+#[derive(Debug)]
+pub(super) struct Sink {
+    pub(super) store: Store,
+    /// Sent only when the store holds the facts that came before.
+    pub(super) outbox: Vec<(SocketAddr, Via, Bytes)>,
+    counters: Counters,
+    reported: Counters,
+}
+
+impl Sink {
+    pub(super) fn new(store: Store) -> Self {
+        Self {
+            store,
+            outbox: Vec::new(),
+            counters: Counters::default(),
+            reported: Counters::default(),
+        }
+    }
+
+    /// Takes the actions that a datagram from `src`, or something else, has led to.
+    ///
+    /// # Errors
+    /// A fact cannot be stored.
+    pub(super) fn take(
+        &mut self,
+        actions: &mut Actions,
+        src: Option<SocketAddr>,
+    ) -> Result<(), StoreError> {
+        for action in actions.drain() {
+            match action {
+                Action::Send { dst, via, bytes } => self.outbox.push((dst, via, bytes)),
+                Action::Persist(event) => self.store.append(Clock::since_1970(), Some(event))?,
+                Action::Count(reason) => {
+                    self.counters.count(reason);
+                    debug!(drop = reason.name(), src = src.map(tracing::field::display));
+                }
+                Action::Event(event) => narrate::narrate(&event),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the operator what was dropped since the start, if that has changed.
+    pub(super) fn report(&mut self) {
+        if self.counters != self.reported {
+            info!(drops = self.summary(), "dropped since the start");
+            self.reported = self.counters.clone();
+        }
+    }
+
+    /// Returns what was dropped since the start, in one line.
+    pub(super) fn summary(&self) -> String {
+        narrate::summary(&self.counters)
+    }
+}

@@ -1,0 +1,103 @@
+//! What does one line of the log look like?
+//!
+//! `LLLLLLLL CCCCCCCC {json}\n`: length and CRC-32 of the JSON in hexadecimal, then the JSON. A
+//! line end is never inside, so that a reader finds the next line behind a damaged one.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store_event::StoreEvent;
+
+/// Bytes before the JSON.
+const HEADER: usize = 18;
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    /// When it was written, in milliseconds since 1970.
+    pub(super) at_ms: u64,
+    /// The fact; without one the line says that the server was still alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) event: Option<StoreEvent>,
+}
+
+impl Entry {
+    /// Builds an entry written at `since_1970`.
+    pub(super) fn new(since_1970: Duration, event: Option<StoreEvent>) -> Self {
+        let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        Self { at_ms, event }
+    }
+
+    /// Appends the line to `out`.
+    ///
+    /// # Errors
+    /// None for the facts there are; the JSON writer says so if that changes.
+    pub(super) fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        let json = serde_json::to_string(self)?;
+        let crc = crc32fast::hash(json.as_bytes());
+        out.extend_from_slice(format!("{:08x} {crc:08x} {json}\n", json.len()).as_bytes());
+        Ok(())
+    }
+
+    /// Reads a whole line with its end; `None` if it is damaged.
+    pub(super) fn read(line: &[u8]) -> Option<Self> {
+        let text = str::from_utf8(line).ok()?.strip_suffix('\n')?;
+        let (header, json) = text.split_at_checked(HEADER)?;
+        let (length, crc) = header.strip_suffix(' ')?.split_once(' ')?;
+        let length = usize::from_str_radix(length, 16).ok()?;
+        let crc = u32::from_str_radix(crc, 16).ok()?;
+        if length != json.len() || crc != crc32fast::hash(json.as_bytes()) {
+            return None;
+        }
+        serde_json::from_str(json).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_line_reads_back() {
+        let (entry, line) = line();
+        assert_eq!(Entry::read(&line), Some(entry));
+        let alive = Entry::new(Duration::from_millis(5), None);
+        let mut line = Vec::new();
+        alive.write(&mut line).unwrap();
+        assert_eq!(line, b"0000000b 4161d3e0 {\"at_ms\":5}\n");
+        assert_eq!(Entry::read(&line), Some(alive));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_line_is_not_believed(position in any::<prop::sample::Index>(), change in 1u8..) {
+            let (_, mut line) = line();
+            let position = position.index(line.len());
+            line[position] ^= change;
+            // Hexadecimal digits may be written in capitals: the same line, then.
+            prop_assume!(change != 0x20 || position >= HEADER);
+            prop_assert_eq!(Entry::read(&line), None);
+        }
+
+        #[test]
+        fn a_cut_line_is_not_believed(length in any::<prop::sample::Index>()) {
+            let (_, line) = line();
+            prop_assert_eq!(Entry::read(&line[..length.index(line.len())]), None);
+        }
+    }
+
+    fn line() -> (Entry, Vec<u8>) {
+        let event = StoreEvent::Withdrawn {
+            xtr: "alpha".into(),
+            ids: Some(Default::default()),
+            eid: "10.0.0.1/32".parse().unwrap(),
+        };
+        let entry = Entry::new(Duration::from_secs(1), Some(event));
+        let mut line = Vec::new();
+        entry.write(&mut line).unwrap();
+        (entry, line)
+    }
+}

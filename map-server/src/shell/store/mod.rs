@@ -1,0 +1,301 @@
+//! Where do facts survive a crash?
+//!
+//! In an append-only log in the state directory, one line per fact. What is appended is handed to
+//! the kernel at once and survives the end of this process; the disk follows in the background,
+//! many lines at a time. Now and then the log is replaced by a snapshot. Memory is the truth for
+//! reads; this file only follows.
+
+mod line;
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use self::line::Entry;
+use crate::store_event::StoreEvent;
+
+/// Name of the log in the state directory.
+const LOG: &str = "registrations.log";
+/// Name of a snapshot that is not complete yet.
+const SNAPSHOT: &str = "registrations.new";
+/// Held by the one server that uses the state directory.
+const LOCK: &str = "lock";
+/// The log is replaced by a snapshot when it has grown by this many bytes and doubled.
+const GROWTH: u64 = 1 << 20;
+
+/// The log of one server.
+#[derive(Debug)]
+pub(super) struct Store {
+    directory: PathBuf,
+    log: File,
+    /// Appended, but not handed to the kernel yet.
+    buffer: Vec<u8>,
+    len: u64,
+    len_after_snapshot: u64,
+    dirty: bool,
+    _lock: File,
+}
+
+/// What an earlier run left behind.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    /// The facts, in the order in which they were kept.
+    pub(super) events: Vec<StoreEvent>,
+    /// Bytes of an incomplete last line that were cut off.
+    pub(super) torn_bytes: u64,
+}
+
+impl Store {
+    /// Opens the log in `directory`, and reads what an earlier run has left there. The time
+    /// without a server counts against the lifetime of registrations.
+    ///
+    /// # Errors
+    /// Another server uses the directory, the log is damaged, or the system refuses something.
+    pub(super) fn open(
+        directory: &Path,
+        since_1970: Duration,
+    ) -> Result<(Self, Recovered), StoreError> {
+        let refused = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Io { path, source }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(refused(directory))?;
+        let lock = take_lock(&directory.join(LOCK))?;
+        let path = directory.join(LOG);
+        let log = owned_file(&path, OpenOptions::new().read(true).append(true))
+            .map_err(refused(&path))?;
+        let (mut recovered, good_len) = recover(&path, &log, since_1970)?;
+        let len = log.metadata().map_err(refused(&path))?.len();
+        recovered.torn_bytes = len - good_len;
+        log.set_len(good_len).map_err(refused(&path))?;
+        let store = Self {
+            directory: directory.to_owned(),
+            log,
+            buffer: Vec::new(),
+            len: good_len,
+            len_after_snapshot: 0,
+            dirty: false,
+            _lock: lock,
+        };
+        Ok((store, recovered))
+    }
+
+    /// Takes a fact in; it is kept with the next [`Self::flush`]. `None` says that we are alive.
+    ///
+    /// # Errors
+    /// The fact cannot be written as JSON.
+    pub(super) fn append(
+        &mut self,
+        since_1970: Duration,
+        event: Option<StoreEvent>,
+    ) -> Result<(), StoreError> {
+        let path = || self.directory.join(LOG);
+        let entry = Entry::new(since_1970, event);
+        entry
+            .write(&mut self.buffer)
+            .map_err(|error| StoreError::Io {
+                path: path(),
+                source: error.into(),
+            })
+    }
+
+    /// Hands everything to the kernel: it survives the end of this process from now on.
+    ///
+    /// # Errors
+    /// The system refuses to write, for instance because the disk is full.
+    pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        self.log
+            .write_all(&self.buffer)
+            .map_err(|source| self.failed(source))?;
+        self.len += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Returns a handle to bring what was flushed to the disk, if there is anything new.
+    ///
+    /// # Errors
+    /// The system refuses another handle.
+    pub(super) fn unsynced(&mut self) -> Result<Option<File>, StoreError> {
+        if !std::mem::take(&mut self.dirty) {
+            return Ok(None);
+        }
+        self.log
+            .try_clone()
+            .map(Some)
+            .map_err(|source| self.failed(source))
+    }
+
+    /// Whether the log has grown so much that a snapshot would be shorter.
+    pub(super) const fn wants_snapshot(&self) -> bool {
+        self.len > 2 * self.len_after_snapshot + GROWTH
+    }
+
+    /// Puts a log in place that holds nothing but `events`. A crash on the way leaves the old one.
+    ///
+    /// # Errors
+    /// The system refuses to write; the old log is still in use then.
+    pub(super) fn replace(
+        &mut self,
+        since_1970: Duration,
+        events: impl Iterator<Item = StoreEvent>,
+    ) -> Result<(), StoreError> {
+        self.flush()?;
+        let path = self.directory.join(SNAPSHOT);
+        let written = self.write_snapshot(&path, since_1970, events);
+        let (log, len) = written.map_err(|source| StoreError::Io { path, source })?;
+        self.log = log;
+        self.len = len;
+        self.len_after_snapshot = len;
+        self.dirty = false;
+        Ok(())
+    }
+
+    fn write_snapshot(
+        &self,
+        path: &Path,
+        since_1970: Duration,
+        events: impl Iterator<Item = StoreEvent>,
+    ) -> io::Result<(File, u64)> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let file = owned_file(path, OpenOptions::new().append(true))?;
+        let mut writer = io::BufWriter::new(&file);
+        let mut line = Vec::new();
+        let mut len = 0;
+        for event in std::iter::once(None).chain(events.map(Some)) {
+            line.clear();
+            Entry::new(since_1970, event).write(&mut line)?;
+            writer.write_all(&line)?;
+            len += line.len() as u64;
+        }
+        writer.flush()?;
+        drop(writer);
+        file.sync_all()?;
+        fs::rename(path, self.directory.join(LOG))?;
+        File::open(&self.directory)?.sync_all()?;
+        Ok((file, len))
+    }
+
+    fn failed(&self, source: io::Error) -> StoreError {
+        StoreError::Io {
+            path: self.directory.join(LOG),
+            source,
+        }
+    }
+}
+
+/// Makes sure that nobody else uses the state directory, for as long as the file is open.
+fn take_lock(path: &Path) -> Result<File, StoreError> {
+    let path = path.to_owned();
+    let file = match owned_file(&path, OpenOptions::new().append(true)) {
+        Ok(file) => file,
+        Err(source) => return Err(StoreError::Io { path, source }),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path }),
+        Err(TryLockError::Error(source)) => Err(StoreError::Io { path, source }),
+    }
+}
+
+/// Opens a file that only its owner may read, making it if it is missing.
+fn owned_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.create(true).mode(0o600).open(path)
+}
+
+/// Reads the log up to its end, or up to an incomplete last line; returns where that begins.
+fn recover(path: &Path, log: &File, since_1970: Duration) -> Result<(Recovered, u64), StoreError> {
+    let refused = |source| StoreError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut reader = BufReader::new(log);
+    let mut events = Vec::new();
+    let mut last_ms = 0;
+    let mut damaged = None;
+    let (mut line, mut offset) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        let len = reader.read_until(b'\n', &mut line).map_err(refused)?;
+        if len == 0 {
+            break;
+        }
+        match (Entry::read(&line), damaged) {
+            (Some(entry), None) => {
+                last_ms = entry.at_ms;
+                events.extend(entry.event);
+            }
+            (Some(_), Some(offset)) => {
+                let path = path.to_owned();
+                return Err(StoreError::Damaged { path, offset });
+            }
+            (None, _) => damaged = damaged.or(Some(offset)),
+        }
+        offset += len as u64;
+    }
+    let now_ms = Entry::new(since_1970, None).at_ms;
+    age(
+        &mut events,
+        Duration::from_millis(now_ms.saturating_sub(last_ms)),
+    );
+    let recovered = Recovered {
+        events,
+        torn_bytes: 0,
+    };
+    Ok((recovered, damaged.unwrap_or(offset)))
+}
+
+/// Takes the time without a server off all lifetimes. Refreshes are not stored: every
+/// registration counts as refreshed when the server was last alive.
+fn age(events: &mut [StoreEvent], downtime: Duration) {
+    for event in events {
+        if let StoreEvent::Registered { lifetime, .. } = event {
+            *lifetime = lifetime.saturating_sub(downtime);
+        }
+    }
+}
+
+/// The stored registrations cannot be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another process holds the state directory.
+    #[error("{}: another map server uses this state directory; stop it, or set another state_dir", path.display())]
+    InUse {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// Good lines follow a damaged one: no crash leaves that behind.
+    #[error(
+        "{}: damaged at byte {offset}; restore the file, or move it away: xTRs register again within a minute, \
+         and Map-Registers recorded earlier could be replayed until then", path.display()
+    )]
+    Damaged {
+        /// The log.
+        path: PathBuf,
+        /// Where the damaged line begins.
+        offset: u64,
+    },
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason the system gives.
+        source: io::Error,
+    },
+}
