@@ -79,7 +79,18 @@ impl<'a> LocatorView<'a> {
 }
 
 /// Writes one locator.
-pub(crate) const FLAG_LOCAL: u16 = 0x0004;
+pub(crate) fn write_locator(writer: &mut Writer<'_>, locator: &Locator) {
+    writer.bytes(&[locator.priority, locator.weight]);
+    writer.bytes(&[MULTICAST_UNUSED, 0]);
+    writer.u16(
+        flag16(locator.local, FLAG_LOCAL)
+            | flag16(locator.probed, FLAG_PROBED)
+            | flag16(locator.reachable, FLAG_REACHABLE),
+    );
+    wireguard::write_rloc(writer, &locator.rloc);
+}
+
+const FLAG_LOCAL: u16 = 0x0004;
 const FLAG_PROBED: u16 = 0x0002;
 const FLAG_REACHABLE: u16 = 0x0001;
 
