@@ -185,6 +185,10 @@ impl Device {
     /// # Errors
     /// The bytes are not an IP packet, or the queue is full.
     pub fn inject(&self, packet: &[u8]) -> Result<(), DeviceError> {
+        if !is_ip(packet) {
+            let name = self.name().to_owned();
+            return Err(DeviceError::NotIp { name });
+        }
         match &self.plane {
             Plane::Kernel(kernel) => kernel.inject(packet, self.name()),
             Plane::Embedded(embedded) => embedded.inject(packet, self.name()),
@@ -226,6 +230,15 @@ impl Device {
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({}, {})", self.name(), self.backend())
+    }
+}
+
+/// Whether the bytes begin with a whole IPv4 or IPv6 header.
+fn is_ip(packet: &[u8]) -> bool {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.len() >= 20,
+        Some(6) => packet.len() >= 40,
+        _ => false,
     }
 }
 

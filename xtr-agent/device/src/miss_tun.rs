@@ -30,16 +30,29 @@ impl MissTun {
 
     /// Waits for a packet; returns its length. Cancelling loses nothing.
     ///
+    /// Multicast is passed over: it has no owner to resolve, and a router's kernel sends group
+    /// reports through every interface.
+    ///
     /// # Errors
     /// The interface is gone.
     pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.device.recv(buffer).await
+        loop {
+            let length = self.device.recv(buffer).await?;
+            if !is_multicast(buffer) {
+                return Ok(length);
+            }
+        }
     }
 
     /// Takes a packet that is there, without waiting.
     pub fn try_recv(&self, buffer: &mut [u8]) -> Option<usize> {
         let device: &::tun::Device = &self.device;
-        device.recv(buffer).ok()
+        loop {
+            let length = device.recv(buffer).ok()?;
+            if !is_multicast(buffer) {
+                return Some(length);
+            }
+        }
     }
 
     /// Hands a packet to the local stack, as if it had been received.
@@ -59,3 +72,31 @@ impl MissTun {
 }
 
 pub(crate) const OPENING_NETLINK: &str = "opening netlink for interface";
+
+/// Whether the packet at the front of `buffer` goes to a group.
+fn is_multicast(buffer: &[u8]) -> bool {
+    match buffer {
+        [first, ..] if first >> 4 == 4 => buffer.get(16).is_some_and(|byte| byte >> 4 == 0xe),
+        _ => buffer.get(24) == Some(&0xff),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_told_from_hosts_in_both_families() {
+        let packet = |version: u8, at: usize, destination: u8| {
+            let mut packet = [0; 40];
+            packet[0] = version << 4;
+            packet[at] = destination;
+            packet
+        };
+        assert!(is_multicast(&packet(4, 16, 224)));
+        assert!(!is_multicast(&packet(4, 16, 10)));
+        assert!(is_multicast(&packet(6, 24, 0xff)));
+        assert!(!is_multicast(&packet(6, 24, 0xfd)));
+        assert!(!is_multicast(&[]));
+    }
+}

@@ -106,17 +106,15 @@ impl Kernel {
         Ok(description.peers)
     }
 
-    /// Sends a packet out through the interface at once.
+    /// Sends an IP packet out through the interface at once.
     pub(crate) fn inject(&self, packet: &[u8], name: &str) -> Result<(), DeviceError> {
-        let name = || name.to_owned();
-        match self.packets.send(packet) {
-            Some(Ok(())) => Ok(()),
-            None => Err(DeviceError::NotIp { name: name() }),
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(DeviceError::QueueFull { name: name() })
+        self.packets.send(packet).map_err(|source| {
+            if source.kind() == io::ErrorKind::WouldBlock {
+                let name = name.to_owned();
+                return DeviceError::QueueFull { name };
             }
-            Some(Err(source)) => Err(DeviceError::system(INJECTING, &name(), source)),
-        }
+            DeviceError::system(INJECTING, name, source)
+        })
     }
 
     fn changes(&self) -> MutexGuard<'_, WireGuard> {

@@ -28,14 +28,12 @@ impl PacketSocket {
         })
     }
 
-    /// Sends one packet; `None` when it is not an IP packet.
-    pub(crate) fn send(&self, packet: &[u8]) -> Option<io::Result<()>> {
-        let destination = match packet.first()? >> 4 {
-            4 => &self.ipv4,
-            6 => &self.ipv6,
-            _ => return None,
-        };
-        Some(self.socket.send_to(packet, destination).map(|_| ()))
+    /// Sends one IP packet.
+    pub(crate) fn send(&self, packet: &[u8]) -> io::Result<()> {
+        let is_ipv4 = packet.first().is_some_and(|byte| byte >> 4 == 4);
+        let destination = if is_ipv4 { &self.ipv4 } else { &self.ipv6 };
+        self.socket.send_to(packet, destination)?;
+        Ok(())
     }
 }
 

@@ -91,8 +91,8 @@ impl Links {
 
     /// Brings the interface up without link-local addresses and without multicast.
     ///
-    /// The kernel would else send router solicitations and multicast reports of its own through
-    /// it: for an overlay interface those are packets to unknown destinations.
+    /// The kernel, or a daemon that announces services, would else talk through it: for an overlay
+    /// interface those are packets to unknown destinations.
     pub(crate) fn bring_up(&mut self, index: u32) -> io::Result<()> {
         let no_link_local = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         let mut message = LinkMessage::default();

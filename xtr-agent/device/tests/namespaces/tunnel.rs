@@ -1,12 +1,11 @@
 //! Two devices on one cable, with every data plane this machine has.
 
-#[cfg(test)]
-mod support;
-
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use support::{Cable, Node, PORT, bind, is_silent, receive, udp_packet, with_each_backend};
+use crate::support::{
+    Cable, Node, PORT, bind, config, is_silent, receive, udp_packet, with_each_backend,
+};
 use wg_device::{BackendChoice, Device, DeviceError, PeerSpec, PrivateKey};
 
 #[test]
@@ -265,7 +264,7 @@ fn a_removed_peer_is_neither_sent_to_nor_heard() {
 fn many_peers_with_many_allowed_ips_are_all_read_back() {
     with_each_backend(|choice| async move {
         let key = PrivateKey::generate();
-        let config = support::config("lisp0", &key, 0, &[]);
+        let config = config("lisp0", &key, 0, &[]);
         let device = Device::create(config, choice).await.unwrap();
         let mut keys = Vec::new();
         for number in 0..300_u16 {

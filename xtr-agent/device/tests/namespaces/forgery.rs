@@ -1,0 +1,46 @@
+//! A packet from the underlay that claims to come out of the tunnel.
+
+use std::net::SocketAddr;
+
+use tokio::net::UdpSocket;
+use wg_device::bind_control_socket;
+
+use crate::support::{Cable, Node, PORT, ip, is_silent, receive, with_each_backend};
+
+#[test]
+fn a_forged_inner_source_is_heard_without_the_device_and_not_with_it() {
+    with_each_backend(|choice| async move {
+        let cable = Cable::lay();
+        let inner = ["10.0.0.1/32", "fd00:1::1/128"];
+        let near = Node::start(choice, "lispc0", "192.0.2.1", &inner).await;
+        // The forger sends in clear to the inner address, from an inner address.
+        cable.far.enter();
+        ip("addr add 10.0.0.2/32 dev lo");
+        ip("addr add fd00:1::2/128 dev lo nodad");
+        ip("route add 10.0.0.1 via 192.0.2.1");
+        ip("route add fd00:1::1 via 2001:db8::1");
+        for (target, forged) in [("10.0.0.1", "10.0.0.2"), ("fd00:1::1", "fd00:1::2")] {
+            cable.far.enter();
+            let forger = UdpSocket::bind((forged, PORT)).await.unwrap();
+            cable.near.enter();
+            let open = bind_control_socket(addr(target), None).unwrap();
+            forger.send_to(b"forged", addr(target)).await.unwrap();
+            // The proof that the forgery works.
+            assert_eq!(
+                receive(&open).await,
+                ("forged".into(), forged.parse().unwrap())
+            );
+            drop(open);
+            let bound = bind_control_socket(addr(target), Some(near.device.name())).unwrap();
+            forger.send_to(b"forged", addr(target)).await.unwrap();
+            assert!(
+                is_silent(&bound).await,
+                "{target} took a packet of the underlay"
+            );
+        }
+    });
+}
+
+fn addr(address: &str) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), PORT)
+}

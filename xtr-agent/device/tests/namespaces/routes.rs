@@ -1,0 +1,129 @@
+//! Routes: added once, removed exactly, and nobody else's touched.
+
+use wg_device::{DeviceError, RouteSpec, Routes};
+
+use crate::support::{in_namespace, ip, route};
+
+#[test]
+fn a_route_has_its_metric_and_source() {
+    in_namespace(|| async {
+        let routes = with_two_interfaces();
+        ip("addr add 10.0.0.1/32 dev left0");
+        ip("addr add fd00:1::1/128 dev left0 nodad");
+        for (prefix, source) in [("10.1.0.0/16", "10.0.0.1"), ("fd00:2::/48", "fd00:1::1")] {
+            let spec = RouteSpec {
+                source: Some(source.parse().unwrap()),
+                ..route(prefix, "left0")
+            };
+            routes.add(&spec).unwrap();
+            let shown = show(prefix);
+            for part in [
+                "dev left0",
+                "metric 50",
+                &format!("src {source}"),
+                "proto 76",
+            ] {
+                assert!(shown.contains(part), "{part}: {shown}");
+            }
+            routes.remove(&spec).unwrap();
+        }
+    });
+}
+
+#[test]
+fn adding_twice_is_one_route_and_removing_twice_is_none() {
+    in_namespace(|| async {
+        let routes = with_two_interfaces();
+        for prefix in ["10.1.0.0/16", "10.1.2.3/32", "fd00:2::/48", "fd00:2::7/128"] {
+            let spec = route(prefix, "left0");
+            routes.add(&spec).unwrap();
+            routes.add(&spec).unwrap();
+            assert_eq!(count(prefix), 1, "{prefix}");
+            routes.remove(&spec).unwrap();
+            routes.remove(&spec).unwrap();
+            assert_eq!(count(prefix), 0, "{prefix}");
+        }
+    });
+}
+
+#[test]
+fn a_route_of_another_interface_is_in_the_way_and_named() {
+    in_namespace(|| async {
+        let routes = with_two_interfaces();
+        for prefix in ["10.1.0.0/16", "0.0.0.0/0", "fd00:2::/48", "::/0"] {
+            ip(&format!("route add {prefix} dev right0 metric 50"));
+            let refused = routes.add(&route(prefix, "left0")).unwrap_err();
+            assert!(
+                matches!(&refused, DeviceError::RouteTaken { owner, .. } if owner == "right0"),
+                "{refused}"
+            );
+            // With another metric both have room.
+            let other = RouteSpec {
+                metric: 60,
+                ..route(prefix, "left0")
+            };
+            routes.add(&other).unwrap();
+            routes.remove(&other).unwrap();
+            assert_eq!(count(prefix), 1, "{prefix}");
+        }
+    });
+}
+
+#[test]
+fn a_route_somebody_else_added_through_our_interface_is_used_and_left() {
+    in_namespace(|| async {
+        let routes = with_two_interfaces();
+        for prefix in ["10.1.0.0/16", "fd00:2::/48"] {
+            ip(&format!(
+                "route add {prefix} dev left0 metric 50 proto static"
+            ));
+            let spec = route(prefix, "left0");
+            routes.add(&spec).unwrap();
+            routes.remove(&spec).unwrap();
+            assert_eq!(count(prefix), 1, "{prefix}");
+        }
+    });
+}
+
+#[test]
+fn a_route_an_earlier_run_left_is_adopted() {
+    in_namespace(|| async {
+        let spec = route("10.1.0.0/16", "left0");
+        with_two_interfaces().add(&spec).unwrap();
+        let routes = Routes::new().unwrap();
+        routes.add(&spec).unwrap();
+        routes.remove(&spec).unwrap();
+        assert_eq!(count("10.1.0.0/16"), 0);
+    });
+}
+
+#[test]
+fn a_route_through_no_interface_is_refused() {
+    in_namespace(|| async {
+        let refused = Routes::new()
+            .unwrap()
+            .add(&route("10.1.0.0/16", "none"))
+            .unwrap_err();
+        assert!(
+            matches!(refused, DeviceError::NoInterface { .. }),
+            "{refused}"
+        );
+    });
+}
+
+fn with_two_interfaces() -> Routes {
+    for name in ["left0", "right0"] {
+        ip(&format!("tuntap add {name} mode tun"));
+        ip(&format!("link set {name} up"));
+    }
+    Routes::new().unwrap()
+}
+
+fn count(prefix: &str) -> usize {
+    show(prefix).lines().count()
+}
+
+fn show(prefix: &str) -> String {
+    let family = if prefix.contains(':') { "-6" } else { "-4" };
+    ip(&format!("{family} route show exact {prefix}"))
+}
