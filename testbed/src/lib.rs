@@ -1,21 +1,29 @@
 //! Whole networks in namespaces, with real daemons in them.
+mod binaries;
 pub mod cleanup;
 mod clock;
+mod daemon;
 mod error;
 mod link;
 mod namespace;
 mod netlink;
+mod network;
 mod probe;
 mod snapshot;
 mod spawner;
 mod sys;
 mod testbed;
 mod topology;
+pub use binaries::Binaries;
 pub use clock::{monotonic_ns, sleep, sleep_until, wall_ns};
+pub use daemon::{Daemon, DaemonSpec, EventLog, LogEvent, LogPosition};
 pub use error::TestbedError;
 pub use link::{DirectionCounters, Link, LinkEnd, LinkKind, LinkParams, Share};
 pub use namespace::Namespace;
 pub use netlink::InterfaceCounters;
+pub use network::{
+    CONTROL_INTERFACE, DataPlane, Endpoint, Network, NetworkOptions, Node, SERVER_CONTROL_INTERFACE,
+};
 pub use probe::{EchoReply, Ping, PingReport, UdpProbe, UdpReport};
 pub use snapshot::Snapshot;
 pub use testbed::Testbed;

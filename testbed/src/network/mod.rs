@@ -1,0 +1,277 @@
+//! The standard Lispwire network: one map server and endpoints around a switch.
+
+mod config;
+mod node;
+
+use std::net::IpAddr;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::binaries::Binaries;
+use crate::daemon::{EventLog, LogEvent};
+use crate::error::{Doing, TestbedError};
+use crate::link::LinkParams;
+use crate::namespace::Namespace;
+use crate::testbed::Testbed;
+use crate::topology::{Topology, Underlay};
+pub use config::{CONTROL_INTERFACE, SERVER_CONTROL_INTERFACE};
+use config::{EndpointConfig, ServerConfig, XtrEntry};
+pub use node::Node;
+use node::public_keys;
+
+/// Time that registering may take: with lost packets a WireGuard handshake is repeated after 5 s.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time that a running agent may take to tell its peers.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+const SERVER: &str = "server";
+const ENDPOINT_NAMES: [&str; 6] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"];
+
+/// Which WireGuard the daemons shall use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataPlane {
+    /// The kernel's where it has one, else the embedded one.
+    #[default]
+    Auto,
+    /// The kernel's.
+    Kernel,
+    /// The one inside the daemons.
+    Embedded,
+}
+
+/// What network to build.
+#[derive(Clone, Debug)]
+pub struct NetworkOptions {
+    /// How many endpoints.
+    pub endpoints: usize,
+    /// What every link does, one way.
+    pub links: LinkParams,
+    /// Addresses of the hosts. WireGuard runs over IPv4 where there is a choice.
+    pub underlay: Underlay,
+    /// Which WireGuard.
+    pub data_plane: DataPlane,
+    /// Lines for every agent's configuration, before its `[map_server]`.
+    pub agent_toml: String,
+    /// Lines for the server's configuration, before its `[control]`.
+    pub server_toml: String,
+    /// What the links' random decisions start from.
+    pub seed: u64,
+}
+
+impl Default for NetworkOptions {
+    fn default() -> Self {
+        Self {
+            endpoints: 2,
+            links: LinkParams::default(),
+            underlay: Underlay::default(),
+            data_plane: DataPlane::default(),
+            agent_toml: String::new(),
+            server_toml: String::new(),
+            seed: 1,
+        }
+    }
+}
+
+/// A map server and endpoints; keys and configuration files exist, daemons run once started.
+pub struct Network {
+    /// The map server.
+    pub server: Node,
+    /// The endpoints, in the order of their addresses.
+    pub endpoints: Vec<Endpoint>,
+    /// What all daemons say.
+    pub log: EventLog,
+    binaries: Binaries,
+    // Last: they outlive what runs in them.
+    _topology: Topology,
+    testbed: Testbed,
+}
+
+/// An endpoint with its identities.
+pub struct Endpoint {
+    /// The host and its agent.
+    pub node: Node,
+    /// What lives here, IPv4 and IPv6.
+    pub eids: [IpAddr; 2],
+    /// Key of its tunnel to the map server, in base64.
+    pub control_key: String,
+    /// Key of its tunnels to other endpoints, in base64.
+    pub data_key: String,
+}
+
+impl Network {
+    /// Builds the network, makes keys and configuration files, and starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// When not root, when a program is missing, or when the system is out of something.
+    pub fn prepare(options: &NetworkOptions, binaries: Binaries) -> Result<Self, TestbedError> {
+        let testbed = Testbed::new(options.seed)?;
+        let mut topology = Topology::new(&testbed, options.underlay)?;
+        let directory = testbed.directory();
+        let server_host = topology.add_host(SERVER, options.links)?;
+        let mut server = Node::new(server_host, &binaries.map_server, directory)?;
+        let mut server_config = ServerConfig::new(options, &server.state_dir);
+        server.write_config(&server_config.to_string())?;
+        let [server_key] = public_keys(&binaries.map_server, &server.config)?;
+        let server_address = server.underlay_address()?;
+        let mut endpoints = Vec::new();
+        for number in 1..=options.endpoints {
+            let host = topology.add_host(&endpoint_name(number), options.links)?;
+            let mut node = Node::new(host, &binaries.xtr_agent, directory)?;
+            let config = EndpointConfig::new(
+                options,
+                number,
+                &node.state_dir,
+                &server_key,
+                server_address,
+            );
+            node.write_config(&config.to_string())?;
+            let [control_key, data_key] = public_keys(&binaries.xtr_agent, &node.config)?;
+            server_config
+                .xtrs
+                .push(XtrEntry::new(node.name(), &control_key, &config));
+            endpoints.push(Endpoint {
+                node,
+                eids: config.eids,
+                control_key,
+                data_key,
+            });
+        }
+        server.write_config(&server_config.to_string())?;
+        let log = EventLog::default();
+        Ok(Self {
+            server,
+            endpoints,
+            log,
+            binaries,
+            _topology: topology,
+            testbed,
+        })
+    }
+
+    /// Builds the network, starts all daemons and waits until all endpoints are registered.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`](Self::prepare), or when a daemon fails.
+    pub fn start(options: &NetworkOptions) -> Result<Self, TestbedError> {
+        let mut network = Self::prepare(options, Binaries::up_to_date(|_| ())?)?;
+        network.start_all()?;
+        Ok(network)
+    }
+
+    /// Starts all daemons and waits until all endpoints are registered.
+    ///
+    /// # Errors
+    ///
+    /// When a daemon cannot be started, ends, or does not register in time.
+    pub fn start_all(&mut self) -> Result<(), TestbedError> {
+        self.server.start(&self.log)?;
+        self.server
+            .daemon()?
+            .wait_for("started", REGISTER_TIMEOUT)?;
+        for endpoint in &mut self.endpoints {
+            endpoint.node.start(&self.log)?;
+        }
+        self.endpoints
+            .iter()
+            .try_for_each(Endpoint::wait_until_registered)
+    }
+
+    /// Stops all daemons that run: the agents, then the server.
+    ///
+    /// # Errors
+    ///
+    /// When one does not end in time or ends with a failure.
+    pub fn stop_all(&mut self) -> Result<(), TestbedError> {
+        for endpoint in &mut self.endpoints {
+            endpoint.node.stop()?;
+        }
+        self.server.stop()
+    }
+
+    /// Asks the map server for `eid` from an endpoint, with `lig`; returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When `lig` cannot be started.
+    pub fn lig(
+        &self,
+        from: &Endpoint,
+        eid: IpAddr,
+        flags: &[&str],
+    ) -> Result<Output, TestbedError> {
+        let server = config::SERVER_CONTROL_ADDRESS.to_string();
+        let eid = eid.to_string();
+        let mut command = Command::new(&self.binaries.lig);
+        command.args([&eid, "--server", &server]).args(flags);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = from.node.host.namespace.spawn(command)?;
+        child.wait_with_output().doing("run", "lig")
+    }
+
+    /// The endpoint of this name.
+    pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
+        self.endpoints
+            .iter()
+            .find(|endpoint| endpoint.node.name() == name)
+    }
+
+    /// The testbed the network is part of.
+    pub fn testbed(&self) -> &Testbed {
+        &self.testbed
+    }
+}
+
+impl Endpoint {
+    /// The agent's name.
+    pub fn name(&self) -> &str {
+        self.node.name()
+    }
+
+    /// Where the agent runs.
+    pub fn namespace(&self) -> &Namespace {
+        &self.node.host.namespace
+    }
+
+    /// Waits until the map server has acknowledged all of the endpoint's prefixes.
+    ///
+    /// # Errors
+    ///
+    /// When that takes too long or the agent ends.
+    pub fn wait_until_registered(&self) -> Result<(), TestbedError> {
+        let daemon = self.node.daemon()?;
+        for eid in self.eids {
+            let position = daemon.started_at();
+            daemon.wait_since(position, "registered", REGISTER_TIMEOUT, |event| {
+                is_host_prefix(event.text("eid"), eid)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Asks the agent which peers it has (SIGUSR1): an event with `count` and `peers`.
+    ///
+    /// # Errors
+    ///
+    /// When the agent does not run or does not answer.
+    pub fn report_peers(&self, log: &EventLog) -> Result<LogEvent, TestbedError> {
+        let daemon = self.node.daemon()?;
+        let position = log.position();
+        daemon.signal(nix::sys::signal::Signal::SIGUSR1)?;
+        daemon.wait_since(position, "peers", REPORT_TIMEOUT, |_| true)
+    }
+}
+
+fn endpoint_name(number: usize) -> String {
+    let known = ENDPOINT_NAMES.get(number.wrapping_sub(1));
+    known.map_or_else(|| format!("endpoint-{number}"), ToString::to_string)
+}
+
+fn is_host_prefix(prefix: &str, eid: IpAddr) -> bool {
+    prefix
+        .split_once('/')
+        .is_some_and(|(address, _)| address.parse() == Ok(eid))
+}
