@@ -1,5 +1,6 @@
 //! `xtr-agent`: an endpoint of a Lispwire network.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -118,9 +119,11 @@ fn with_config(path: &Path, run: impl FnOnce(Config) -> Result<()>) -> ExitCode 
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("warn,xtr_agent=info,wg_device=info"));
+        .unwrap_or_else(|_| EnvFilter::new("warn,gotatun=off,xtr_agent=info,wg_device=info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.init(),

@@ -114,6 +114,7 @@ impl Agent {
             actions.count(DropReason::NotAMapServer);
             return;
         };
+        self.heard = now;
         match decode(bytes) {
             Err(_) => actions.count(DropReason::Malformed),
             Ok(Message::MapReply(reply)) => self.map_reply(now, &reply, actions),

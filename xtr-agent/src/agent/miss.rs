@@ -198,6 +198,7 @@ impl Agent {
         let wait = REQUEST_RETRY
             .saturating_mul(1 << tries)
             .min(self.config.hold);
+        self.unanswered(now, tries, actions);
         self.send_request(source, IpNet::from(dst), nonce, tries, actions);
         self.deadlines.set(Timer::Request(dst), now + wait);
     }

@@ -168,6 +168,9 @@ pub enum Action {
     },
     /// Starts a handshake with the peer now.
     Kick(PublicKey),
+    /// Sets the control tunnel up anew: the map server may have restarted and
+    /// lost its half of the session.
+    RenewControlTunnel,
     /// Reports back with [`Input::PeerStats`] of these peers.
     ReadPeerStats(Vec<PublicKey>),
     /// Sends a held packet out through the data interface.
@@ -246,6 +249,10 @@ pub struct Agent {
     /// Mappings whose use is being looked at before they run out.
     refresh_checks: BTreeSet<IpNet>,
     liveness: Liveness,
+    /// When a map server was last heard of.
+    heard: Timestamp,
+    /// When the control tunnel was last set up anew.
+    renewed: Timestamp,
     /// Whether the next counters are for `liveness`.
     liveness_asked: bool,
     deadlines: Deadlines<Timer>,
@@ -272,6 +279,8 @@ impl Agent {
             watched: BTreeMap::new(),
             refresh_checks: BTreeSet::new(),
             liveness: Liveness::default(),
+            heard: Timestamp::ZERO,
+            renewed: Timestamp::ZERO,
             liveness_asked: false,
             deadlines: Deadlines::default(),
             stopping: false,
@@ -336,7 +345,13 @@ impl Agent {
 
     fn timer(&mut self, now: Timestamp, timer: Timer, actions: &mut Actions) {
         match timer {
-            Timer::Register(index) => self.register(now, index, actions),
+            Timer::Register(index) => {
+                let registration = self.registrations.get(index);
+                if registration.is_some_and(Registration::unacknowledged) {
+                    self.unanswered(now, 2, actions);
+                }
+                self.register(now, index, actions);
+            }
             Timer::Request(dst) => self.retry_request(now, dst, actions),
             Timer::Entry(prefix) => self.entry_due(now, prefix, actions),
             Timer::Refresh(prefix) => self.refresh_due(prefix, actions),
@@ -352,6 +367,16 @@ impl Agent {
         let prefixes: Vec<IpNet> = self.cache.iter().map(|(prefix, _)| prefix).collect();
         for prefix in prefixes {
             self.forget(prefix, actions);
+        }
+    }
+
+    /// A map server did not answer in time, for the `unanswered`th time.
+    /// WireGuard would notice a restarted map server only after 15 s.
+    fn unanswered(&mut self, now: Timestamp, unanswered: u32, actions: &mut Actions) {
+        let silent = now - self.heard >= limits::CONTROL_SILENCE;
+        if (silent || unanswered > 1) && now - self.renewed >= limits::CONTROL_RENEWAL {
+            self.renewed = now;
+            actions.push(Action::RenewControlTunnel);
         }
     }
 

@@ -47,6 +47,11 @@ impl Registration {
         true
     }
 
+    /// Whether a Map-Register is out and not acknowledged.
+    pub(super) fn unacknowledged(&self) -> bool {
+        self.outstanding.is_some()
+    }
+
     /// When the map server last acknowledged a Map-Register.
     #[must_use]
     pub(super) fn acknowledged(&self) -> Option<Timestamp> {

@@ -209,6 +209,7 @@ fn story(actions: &[Action]) -> Vec<String> {
                 Change::RemoveRoute(prefix) => format!("no route {prefix}"),
             },
             Action::Kick(_) => "kick".to_owned(),
+            Action::RenewControlTunnel => "new control tunnel".to_owned(),
             Action::Reinject(packet) => format!("sent on {}", packet.last()?),
             Action::Deliver(_) => "icmp".to_owned(),
             Action::Count(reason) => format!("{reason:?}"),
@@ -338,6 +339,28 @@ fn one_request_per_destination_and_then_a_refusal() {
         .iter()
         .filter(|action| matches!(action, Action::Deliver(_)));
     assert_eq!(icmp.count(), 21);
+}
+
+#[test]
+fn a_map_server_that_lost_the_control_tunnel_is_reached_through_a_new_one() {
+    let mut bench = Bench::new();
+    bench.now = Timestamp::ZERO + Duration::from_secs(100);
+    bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let retried = bench.after(limits::REQUEST_RETRY);
+    assert_eq!(story(&retried), ["new control tunnel", "request"]);
+    let retried = bench.after(limits::REQUEST_RETRY * 2);
+    assert_eq!(story(&retried), ["request"], "not more than once a second");
+
+    let mut bench = Bench::new();
+    bench.now = Timestamp::ZERO + Duration::from_secs(100);
+    bench.notify(1, &record("10.0.0.9/32", SMALLER, Ttl::WITHDRAW));
+    bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let retried = bench.after(limits::REQUEST_RETRY);
+    assert_eq!(
+        story(&retried),
+        ["request"],
+        "one lost datagram is no reason"
+    );
 }
 
 #[test]

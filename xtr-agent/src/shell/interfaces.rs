@@ -27,7 +27,7 @@ const CONTROL_KEEPALIVE_S: u16 = 25;
 /// Everything the agent made on this host.
 pub(super) struct Interfaces {
     pub(super) control: UdpSocket,
-    control_device: Option<Device>,
+    control_tunnel: Option<(Device, PeerSpec)>,
     pub(super) data: Device,
     pub(super) miss: MissTun,
     routes: Routes,
@@ -43,7 +43,7 @@ impl Interfaces {
     ) -> Result<Self> {
         let server = config.map_server.address;
         let routes = Routes::new().context("no access to the routing tables")?;
-        let control_device = match &config.map_server.access {
+        let control_tunnel = match &config.map_server.access {
             Access::Tunnel {
                 public_key,
                 endpoint,
@@ -64,12 +64,12 @@ impl Interfaces {
                     source: Some(control_address),
                 };
                 routes.add(&to_server)?;
-                Some(device)
+                Some((device, peer))
             }
             Access::Plain { .. } => None,
         };
         let bind = SocketAddr::new(control_address, server.port());
-        let device = control_device.as_ref().map(Device::name);
+        let device = control_tunnel.as_ref().map(|(device, _)| device.name());
         let control = bind_control_socket(bind, device)
             .with_context(|| format!("control socket on {bind}"))?;
         let sources = host_addresses(&config.eid_prefixes);
@@ -87,7 +87,7 @@ impl Interfaces {
         let miss = MissTun::create(&config.interfaces.miss, config.mtu)?;
         let made = Self {
             control,
-            control_device,
+            control_tunnel,
             data,
             miss,
             routes,
@@ -153,6 +153,20 @@ impl Interfaces {
             .find(|addr| addr.is_ipv4() == family)
     }
 
+    /// Forgets the session with the map server; the next datagram makes a new one.
+    pub(super) async fn renew_control_tunnel(&self) {
+        let Some((device, peer)) = &self.control_tunnel else {
+            return;
+        };
+        let renewed = async {
+            device.remove_peer(&peer.key).await?;
+            device.set_peer(peer).await
+        };
+        if let Err(error) = renewed.await {
+            warn!(%error, "control tunnel not renewed");
+        }
+    }
+
     pub(super) async fn kick(&mut self, key: &PublicKey) {
         if let Err(error) = self.data.kick(key).await {
             warn!(key = %key.short(), %error, "handshake not started");
@@ -214,7 +228,7 @@ impl Interfaces {
     pub(super) async fn close(self) {
         let Self {
             control,
-            control_device,
+            control_tunnel,
             data,
             miss,
             routes,
@@ -224,8 +238,8 @@ impl Interfaces {
         drop(miss);
         drop(routes);
         data.close().await;
-        if let Some(control_device) = control_device {
-            control_device.close().await;
+        if let Some((device, _)) = control_tunnel {
+            device.close().await;
         }
     }
 }

@@ -280,6 +280,7 @@ impl Shell {
             }
             Action::Apply { id, change } => self.apply(id, change).await,
             Action::Kick(key) => self.interfaces.kick(&key).await,
+            Action::RenewControlTunnel => self.interfaces.renew_control_tunnel().await,
             Action::ReadPeerStats(keys) => {
                 let stats = self.interfaces.stats(&keys).await;
                 self.inbox.push_back(Report::Stats(stats));
