@@ -118,3 +118,225 @@ impl MapServer {
         if known { usize::MAX } else { origin.len }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Options, Rate};
+    use crate::server::bench::{
+        Bench, Sent, ecm, eid, ip, plain_record, request, request_with, socket,
+    };
+    use lisp_proto::RequestFlags;
+
+    const STRANGER: &str = "198.51.100.66:1234";
+
+    #[test]
+    fn probes_and_solicitations_are_not_for_a_map_server() {
+        let probe = RequestFlags {
+            probe: true,
+            ..RequestFlags::default()
+        };
+        dropped(DropReason::Probe, Via::Plain, |itr| {
+            request_with(probe, None, itr, &["10.0.0.1"], 1)
+        });
+        let smr = RequestFlags {
+            smr: true,
+            ..RequestFlags::default()
+        };
+        dropped(DropReason::Smr, Via::Plain, |itr| {
+            request_with(smr, None, itr, &["10.0.0.1"], 1)
+        });
+    }
+
+    #[test]
+    fn an_answer_never_goes_to_an_address_the_request_did_not_come_from() {
+        let victim = ip("203.0.113.9");
+        dropped(DropReason::ForeignItrRloc, Via::Plain, |_| {
+            request(None, &[victim], &["10.0.0.1"], 1)
+        });
+        dropped(DropReason::ForeignItrRloc, Via::Plain, |_| {
+            request(None, &[], &["10.0.0.1"], 1)
+        });
+        dropped(DropReason::ForeignItrRloc, Via::Plain, |_| {
+            ecm(
+                "203.0.113.9",
+                5000,
+                "10.0.0.1",
+                &request(None, &[victim], &["10.0.0.1"], 1),
+            )
+        });
+    }
+
+    #[test]
+    fn only_enrolled_agents_ask_through_the_tunnel() {
+        dropped(DropReason::UnknownSource, Via::Tunnel, |itr| {
+            request(None, itr, &["10.0.0.1"], 1)
+        });
+    }
+
+    #[test]
+    fn a_request_without_eids_is_dropped() {
+        dropped(DropReason::NoEid, Via::Plain, |itr| {
+            request(None, itr, &[], 1)
+        });
+    }
+
+    #[test]
+    fn the_answer_to_an_ecm_goes_to_the_inner_port_of_the_outer_address() {
+        let mut bench = open_bench();
+        let inner = request(
+            None,
+            &[ip("192.0.2.1"), ip("198.51.100.66")],
+            &["10.0.0.1"],
+            5,
+        );
+        let sent = bench.datagram(
+            socket(STRANGER),
+            Via::Plain,
+            &ecm("192.0.2.1", 60_000, "10.0.0.1", &inner),
+        );
+        assert_eq!(sent[0].dst, socket("198.51.100.66:60000"));
+        assert_eq!(sent[0].reply().nonce.0, 5);
+        let sent = bench.datagram(socket(STRANGER), Via::Plain, &inner);
+        assert_eq!(sent[0].dst, socket(STRANGER), "bare: the port it came from");
+    }
+
+    #[test]
+    fn an_ecm_carries_nothing_but_a_map_request() {
+        let mut bench = open_bench();
+        let register = bench
+            .register_of("gear", &[plain_record("192.168.0.0/16", "192.0.2.200")])
+            .bytes();
+        let before = bench.server.fingerprint();
+        let inner = ecm("192.0.2.1", 4342, "10.0.0.1", &register);
+        assert_eq!(bench.datagram(socket(STRANGER), Via::Plain, &inner), []);
+        let nested = ecm(
+            "192.0.2.1",
+            4342,
+            "10.0.0.1",
+            &ecm("192.0.2.1", 4342, "10.0.0.1", &register),
+        );
+        assert_eq!(bench.datagram(socket(STRANGER), Via::Plain, &nested), []);
+        assert_eq!(
+            bench.count(DropReason::UnexpectedMessage) + bench.count(DropReason::Malformed),
+            2
+        );
+        assert_eq!(bench.server.fingerprint(), before);
+    }
+
+    #[test]
+    fn a_request_that_wants_no_reply_gets_none() {
+        let mut bench = open_bench();
+        let flags = RequestFlags {
+            no_reply: true,
+            ..RequestFlags::default()
+        };
+        let bytes = request_with(flags, None, &[socket(STRANGER).ip()], &["10.0.0.1"], 1);
+        assert_eq!(bench.datagram(socket(STRANGER), Via::Plain, &bytes), []);
+    }
+
+    #[test]
+    fn strangers_get_no_more_than_they_sent() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        let ask = |bench: &mut Bench, eid: &str| {
+            let bytes = request(None, &[socket(STRANGER).ip()], &[eid], 1);
+            let sent = bench.datagram(socket(STRANGER), Via::Plain, &bytes);
+            assert!(sent.iter().all(|sent| sent.bytes.len() <= bytes.len()));
+            sent.len()
+        };
+        assert_eq!(
+            ask(&mut bench, "10.0.0.1"),
+            0,
+            "a mapping is larger than the question"
+        );
+        assert_eq!(bench.count(DropReason::WouldAmplify), 1);
+        assert_eq!(ask(&mut bench, "172.16.0.1"), 1, "a negative answer is not");
+    }
+
+    #[test]
+    fn a_plain_source_that_registers_gets_whole_answers() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        let register = bench.register_of("gear", &[plain_record("192.168.0.0/16", "192.0.2.200")]);
+        bench.datagram(socket(STRANGER), Via::Plain, &register.bytes());
+        let bytes = request(None, &[socket(STRANGER).ip()], &["10.0.0.1"], 1);
+        assert_eq!(
+            bench.datagram(socket(STRANGER), Via::Plain, &bytes).len(),
+            1
+        );
+        bench.wait(limits::REGISTRATION_LIFETIME);
+        bench.register_all();
+        assert_eq!(
+            bench.datagram(socket(STRANGER), Via::Plain, &bytes).len(),
+            0,
+            "it no longer registers"
+        );
+    }
+
+    #[test]
+    fn several_eids_are_answered_in_one_reply() {
+        let mut bench = open_bench();
+        bench.register_all();
+        let eids = ["10.0.0.1", "10.0.0.2", "10.0.0.1", "172.16.0.1"];
+        let bytes = request(None, &[socket(STRANGER).ip()], &eids, 1);
+        let sent = bench.datagram(socket(STRANGER), Via::Plain, &bytes);
+        let eids: Vec<_> = sent[0]
+            .reply_records()
+            .iter()
+            .map(|record| record.eid)
+            .collect();
+        assert_eq!(eids, [eid("10.0.0.1"), eid("10.0.0.2"), eid("128.0.0.0/2")]);
+    }
+
+    #[test]
+    fn more_eids_than_are_answered_are_counted() {
+        let mut bench = open_bench();
+        let eids: Vec<_> = (0..20).map(|n| format!("172.16.{n}.1")).collect();
+        let eids: Vec<_> = eids.iter().map(String::as_str).collect();
+        let bytes = request(None, &[socket(STRANGER).ip()], &eids, 1);
+        let sent = bench.datagram(socket(STRANGER), Via::Plain, &bytes);
+        assert!(sent[0].reply_records().len() <= limits::RECORDS_PER_REPLY);
+        assert_eq!(bench.count(DropReason::TooManyEids), 1);
+    }
+
+    #[test]
+    fn a_source_that_asks_too_fast_is_slowed_down() {
+        let rate = Rate {
+            per_second: 10,
+            burst: 2,
+        };
+        let mut bench = Bench::with(Options {
+            request_rate: rate,
+            ..open()
+        });
+        let answered = (0..5)
+            .filter(|_| !bench.ask("a", "172.16.0.1").is_empty())
+            .count();
+        assert_eq!((answered, bench.count(DropReason::RateLimited)), (2, 3));
+        assert_eq!(bench.ask("b", "172.16.0.1").len(), 1, "others are not");
+        bench.register_all();
+    }
+
+    #[track_caller]
+    fn dropped(reason: DropReason, via: Via, bytes: impl Fn(&[std::net::IpAddr]) -> Vec<u8>) {
+        let mut bench = open_bench();
+        let before = bench.server.fingerprint();
+        let sent: Vec<Sent> =
+            bench.datagram(socket(STRANGER), via, &bytes(&[socket(STRANGER).ip()]));
+        assert_eq!((sent, bench.count(reason)), (vec![], 1));
+        assert_eq!(bench.server.fingerprint(), before);
+    }
+
+    /// Everybody may ask.
+    fn open() -> Options {
+        Options {
+            requests_from: vec!["0.0.0.0/0".parse().unwrap()],
+            ..Options::default()
+        }
+    }
+
+    fn open_bench() -> Bench {
+        Bench::with(open())
+    }
+}

@@ -83,7 +83,7 @@ impl Sites {
             name: xtr.name.clone(),
             control_address: xtr.control_address,
             replay_check: xtr.replay_check,
-            auth: xtr.auth.clone(),
+            auth: xtr.auth.clone().with_tag_len(false),
             full_tag_auth: xtr.auth.clone().with_tag_len(true),
             more_specifics: xtr.more_specifics,
         });
