@@ -271,7 +271,7 @@ impl Agent {
             if let Some(entry) = self.cache.get_mut(&prefix) {
                 entry.notified = Some(nonce);
             }
-            changes += self.await_changes(before, (index, nonce));
+            changes += self.await_changes(before, prefix, (index, nonce));
         }
         if changes == 0 {
             self.acknowledge(index, nonce, &records, actions);

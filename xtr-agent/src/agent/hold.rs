@@ -13,6 +13,13 @@ pub(super) struct HoldBudget {
     left: usize,
 }
 
+impl HoldBudget {
+    /// How many packets are held.
+    pub(super) const fn used(&self) -> usize {
+        HELD_IN_ALL.saturating_sub(self.left)
+    }
+}
+
 impl Default for HoldBudget {
     fn default() -> Self {
         Self { left: HELD_IN_ALL }

@@ -21,11 +21,11 @@ use super::peers::Remaining;
 use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
 
 /// A change that the data plane has not reported back yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pending {
     what: What,
-    /// The Map-Notify that is acknowledged after it.
-    ack: Option<(usize, Nonce)>,
+    /// The Map-Notifies that are acknowledged after it.
+    acks: Vec<(usize, Nonce)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,17 +113,34 @@ impl Agent {
     fn change(&mut self, what: What, change: Change, actions: &mut Actions) {
         let id = ChangeId(self.next_change);
         self.next_change += 1;
-        self.changes.insert(id, Pending { what, ack: None });
+        self.changes.insert(
+            id,
+            Pending {
+                what,
+                acks: Vec::new(),
+            },
+        );
         actions.push(Action::Apply { id, change });
     }
 
-    /// Makes the changes since `before` end in the acknowledgement `ack`, and
-    /// says how many those are.
-    pub(super) fn await_changes(&mut self, before: u64, ack: (usize, Nonce)) -> usize {
+    /// Makes the acknowledgement `ack` wait for the changes since `before`,
+    /// and for an installation of `prefix` that is still on its way. Says how
+    /// many those are.
+    pub(super) fn await_changes(
+        &mut self,
+        before: u64,
+        prefix: IpNet,
+        ack: (usize, Nonce),
+    ) -> usize {
         let mut count = 0;
-        for (_, pending) in self.changes.range_mut(ChangeId(before)..) {
-            if matches!(pending.what, What::Peer(..) | What::Removal) {
-                pending.ack = Some(ack);
+        for (id, pending) in &mut self.changes {
+            let wanted = match pending.what {
+                What::Peer(installing, _) => installing == prefix,
+                What::Removal => id.0 >= before,
+                What::Route(_) => false,
+            };
+            if wanted {
+                pending.acks.push(ack);
                 count += 1;
             }
         }
@@ -219,7 +236,7 @@ impl Agent {
             }
             What::Removal => {}
         }
-        if let Some(ack) = pending.ack {
+        for ack in pending.acks {
             self.change_done(ack, ok, actions);
         }
     }

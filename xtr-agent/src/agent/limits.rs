@@ -50,6 +50,6 @@ pub const SILENCE: Duration = Duration::from_secs(12);
 pub const SILENCE_BACKOFF_MAX: Duration = Duration::from_secs(120);
 /// A map server not heard of for this long may have lost the control tunnel
 /// when it does not answer at once.
-pub const CONTROL_SILENCE: Duration = Duration::from_secs(5);
+pub const CONTROL_SILENCE: Duration = Duration::from_secs(1);
 /// Shortest time between two renewals of the control tunnel.
 pub const CONTROL_RENEWAL: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@
 mod control;
 mod event;
 mod hold;
+mod inspect;
 mod install;
 mod ip_header;
 pub mod limits;
@@ -30,6 +31,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub use event::{Cause, DropReason, Event};
+pub use inspect::Sizes;
 pub use map_cache::{Chosen, State};
 pub use peers::PeerSpec;
 

@@ -291,6 +291,15 @@ fn a_push_installs_the_far_end_and_is_acknowledged_afterwards() {
 }
 
 #[test]
+fn a_repeated_push_is_not_acknowledged_before_the_peer_is_there() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    assert_eq!(story(&bench.notify(1, &far_end(SMALLER))), ["StaleNotify"]);
+    assert_eq!(story(&bench.notify(2, &far_end(SMALLER))), [""; 0]);
+    assert_eq!(story(&bench.done(&installing)), ["ack", "ack"], "one for each notify");
+}
+
+#[test]
 fn a_far_end_that_hears_nothing_starts_the_handshake_itself() {
     let mut bench = Bench::new();
     let installing = bench.notify(1, &far_end(SMALLER));
