@@ -82,6 +82,16 @@ pub enum DeviceError {
         /// The UDP port.
         port: u16,
     },
+    /// The kernel takes no IPv6 addresses.
+    #[error(
+        "adding address {address} to interface {name}: IPv6 is switched off here; switch it on with `sysctl net.ipv6.conf.default.disable_ipv6=0`, or leave IPv6 addresses out of the configuration"
+    )]
+    NoIpv6 {
+        /// The interface.
+        name: String,
+        /// The refused address.
+        address: IpNet,
+    },
     /// No interface of that name.
     #[error("{action} {name}: no interface of that name; was it deleted by hand?")]
     NoInterface {

@@ -76,9 +76,9 @@ impl LinkGuard {
     pub(crate) fn bring_up(&self, addresses: &[IpNet]) -> Result<(), DeviceError> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {
-            links.add_address(self.index, *address).map_err(|source| {
-                DeviceError::system("adding an address to", self.name(), source)
-            })?;
+            links
+                .add_address(self.index, *address)
+                .map_err(|source| refused_address(self.name(), *address, source))?;
         }
         links
             .bring_up(self.index)
@@ -92,6 +92,16 @@ impl Drop for LinkGuard {
         if let Err(error) = links.delete(self.index) {
             tracing::warn!(name = self.claim.name(), %error, "deleting interface failed");
         }
+    }
+}
+
+fn refused_address(name: &str, address: IpNet, source: io::Error) -> DeviceError {
+    match (address, source.raw_os_error()) {
+        (IpNet::V6(_), Some(libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => {
+            let name = name.to_owned();
+            DeviceError::NoIpv6 { name, address }
+        }
+        _ => DeviceError::system("adding an address to interface", name, source),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Routes into the overlay interfaces: added once, removed exactly.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +37,8 @@ pub struct Routes(Mutex<State>);
 struct State {
     links: Links,
     added: HashSet<RouteSpec>,
+    /// Interface indexes by name, as last looked up.
+    indexes: HashMap<String, u32>,
 }
 
 impl Routes {
@@ -48,6 +51,7 @@ impl Routes {
         Ok(Self(Mutex::new(State {
             links,
             added: HashSet::new(),
+            indexes: HashMap::new(),
         })))
     }
 
@@ -58,10 +62,17 @@ impl Routes {
     /// CAP_NET_ADMIN is missing.
     pub fn add(&self, spec: &RouteSpec) -> Result<(), DeviceError> {
         let mut state = self.state();
-        let index = state.index_of(ADDING, &spec.device)?;
-        let message = RouteNetlinkMessage::NewRoute(message(spec, index));
-        let socket = state.links.socket();
-        match socket.execute(message, NLM_F_CREATE | NLM_F_EXCL) {
+        let mut index = state.index_of(ADDING, &spec.device)?;
+        let mut result = state.create(spec, index);
+        if let Err(error) = &result
+            && error.raw_os_error() == Some(libc::ENODEV)
+        {
+            // The interface was made anew since its index was looked up.
+            state.indexes.remove(&spec.device);
+            index = state.index_of(ADDING, &spec.device)?;
+            result = state.create(spec, index);
+        }
+        match result {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
                 if !state.is_ours(spec, index)? {
                     return Ok(());
@@ -84,9 +95,10 @@ impl Routes {
         if !state.added.contains(spec) {
             return Ok(());
         }
+        // The routes of an interface go with it: no interface, or an index that is out of date,
+        // means that there is nothing left to remove.
         let index = match state.index_of(REMOVING, &spec.device) {
             Ok(index) => index,
-            // The routes of an interface go with it.
             Err(DeviceError::NoInterface { .. }) => {
                 state.added.remove(spec);
                 return Ok(());
@@ -95,7 +107,7 @@ impl Routes {
         };
         let message = RouteNetlinkMessage::DelRoute(message(spec, index));
         match state.links.socket().execute(message, 0) {
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV)) => {}
             result => {
                 result.map_err(|e| DeviceError::system(REMOVING, &spec.prefix.to_string(), e))?;
             }
@@ -117,15 +129,25 @@ impl fmt::Debug for Routes {
 
 impl State {
     fn index_of(&mut self, action: &'static str, device: &str) -> Result<u32, DeviceError> {
+        if let Some(index) = self.indexes.get(device) {
+            return Ok(*index);
+        }
         let link = self
             .links
             .find(device)
             .map_err(|e| DeviceError::system(action, device, e))?;
-        link.map(|link| link.index)
-            .ok_or_else(|| DeviceError::NoInterface {
-                action,
-                name: device.to_owned(),
-            })
+        let Some(link) = link else {
+            let name = device.to_owned();
+            return Err(DeviceError::NoInterface { action, name });
+        };
+        self.indexes.insert(device.to_owned(), link.index);
+        Ok(link.index)
+    }
+
+    fn create(&mut self, spec: &RouteSpec, index: u32) -> io::Result<()> {
+        let message = RouteNetlinkMessage::NewRoute(message(spec, index));
+        let socket = self.links.socket();
+        socket.execute(message, NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Whether the route that is in the way of `spec` is one of this software, through the same

@@ -160,6 +160,22 @@ fn the_embedded_data_plane_refuses_packets_it_cannot_carry() {
 }
 
 #[test]
+fn a_host_without_ipv6_is_told_so_and_can_do_without() {
+    with_each_backend(|choice| async move {
+        for scope in ["all", "default"] {
+            let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
+            std::fs::write(path, "1").unwrap();
+        }
+        let key = PrivateKey::generate();
+        let inner = ["10.0.0.1/32", "fd00:1::1/128"].map(|net| net.parse().unwrap());
+        let create = |inner| Device::create(config("lisp0", &key, 0, inner), choice);
+        let refused = create(&inner).await.unwrap_err();
+        assert!(matches!(refused, DeviceError::NoIpv6 { .. }), "{refused}");
+        create(&inner[..1]).await.unwrap().close().await;
+    });
+}
+
+#[test]
 fn a_device_stays_in_the_namespace_it_was_made_in() {
     with_each_backend(|choice| async move {
         let home = crate::support::Namespace::present();

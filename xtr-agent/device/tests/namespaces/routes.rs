@@ -98,6 +98,25 @@ fn a_route_an_earlier_run_left_is_adopted() {
 }
 
 #[test]
+fn an_interface_made_anew_gets_its_routes_again() {
+    in_namespace(|| async {
+        let routes = with_two_interfaces();
+        for prefix in ["10.1.0.0/16", "fd00:2::/48"] {
+            let spec = route(prefix, "left0");
+            routes.add(&spec).unwrap();
+            ip("link del left0");
+            make("left0");
+            routes.add(&spec).unwrap();
+            assert_eq!(count(prefix), 1, "{prefix}");
+            ip("link del left0");
+            routes.add(&spec).unwrap_err();
+            routes.remove(&spec).unwrap();
+            make("left0");
+        }
+    });
+}
+
+#[test]
 fn a_route_through_no_interface_is_refused() {
     in_namespace(|| async {
         let refused = Routes::new()
@@ -112,11 +131,14 @@ fn a_route_through_no_interface_is_refused() {
 }
 
 fn with_two_interfaces() -> Routes {
-    for name in ["left0", "right0"] {
-        ip(&format!("tuntap add {name} mode tun"));
-        ip(&format!("link set {name} up"));
-    }
+    make("left0");
+    make("right0");
     Routes::new().unwrap()
+}
+
+fn make(name: &str) {
+    ip(&format!("tuntap add {name} mode tun"));
+    ip(&format!("link set {name} up"));
 }
 
 fn count(prefix: &str) -> usize {
