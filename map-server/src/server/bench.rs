@@ -158,6 +158,7 @@ impl Bench {
         for event in &self.stored {
             next.input(Input::Restore(event.clone()));
         }
+        next.stored.clone_from(&self.stored);
         next.next_nonce = self.next_nonce;
         next
     }

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_inside_the_own_one_changes_nothing_unless_allowed() {
+    fn another_instance_id_changes_nothing() {
         refused(DropReason::ForeignPrefix, |register| {
             register.records = vec![empty("[1]10.0.0.1", 5)]
         });

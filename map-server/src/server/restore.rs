@@ -142,3 +142,129 @@ impl MapServer {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::bench::{Bench, control, empty, own_records, plain_record, record, socket};
+    use crate::server::{Input, Via};
+
+    #[test]
+    fn registrations_survive_a_restart_until_their_lifetime_is_over() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        bench.register("b", &[empty("10.0.0.2", 0)]);
+        let mut bench = bench.restart();
+        assert_eq!(
+            bench.ask("c", "10.0.0.2")[0].reply_records()[0].locators,
+            [],
+            "withdrawn before"
+        );
+        let sent = bench.ask("c", "10.0.0.1");
+        assert_eq!(
+            sent[0].notify("a").1[0].eid,
+            own_records("c")[0].eid,
+            "the push finds its way"
+        );
+        assert_eq!(
+            bench.ack("a", &sent[0])[0].reply_records()[0].locators,
+            own_records("a")[0].locators
+        );
+        bench.wait(Duration::from_secs(180));
+        assert_eq!(
+            bench.ask("c", "10.0.0.1")[0].reply_records()[0].locators,
+            []
+        );
+    }
+
+    #[test]
+    fn a_map_register_recorded_before_a_restart_is_a_replay_after_it() {
+        let mut bench = Bench::new();
+        let register = bench.register_of("gear", &[plain_record("192.168.0.0/16", "192.0.2.200")]);
+        let source = socket("192.0.2.200:4342");
+        bench.datagram(source, Via::Plain, &register.bytes());
+        let mut refresh = register.clone();
+        refresh.nonce = 50;
+        bench.datagram(source, Via::Plain, &refresh.bytes());
+        let mut bench = bench.restart();
+        assert_eq!(bench.datagram(source, Via::Plain, &register.bytes()), []);
+        assert_eq!(
+            bench.datagram(source, Via::Plain, &refresh.bytes()),
+            [],
+            "also that of a mere refresh"
+        );
+        assert_eq!(bench.count(DropReason::ReplayedNonce), 2);
+    }
+
+    #[test]
+    fn nonces_of_pushes_grow_across_a_restart() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        let before = bench.ask("a", "10.0.0.2")[0].notify("b").0;
+        let mut bench = bench.restart();
+        let after = bench.ask("a", "10.0.0.2")[0].notify("b").0;
+        assert!(after > before);
+        let once_more = bench.restart().ask("a", "10.0.0.2")[0].notify("b").0;
+        assert!(once_more > after);
+    }
+
+    #[test]
+    fn a_snapshot_says_the_same_as_the_history() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        let push = bench.ask("a", "10.0.0.2");
+        bench.ack("b", &push[0]);
+        bench.register("a", &[record("10.0.0.1", "198.51.100.1:51820")]);
+        bench.register("c", &[empty("10.0.0.3", 0)]);
+        let snapshot: Vec<_> = bench.server.snapshot().collect();
+        assert!(snapshot.len() < bench.stored.len());
+        let history = bench.restart();
+        assert_eq!(history.server.snapshot().collect::<Vec<_>>(), snapshot);
+        bench.stored.clone_from(&snapshot);
+        assert_eq!(
+            bench.restart().server.fingerprint(),
+            history.server.fingerprint()
+        );
+    }
+
+    #[test]
+    fn the_first_refresh_after_a_restart_is_stored_with_its_whole_lifetime() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        for event in &mut bench.stored {
+            if let StoreEvent::Registered { lifetime, .. } = event {
+                *lifetime = Duration::from_secs(30);
+            }
+        }
+        let mut bench = bench.restart();
+        let before = bench.stored.len();
+        bench.register("a", &own_records("a"));
+        assert_eq!(bench.stored.len(), before + 3, "two records and the nonce");
+        bench.register("a", &own_records("a"));
+        assert_eq!(bench.stored.len(), before + 3);
+    }
+
+    #[test]
+    fn what_the_configuration_no_longer_allows_is_not_believed() {
+        let mut bench = Bench::new();
+        let registered = |xtr: &str, prefix: &str, source| StoreEvent::Registered {
+            xtr: xtr.into(),
+            ids: None,
+            record: record(prefix, "192.0.2.1:51820"),
+            merge: false,
+            lifetime: Duration::from_secs(180),
+            source,
+            full_tag: false,
+        };
+        let before = bench.server.fingerprint();
+        bench.input(Input::Restore(registered(
+            "nobody",
+            "10.0.0.1",
+            control("a"),
+        )));
+        bench.input(Input::Restore(registered("a", "10.0.0.9", control("a"))));
+        bench.input(Input::Restore(registered("a", "10.0.0.1", control("b"))));
+        assert_eq!(bench.count(DropReason::StaleStore), 3);
+        assert_eq!(bench.server.fingerprint(), before);
+    }
+}

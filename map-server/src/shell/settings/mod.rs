@@ -324,3 +324,6 @@ fn check_listen(source: Source<'_>, plain: RawPlain) -> Result<Vec<SocketAddr>, 
     }
     Ok(listen)
 }
+
+#[cfg(test)]
+mod tests;

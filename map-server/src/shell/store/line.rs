@@ -67,7 +67,7 @@ mod tests {
         let alive = Entry::new(Duration::from_millis(5), None);
         let mut line = Vec::new();
         alive.write(&mut line).unwrap();
-        assert_eq!(line, b"0000000b 4161d3e0 {\"at_ms\":5}\n");
+        assert_eq!(line, b"0000000b eee96a3a {\"at_ms\":5}\n");
         assert_eq!(Entry::read(&line), Some(alive));
     }
 
