@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::error::{Doing, TestbedError};
@@ -61,12 +62,18 @@ impl Binaries {
     /// Builds the programs when one is missing or older than its sources, then finds them.
     ///
     /// `announce` is called with the command before it runs. Without the sources, as on another
-    /// machine, this only finds. Several processes may do this at once: cargo takes turns.
+    /// machine, this only finds. It looks once per process; several processes may do this at
+    /// once, cargo takes turns.
     ///
     /// # Errors
     ///
     /// When they do not build.
     pub fn up_to_date(announce: impl FnOnce(&str)) -> Result<Self, TestbedError> {
+        static FOUND: Mutex<Option<Binaries>> = Mutex::new(None);
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(binaries) = &*found {
+            return Ok(binaries.clone());
+        }
         let workspace = workspace();
         let fresh = Self::find().is_ok_and(|binaries| binaries.are_newer_than(workspace));
         if !fresh && workspace.join("Cargo.toml").is_file() {
@@ -74,7 +81,8 @@ impl Binaries {
             announce(&command);
             build(workspace, &command)?;
         }
-        Self::find()
+        let binaries = Self::find()?;
+        Ok(found.insert(binaries).clone())
     }
 
     fn are_newer_than(&self, workspace: &Path) -> bool {

@@ -45,7 +45,7 @@ fn start_thread() -> Sender<Job> {
             started,
         } in received
         {
-            let child = sys::spawn(&mut command, namespace.descriptor());
+            let child = sys::spawn(&mut command, Some(namespace.descriptor()));
             // Whoever asked may have given up.
             best_effort(started.send(child));
         }

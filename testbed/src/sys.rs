@@ -39,14 +39,19 @@ pub(crate) fn open_tap(name: &str) -> io::Result<OwnedFd> {
     Ok(tap)
 }
 
-/// Starts a program in the network namespace `namespace`; the kernel kills it when the calling
-/// thread ends.
-pub(crate) fn spawn(command: &mut Command, namespace: BorrowedFd<'_>) -> io::Result<Child> {
+/// Starts a program in the network namespace `namespace` (`None`: the present one); the kernel
+/// kills it when the calling thread ends.
+pub(crate) fn spawn(
+    command: &mut Command,
+    namespace: Option<BorrowedFd<'_>>,
+) -> io::Result<Child> {
     // A duplicate, so that the closure owns what it uses.
-    let namespace = dup(namespace)?;
+    let namespace = namespace.map(dup).transpose()?;
     let parent = getpid();
     let prepare = move || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        if let Some(namespace) = &namespace {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        }
         set_pdeathsig(Signal::SIGKILL)?;
         // The parent may have died before the line above.
         if getppid() != parent {
