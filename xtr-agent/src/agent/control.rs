@@ -70,7 +70,7 @@ impl Agent {
         self.deadlines.set(Timer::Register(index), now + wait);
     }
 
-    fn own_record(&self, prefix: IpNet) -> Record {
+    pub(super) fn own_record(&self, prefix: IpNet) -> Record {
         // A withdrawal names no locators: map servers that do not know TTL 0
         // then at least have none to hand out.
         let rlocs = if self.stopping {
@@ -109,23 +109,25 @@ impl Agent {
         bytes: &[u8],
         actions: &mut Actions,
     ) {
+        let Ok(message) = decode(bytes) else {
+            return actions.count(DropReason::Malformed);
+        };
+        if let Message::MapRequest(request) = &message {
+            return self.map_request(now, src, request, bytes.len(), actions);
+        }
         let servers = &self.config.map_servers;
         let Some(index) = servers.iter().position(|server| server.address == src) else {
-            actions.count(DropReason::NotAMapServer);
-            return;
+            return actions.count(DropReason::NotAMapServer);
         };
         self.heard = now;
-        match decode(bytes) {
-            Err(_) => actions.count(DropReason::Malformed),
-            Ok(Message::MapReply(reply)) => self.map_reply(now, &reply, actions),
-            Ok(Message::MapNotify(notify)) => self.map_notify(now, index, &notify, bytes, actions),
-            Ok(
-                Message::MapRequest(_)
-                | Message::MapRegister(_)
-                | Message::MapNotifyAck(_)
-                | Message::InfoRequest(_)
-                | Message::Ecm(_),
-            ) => actions.count(DropReason::UnexpectedMessage),
+        match message {
+            Message::MapReply(reply) => self.map_reply(now, &reply, actions),
+            Message::MapNotify(notify) => self.map_notify(now, index, &notify, bytes, actions),
+            Message::MapRequest(_)
+            | Message::MapRegister(_)
+            | Message::MapNotifyAck(_)
+            | Message::InfoRequest(_)
+            | Message::Ecm(_) => actions.count(DropReason::UnexpectedMessage),
         }
     }
 

@@ -117,6 +117,8 @@ pub enum DropReason {
     TooManyRecords,
     /// A mapping that gives us no locator we can use.
     NoUsableLocator,
+    /// An answer that would be larger than the question of an unknown sender.
+    WouldAmplify,
     /// A captured packet that is not IP, or cut short.
     NotIp,
     /// A captured packet to an address outside the overlay.

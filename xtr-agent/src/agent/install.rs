@@ -5,7 +5,7 @@
 //! packet; a moment without a peer would be a lost one.
 
 use ipnet::IpNet;
-use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
+use lisp_proto::{Nonce, PublicKey, Record, RequestFlags, Timestamp};
 use rand::Rng;
 
 use super::event::{Cause, DropReason, Event};
@@ -16,7 +16,7 @@ use super::limits::{
     REFRESH_AT_PERCENT, UNSPECIFIED_TTL,
 };
 use super::map_cache::{Chosen, Entry, State};
-use super::miss::refuse;
+use super::miss::{Question, refuse};
 use super::peers::Remaining;
 use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
 
@@ -78,6 +78,7 @@ impl Agent {
                     cause,
                     notified: None,
                     mutual: cause == Cause::Push && pending,
+                    solicited: None,
                     bytes_seen: 0,
                 };
                 self.cache.insert(prefix, entry);
@@ -354,20 +355,26 @@ impl Agent {
             };
             let bytes = peer.rx_bytes.wrapping_add(peer.tx_bytes);
             if bytes != std::mem::replace(&mut entry.bytes_seen, bytes) {
-                self.ask_again(prefix, actions);
+                self.ask_again(prefix, RequestFlags::default(), actions);
             }
         }
     }
 
     /// Asks for a mapping that we have.
-    pub(super) fn ask_again(&mut self, prefix: IpNet, actions: &mut Actions) {
+    pub(super) fn ask_again(&mut self, prefix: IpNet, flags: RequestFlags, actions: &mut Actions) {
         let nonce = Nonce(self.rng.random());
         let family = prefix.addr().is_ipv4();
         let own = &self.config.eid_prefixes;
         if let Some(source) = own.iter().find(|own| own.addr().is_ipv4() == family) {
             let source = source.addr();
             self.resolver.refresh(nonce, prefix);
-            self.send_request(source, prefix, nonce, 0, actions);
+            let question = Question {
+                source,
+                asked: prefix,
+                nonce,
+                flags,
+            };
+            self.send_request(question, 0, actions);
         }
     }
 

@@ -53,3 +53,6 @@ pub const SILENCE_BACKOFF_MAX: Duration = Duration::from_secs(120);
 pub const CONTROL_SILENCE: Duration = Duration::from_secs(1);
 /// Shortest time between two renewals of the control tunnel.
 pub const CONTROL_RENEWAL: Duration = Duration::from_secs(1);
+/// Shortest time between two refreshes of a mapping that others ask for
+/// (RFC 9301 6.1).
+pub const SMR_INTERVAL: Duration = Duration::from_secs(3);

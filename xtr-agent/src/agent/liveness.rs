@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{PublicKey, Timestamp};
+use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
 use super::limits::{LIVENESS_POLL, SILENCE, SILENCE_BACKOFF_MAX};
 use super::{Action, Actions, Agent, PeerStats, Timer};
@@ -100,7 +100,7 @@ impl Agent {
                 .map(|(prefix, _)| prefix)
                 .collect();
             for prefix in prefixes {
-                self.ask_again(prefix, actions);
+                self.ask_again(prefix, RequestFlags::default(), actions);
             }
         }
     }

@@ -53,6 +53,8 @@ pub(super) struct Entry {
     /// The far end was told of us by a push while we asked for it, so that
     /// both ends are about to start a handshake.
     pub(super) mutual: bool,
+    /// When others last asked for a refresh.
+    pub(super) solicited: Option<Timestamp>,
     /// Bytes the peer had moved when the entry was last looked at.
     pub(super) bytes_seen: u64,
 }
@@ -220,6 +222,7 @@ mod tests {
             cause: Cause::Reply,
             notified: None,
             mutual: false,
+            solicited: None,
             bytes_seen: 0,
         }
     }

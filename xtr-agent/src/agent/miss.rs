@@ -21,6 +21,31 @@ use super::limits::{
 use super::map_cache::{Entry, Pending, Purpose, State};
 use super::{Action, Actions, Agent, Timer};
 
+/// What a Map-Request asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    /// The EID it is asked on behalf of.
+    pub(super) source: IpAddr,
+    /// What it asks for.
+    pub(super) asked: IpNet,
+    /// What the answer must carry.
+    pub(super) nonce: Nonce,
+    /// How it is asked.
+    pub(super) flags: RequestFlags,
+}
+
+impl Question {
+    /// A question about one destination, for packets that wait.
+    fn first(source: IpAddr, dst: IpAddr, nonce: Nonce) -> Self {
+        Self {
+            source,
+            asked: IpNet::from(dst),
+            nonce,
+            flags: RequestFlags::default(),
+        }
+    }
+}
+
 impl Agent {
     pub(super) fn tun_packet(&mut self, now: Timestamp, packet: &[u8], actions: &mut Actions) {
         let Some((src, dst)) = addresses(packet) else {
@@ -136,26 +161,25 @@ impl Agent {
             },
         );
         actions.event(Event::MapRequest { eid: dst, nonce });
-        self.send_request(source, IpNet::from(dst), nonce, 0, actions);
+        self.send_request(Question::first(source, dst, nonce), 0, actions);
         self.deadlines.set(Timer::Request(dst), now + REQUEST_RETRY);
     }
 
     /// Sends one Map-Request; each retry goes to the next map server.
-    pub(super) fn send_request(
-        &mut self,
-        source: IpAddr,
-        asked: IpNet,
-        nonce: Nonce,
-        tries: u32,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn send_request(&self, question: Question, tries: u32, actions: &mut Actions) {
+        let Question {
+            source,
+            asked,
+            nonce,
+            flags,
+        } = question;
         let servers = &self.config.map_servers;
         let turn = usize::try_from(tries).unwrap_or(0) % servers.len().max(1);
         let Some(server) = servers.get(turn) else {
             return;
         };
         let params = RequestParams {
-            flags: RequestFlags::default(),
+            flags,
             nonce,
             source_eid: Some((self.config.iid, source)),
             itr_rlocs: &[self.config.control_address],
@@ -199,7 +223,7 @@ impl Agent {
             .saturating_mul(1 << tries)
             .min(self.config.hold);
         self.unanswered(now, tries, actions);
-        self.send_request(source, IpNet::from(dst), nonce, tries, actions);
+        self.send_request(Question::first(source, dst, nonce), tries, actions);
         self.deadlines.set(Timer::Request(dst), now + wait);
     }
 
@@ -281,6 +305,7 @@ impl Agent {
             cause: Cause::Reply,
             notified: None,
             mutual: false,
+            solicited: None,
             bytes_seen: 0,
         };
         self.cache.insert(prefix, entry);

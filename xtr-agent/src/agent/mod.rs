@@ -4,6 +4,7 @@
 //! answers it: `miss` for captured packets, `control` for datagrams from the
 //! map servers, `install` for the way of a mapping into the data plane.
 
+mod asked;
 mod control;
 mod event;
 mod hold;

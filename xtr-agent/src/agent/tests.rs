@@ -7,7 +7,8 @@
 
 use lisp_proto::{
     Action as MapAction, Algorithm, Locator, MapRequest, Message, NotifyParams, Record,
-    ReplyParams, Rloc, decode, encode_map_notify, encode_map_reply, verify,
+    ReplyParams, RequestFlags, RequestParams, RequestedEid, Rloc, decode, encode_map_notify,
+    encode_map_reply, encode_map_request, verify,
 };
 
 use super::ip_header::tests::packet;
@@ -296,7 +297,11 @@ fn a_repeated_push_is_not_acknowledged_before_the_peer_is_there() {
     let installing = bench.notify(1, &far_end(SMALLER));
     assert_eq!(story(&bench.notify(1, &far_end(SMALLER))), ["StaleNotify"]);
     assert_eq!(story(&bench.notify(2, &far_end(SMALLER))), [""; 0]);
-    assert_eq!(story(&bench.done(&installing)), ["ack", "ack"], "one for each notify");
+    assert_eq!(
+        story(&bench.done(&installing)),
+        ["ack", "ack"],
+        "one for each notify"
+    );
 }
 
 #[test]
@@ -534,6 +539,87 @@ fn registrations_are_repeated_with_growing_nonces_and_withdrawn_at_the_end() {
     let withdrawn = bench.notify(nonce_of(&goodbye).0.0, &ack);
     assert_eq!(withdrawn, []);
     assert_eq!(story(&bench.after(Duration::from_secs(300))), [""; 0]);
+}
+
+fn question(flags: RequestFlags, eid: &str, pad: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let itr_rlocs = vec![addr("198.51.100.1"); 1 + pad];
+    let params = RequestParams {
+        flags,
+        nonce: Nonce(77),
+        source_eid: None,
+        itr_rlocs: &itr_rlocs,
+        eids: &[RequestedEid {
+            subscribe: false,
+            eid: eid.parse().unwrap(),
+        }],
+        source_record: None,
+        ids: None,
+    };
+    encode_map_request(&params, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_probe_is_answered_without_amplification() {
+    let mut bench = Bench::new();
+    let probe = RequestFlags {
+        probe: true,
+        ..RequestFlags::default()
+    };
+    let src = "198.51.100.1:4342".parse().unwrap();
+    let bytes = question(probe, "10.0.0.1", 20);
+    let answered = bench.input(Input::Datagram { src, bytes: &bytes });
+    let Message::MapReply(reply) = decode(sent(&answered)[0]).unwrap() else {
+        panic!("no reply");
+    };
+    assert!(reply.probe && reply.nonce == Nonce(77));
+    let record = reply.records().next().unwrap();
+    assert!(record.authoritative() && record.locators().all(|locator| locator.probed));
+
+    let bytes = question(probe, "10.0.0.1", 0);
+    assert_eq!(
+        story(&bench.input(Input::Datagram { src, bytes: &bytes })),
+        ["WouldAmplify"]
+    );
+    let bytes = question(probe, "10.0.0.2", 20);
+    let foreign = bench.input(Input::Datagram { src, bytes: &bytes });
+    assert_eq!(story(&foreign), ["UnexpectedMessage"]);
+    let elsewhere = "198.51.100.2:4342".parse().unwrap();
+    let bytes = question(probe, "10.0.0.1", 20);
+    let spoofed = bench.input(Input::Datagram {
+        src: elsewhere,
+        bytes: &bytes,
+    });
+    assert_eq!(story(&spoofed), ["UnexpectedMessage"]);
+}
+
+#[test]
+fn a_solicited_refresh_goes_through_the_map_server_and_only_for_what_is_cached() {
+    let mut bench = Bench::new();
+    let smr = RequestFlags {
+        smr: true,
+        ..RequestFlags::default()
+    };
+    let src = "198.51.100.1:4342".parse().unwrap();
+    let bytes = question(smr, "10.0.0.2", 0);
+    assert_eq!(
+        story(&bench.input(Input::Datagram { src, bytes: &bytes })),
+        [""; 0]
+    );
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let asked = bench.input(Input::Datagram { src, bytes: &bytes });
+    assert!(matches!(&asked[..], [Action::Send { dst, .. }] if *dst == SERVER.parse().unwrap()));
+    assert_eq!(
+        story(&bench.input(Input::Datagram { src, bytes: &bytes })),
+        [""; 0]
+    );
+    bench.after(limits::SMR_INTERVAL);
+    assert_eq!(
+        story(&bench.input(Input::Datagram { src, bytes: &bytes })),
+        ["request"]
+    );
 }
 
 #[test]
