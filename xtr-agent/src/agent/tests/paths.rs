@@ -1,0 +1,208 @@
+//! The agent's paths as timelines: what comes in, what goes out, in order.
+
+use super::*;
+
+#[test]
+fn a_miss_becomes_a_tunnel() {
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let request = &requests(&asked)[0];
+    assert_eq!(
+        request.eids().next().unwrap().eid.to_string(),
+        "10.0.0.2/32"
+    );
+    assert_eq!(
+        request.source_eid(),
+        Some((InstanceId(0), addr("10.0.0.1")))
+    );
+    let nonce = request.nonce;
+
+    assert_eq!(
+        story(&bench.input(Input::TunPacket(&to_far_end(&[2])))),
+        [""; 0]
+    );
+    let installing = bench.reply(nonce, &far_end(SMALLER));
+    assert_eq!(story(&installing), ["peer [10.0.0.2/32]"]);
+    assert_eq!(
+        story(&bench.input(Input::TunPacket(&to_far_end(&[3])))),
+        [""; 0]
+    );
+
+    let fired = bench.done(&installing);
+    assert_eq!(
+        story(&fired),
+        ["sent on 1", "sent on 2", "sent on 3", "route 10.0.0.2/32"]
+    );
+    let late = bench.input(Input::TunPacket(&to_far_end(&[4])));
+    assert_eq!(
+        story(&late),
+        ["sent on 4"],
+        "until the route is there the agent forwards"
+    );
+    assert!(matches!(
+        bench.done(&fired)[..],
+        [Action::Event(Event::RouteInstalled { .. })]
+    ));
+}
+
+#[test]
+fn a_push_installs_the_far_end_and_is_acknowledged_afterwards() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    assert_eq!(
+        story(&installing),
+        ["peer [10.0.0.2/32]"],
+        "no ack before the peer is there"
+    );
+    let installed = bench.done(&installing);
+    assert_eq!(story(&installed), ["ack"]);
+    verify(&key(), sent(&installed)[0]).unwrap();
+
+    // Our own packets wait for the handshake that the other side is about to start.
+    let held = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    assert!(matches!(held[..], [Action::ReadPeerStats(_)]));
+    assert_eq!(
+        story(&bench.handshake(SMALLER, 1)),
+        ["sent on 1", "route 10.0.0.2/32"]
+    );
+
+    assert_eq!(
+        story(&bench.notify(1, &far_end(SMALLER))),
+        ["ack"],
+        "a lost ack is repeated"
+    );
+}
+
+#[test]
+fn a_repeated_push_is_not_acknowledged_before_the_peer_is_there() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    assert_eq!(story(&bench.notify(1, &far_end(SMALLER))), ["StaleNotify"]);
+    assert_eq!(story(&bench.notify(2, &far_end(SMALLER))), [""; 0]);
+    assert_eq!(
+        story(&bench.done(&installing)),
+        ["ack", "ack"],
+        "one for each notify"
+    );
+}
+
+#[test]
+fn a_far_end_that_hears_nothing_starts_the_handshake_itself() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let kicked = bench.after(limits::PASSIVE_WAIT);
+    assert_eq!(story(&kicked), ["kick", "route 10.0.0.2/32"]);
+}
+
+#[test]
+fn of_two_ends_that_start_at_once_only_the_smaller_key_fires() {
+    for (other, expected) in [
+        (BIGGER, vec!["sent on 1", "route 10.0.0.2/32"]),
+        (SMALLER, vec![]),
+    ] {
+        let mut bench = Bench::new();
+        let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+        let nonce = requests(&asked)[0].nonce;
+        let installing = bench.notify(1, &far_end(other));
+        assert_eq!(
+            story(&bench.done(&installing)),
+            ["ack"],
+            "the far end may not be ready yet"
+        );
+        assert_eq!(story(&bench.reply(nonce, &far_end(other))), expected);
+        if other == SMALLER {
+            let fired = bench.handshake(other, 1);
+            assert_eq!(story(&fired), ["sent on 1", "route 10.0.0.2/32"]);
+        }
+    }
+}
+
+#[test]
+fn a_mapping_goes_with_its_ttl_route_first() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    assert_eq!(story(&bench.after(Duration::from_secs(50))), [""; 0]);
+    assert_eq!(
+        story(&bench.handshake(SMALLER, 0)),
+        [""; 0],
+        "an idle mapping is not refreshed"
+    );
+    let gone = bench.after(Duration::from_secs(11));
+    assert_eq!(story(&gone), ["no route 10.0.0.2/32", "no peer"]);
+}
+
+#[test]
+fn a_mapping_in_use_is_asked_for_again_before_it_ends() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    bench.after(Duration::from_secs(48));
+    let asked = bench.handshake(SMALLER, 1000);
+    assert_eq!(story(&asked), ["request"]);
+    let nonce = requests(&asked)[0].nonce;
+    assert_eq!(
+        story(&bench.reply(nonce, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)))),
+        [""; 0]
+    );
+    assert_eq!(story(&bench.after(Duration::from_secs(13))), [""; 0]);
+    assert_eq!(
+        story(&bench.after(Duration::from_secs(60))),
+        ["no route 10.0.0.2/32", "no peer"]
+    );
+}
+
+#[test]
+fn a_withdrawal_removes_and_a_new_key_replaces() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    let replaced = bench.notify(2, &far_end(BIGGER));
+    assert_eq!(story(&replaced), ["peer [10.0.0.2/32]", "no peer"]);
+    assert_eq!(story(&bench.done(&replaced)), ["ack"]);
+    let mut gone = far_end(BIGGER);
+    gone.ttl = Ttl::WITHDRAW;
+    let removed = bench.notify(3, &gone);
+    assert_eq!(story(&removed), ["no route 10.0.0.2/32", "no peer"]);
+    assert_eq!(story(&bench.done(&removed)), ["ack"]);
+}
+
+#[test]
+fn registrations_are_repeated_with_growing_nonces_and_withdrawn_at_the_end() {
+    let mut bench = Bench::new();
+    let nonce_of = |actions: &[Action]| match decode(sent(actions)[0]).unwrap() {
+        Message::MapRegister(register) => (
+            register.nonce,
+            register.records().next().unwrap().ttl().minutes(),
+        ),
+        other => panic!("{other:?}"),
+    };
+    let first = bench.input(Input::Start);
+    assert_eq!(nonce_of(&first), (Nonce(1000), 15));
+    verify(&key(), sent(&first)[0]).unwrap();
+    let second = bench.after(Duration::from_secs(1));
+    assert_eq!(nonce_of(&second).0, Nonce(1001));
+    let ack = record("10.0.0.1/32", OWN, Ttl::from_minutes(15));
+    let heard = bench.notify(1001, &ack);
+    assert!(matches!(
+        heard[..],
+        [Action::Event(Event::Registered { .. })]
+    ));
+    assert_eq!(story(&bench.after(Duration::from_secs(40))), [""; 0]);
+    assert_eq!(story(&bench.after(Duration::from_secs(40))), ["register"]);
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let goodbye = bench.input(Input::Shutdown);
+    assert_eq!(story(&goodbye), ["register", "no peer"]);
+    assert_eq!(nonce_of(&goodbye).1, 0);
+    let withdrawn = bench.notify(nonce_of(&goodbye).0.0, &ack);
+    assert_eq!(withdrawn, []);
+    assert_eq!(story(&bench.after(Duration::from_secs(300))), [""; 0]);
+}
