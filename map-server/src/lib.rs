@@ -9,7 +9,7 @@
 //! | Which mapping answers for an EID? | `server/mappings.rs`, `server/prefix_table.rs` |
 //! | Who may ask, and what is the answer? | `server/request.rs`, `server/resolve.rs` |
 //! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
-//! | Has it been heard? | `server/notify.rs`, `server/held.rs` |
+//! | How does it reach them, and who waits for that? | `server/delivery.rs`, `server/notify.rs`, `server/held.rs` |
 //! | How much is too much? | `server/limits.rs`, `server/rate.rs` |
 //! | Why was it dropped? | `server/counters.rs` |
 //! | What survives a restart? | `store_event.rs`, `server/restore.rs` |

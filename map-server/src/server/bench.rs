@@ -231,7 +231,11 @@ impl Sent {
                     .map(|record| record.to_record(0).unwrap())
                     .collect()
             }
-            other => panic!("unexpected message {other:?}"),
+            Message::MapRequest(_)
+            | Message::MapRegister(_)
+            | Message::MapNotifyAck(_)
+            | Message::InfoRequest(_)
+            | Message::Ecm(_) => panic!("no message of a Map-Server"),
         };
         for record in records {
             write!(line, ", {} for {} min", record.eid, record.ttl.minutes()).unwrap();

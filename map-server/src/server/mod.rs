@@ -8,6 +8,7 @@ mod actions;
 mod bench;
 mod contacts;
 mod counters;
+mod delivery;
 mod held;
 pub(crate) mod limits;
 mod mappings;

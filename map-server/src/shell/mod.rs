@@ -90,7 +90,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     };
     for address in &settings.plain {
         let bound = shell.sockets.bind(Via::Plain, *address, None);
-        bound.with_context(|| format!("listening on {address}"))?;
+        let address = bound.with_context(|| format!("listening on {address}"))?;
         info!(event = "started", listen = %address);
     }
 

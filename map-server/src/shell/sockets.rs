@@ -33,6 +33,7 @@ impl Sockets {
     }
 
     /// Opens one more socket; with `device`, it hears what comes through that interface only.
+    /// Returns its address.
     ///
     /// # Errors
     /// The address is not there or in use, or the system refuses.
@@ -41,10 +42,11 @@ impl Sockets {
         via: Via,
         address: SocketAddr,
         device: Option<&str>,
-    ) -> io::Result<()> {
+    ) -> io::Result<SocketAddr> {
         let socket = bind_control_socket(address, device)?;
+        let local = socket.local_addr()?;
         self.sockets.push((via, socket));
-        Ok(())
+        Ok(local)
     }
 
     /// Waits until a datagram can be received.

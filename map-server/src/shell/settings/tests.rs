@@ -100,10 +100,7 @@ fn a_file_that_says_everything_is_good() {
 
 #[test]
 fn mistakes_are_named_with_line_key_and_remedy() {
-    let second = |from: &str, to: &str| ALPHA.replace("\"alpha\"", "\"beta\"").replace(from, to);
-    let other_key = "fiHuvVzBPcBCBwPVSJQzmlYRvxd1sOhcbjNqY7A6hxA=";
-    let other = second("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=", other_key);
-    let cases: &[(&[&str], &str)] = &[
+    complains(&[
         (
             &["reply_aftr = \"ack\"", HEAD],
             "/etc/s.toml:1: reply_aftr: unknown field",
@@ -137,6 +134,15 @@ fn mistakes_are_named_with_line_key_and_remedy() {
             &["[plain]\nlisten = [\"192.0.2.1:4342\", \"192.0.2.2:4342\"]"],
             ":2: listen: a second address of the same family",
         ),
+    ]);
+}
+
+#[test]
+fn contradictions_between_two_xtrs_name_both() {
+    let other_key = "fiHuvVzBPcBCBwPVSJQzmlYRvxd1sOhcbjNqY7A6hxA=";
+    let other = ALPHA.replace("\"alpha\"", "\"beta\"");
+    let other = other.replace("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=", other_key);
+    complains(&[
         (
             &[HEAD, ALPHA, ALPHA],
             ":16: public_key: xTR alpha has the same public key",
@@ -157,6 +163,12 @@ fn mistakes_are_named_with_line_key_and_remedy() {
             ],
             ":15: name: another xTR has the same name",
         ),
+    ]);
+}
+
+#[test]
+fn an_incomplete_or_impossible_xtr_is_refused() {
+    complains(&[
         (
             &[HEAD, &ALPHA.replace("10.0.0.1/32", "10.0.0.1/33")],
             "eid_prefixes: expected an EID-prefix such as",
@@ -213,14 +225,7 @@ fn mistakes_are_named_with_line_key_and_remedy() {
             &[HEAD, GEAR, "key_file = \"/nonexistent\""],
             "key: there is a key_file as well",
         ),
-    ];
-    for (parts, expected) in cases {
-        let error = parse(parts).unwrap_err().to_string();
-        assert!(
-            error.contains(expected),
-            "expected {expected:?}, said {error:?}"
-        );
-    }
+    ]);
 }
 
 #[test]
@@ -264,6 +269,18 @@ fn a_file_that_is_not_there_is_named() {
         error.starts_with("/nonexistent/s.toml: No such file") && error.contains("--config"),
         "{error}"
     );
+}
+
+/// Checks what is said about each of several files.
+#[track_caller]
+fn complains(cases: &[(&[&str], &str)]) {
+    for (parts, expected) in cases {
+        let error = parse(parts).unwrap_err().to_string();
+        assert!(
+            error.contains(expected),
+            "expected {expected:?}, said {error:?}"
+        );
+    }
 }
 
 fn parse(parts: &[&str]) -> Result<Settings, SettingsError> {

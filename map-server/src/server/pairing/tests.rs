@@ -1,0 +1,296 @@
+//! Who is told what, in which order, and how often.
+
+use std::time::Duration;
+
+use crate::server::bench::{
+    Bench, Sent, ack, control, eid, empty, ip, own_records, plain_record, record, request, socket,
+};
+use crate::server::{DropReason, Event, Via};
+
+#[test]
+fn a_repeated_request_does_not_repeat_an_outstanding_push() {
+    let mut bench = registered();
+    assert_eq!(bench.ask_again("a", "10.0.0.2", 50).len(), 1);
+    assert_eq!(bench.ask_again("a", "10.0.0.2", 50), [], "the same request");
+    assert_eq!(
+        bench.ask_again("a", "10.0.0.2", 51),
+        [],
+        "another request, the same push"
+    );
+    let push = bench.sent.last().unwrap().clone();
+    let replies = bench.ack("b", &push);
+    let nonces: Vec<_> = replies.iter().map(|sent| sent.reply().nonce.0).collect();
+    assert_eq!(nonces, [50, 51], "one acknowledgement answers both");
+}
+
+#[test]
+fn a_request_after_the_acknowledgement_pushes_again() {
+    let mut bench = registered();
+    let push = bench.ask("a", "10.0.0.2");
+    bench.ack("b", &push[0]);
+    let again = bench.ask("a", "10.0.0.2");
+    assert!(
+        again[0].notify("b").0 > push[0].notify("b").0,
+        "it heals an owner that has restarted"
+    );
+}
+
+#[test]
+fn who_asks_for_its_own_prefix_is_just_answered() {
+    let mut bench = registered();
+    assert_eq!(
+        bench.ask("a", "10.0.0.1")[0].reply_records()[0].eid,
+        eid("10.0.0.1")
+    );
+}
+
+#[test]
+fn owners_without_a_control_tunnel_get_no_push() {
+    let mut bench = registered();
+    register_gear(&mut bench);
+    assert_eq!(
+        bench.ask("a", "192.168.1.1")[0].reply_records()[0].eid,
+        eid("192.168.0.0/16")
+    );
+}
+
+#[test]
+fn a_requester_without_a_registration_gets_an_answer_and_no_push() {
+    let mut bench = Bench::new();
+    bench.register("b", &own_records("b"));
+    assert_eq!(
+        bench.ask("a", "10.0.0.2")[0].reply_records()[0].eid,
+        eid("10.0.0.2")
+    );
+}
+
+#[test]
+fn a_source_eid_of_somebody_else_is_not_pushed() {
+    let mut bench = registered();
+    let bytes = request(Some(ip("10.0.0.3")), &[control("a").ip()], &["10.0.0.2"], 1);
+    let sent = bench.datagram(control("a"), Via::Tunnel, &bytes);
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].reply_records()[0].eid, eid("10.0.0.2"));
+}
+
+#[test]
+fn the_owner_of_every_eid_asked_for_is_told_before_the_reply() {
+    let mut bench = registered();
+    let eids = ["10.0.0.2", "fd00:1::2", "10.0.0.3"];
+    let bytes = request(Some(ip("10.0.0.1")), &[control("a").ip()], &eids, 9);
+    let pushes = bench.datagram(control("a"), Via::Tunnel, &bytes);
+    assert_eq!(
+        pushes.iter().map(|sent| sent.dst).collect::<Vec<_>>(),
+        [control("b"), control("c")]
+    );
+    assert_eq!(bench.ack("b", &pushes[0]), [], "one is still missing");
+    let reply = bench.ack("c", &pushes[1]);
+    assert_eq!(reply[0].reply_records().len(), 3);
+}
+
+#[test]
+fn a_push_goes_where_the_owner_registered_from() {
+    let mut bench = registered();
+    let register = bench.register_of("b", &own_records("b"));
+    let elsewhere = socket("[fd4c:1::b]:40000");
+    bench.datagram(elsewhere, Via::Tunnel, &register.bytes());
+    assert_eq!(bench.ask("a", "10.0.0.2")[0].dst, elsewhere);
+}
+
+#[test]
+fn an_acknowledgement_counts_only_from_its_receiver_and_with_its_key() {
+    let mut bench = registered();
+    let push = bench.ask("a", "10.0.0.2");
+    let mut bytes = ack("b", &push[0]);
+    let before = bench.server.fingerprint();
+    assert_eq!(bench.datagram(control("c"), Via::Tunnel, &bytes), []);
+    assert_eq!(bench.count(DropReason::UnexpectedAck), 1);
+    assert_eq!(bench.datagram(control("b"), Via::Plain, &bytes), []);
+    assert_eq!(bench.count(DropReason::UnknownSource), 1);
+    let tag = 16;
+    bytes[tag] ^= 1;
+    assert_eq!(bench.datagram(control("b"), Via::Tunnel, &bytes), []);
+    assert_eq!(bench.count(DropReason::BadAuthentication), 1);
+    assert_eq!(bench.server.fingerprint(), before);
+}
+
+#[test]
+fn a_push_is_repeated_with_growing_pauses_for_half_a_minute() {
+    let mut bench = registered();
+    bench.ask("a", "10.0.0.2");
+    let mut times = Vec::new();
+    while bench.count(DropReason::NotifyGivenUp) == 0 {
+        let next = bench.server.next_deadline().unwrap();
+        let sent = bench.wait(next - bench.now);
+        if sent.iter().any(|sent| sent.dst == control("b")) {
+            times.push(bench.now.0 / 1_000_000);
+        }
+    }
+    let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (pause, expected) in pauses.iter().zip([400, 800, 1_600, 3_200, 5_000, 5_000]) {
+        assert!(pause.abs_diff(expected) <= expected / 10, "{pauses:?}");
+    }
+    assert!(times.first().unwrap().abs_diff(200) <= 20);
+    assert!(
+        (25_000..30_000).contains(times.last().unwrap()),
+        "{times:?}"
+    );
+    assert_eq!(
+        bench.server.next_deadline().unwrap().0 / 1_000_000_000,
+        180,
+        "nothing is left over"
+    );
+}
+
+#[test]
+fn any_transmission_may_be_acknowledged() {
+    let mut bench = registered();
+    let first = bench.ask("a", "10.0.0.2");
+    let again = bench.wait(Duration::from_millis(250));
+    assert_eq!(first[0].notify("b").1, again[0].notify("b").1);
+    assert!(again[0].notify("b").0 > first[0].notify("b").0);
+    assert_eq!(bench.ack("b", &first[0]).len(), 1, "the reply");
+    assert_eq!(bench.ack("b", &again[0]), []);
+    assert_eq!(bench.count(DropReason::UnexpectedAck), 1);
+}
+
+#[test]
+fn an_owner_that_withdraws_while_a_reply_waits_makes_it_negative() {
+    let mut bench = registered();
+    bench.ask("a", "10.0.0.2");
+    let sent = bench.register("b", &[empty("10.0.0.2", 0), empty("fd00:1::2", 0)]);
+    let lines: Vec<_> = sent.iter().map(Sent::line).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(
+        lines[1].contains("fd4c:1::a") && lines[1].contains("Map-Notify"),
+        "{lines:?}"
+    );
+    assert!(sent[2].reply_records()[0].locators.is_empty());
+}
+
+#[test]
+fn news_takes_the_place_of_older_news() {
+    let mut bench = registered();
+    let first = bench.ask("a", "10.0.0.2");
+    let moved = bench.register("a", &[record("10.0.0.1", "198.51.100.1:51820")]);
+    bench.ack("b", &first[0]);
+    assert_eq!(
+        bench.count(DropReason::UnexpectedAck),
+        1,
+        "of what is no longer true"
+    );
+    assert_eq!(
+        bench.ack("b", &moved[1]).len(),
+        1,
+        "the reply waits for the newer push"
+    );
+}
+
+#[test]
+fn both_ends_hear_when_the_other_is_gone() {
+    let mut bench = registered();
+    pair(&mut bench, "a", "b", "10.0.0.2");
+    bench.wait(Duration::from_secs(100));
+    bench.register("a", &own_records("a"));
+    let sent = bench.wait(Duration::from_secs(80));
+    let told: Vec<_> = sent
+        .iter()
+        .filter(|sent| sent.via == Via::Tunnel)
+        .map(Sent::line)
+        .collect();
+    assert_eq!(
+        told,
+        ["Tunnel [fd4c:1::a]:4342 Map-Notify, 10.0.0.2/32 for 0 min no-action"]
+    );
+}
+
+#[test]
+fn an_agent_that_is_gone_is_told_nothing_more() {
+    let mut bench = registered();
+    pair(&mut bench, "a", "b", "10.0.0.2");
+    bench.register("b", &[empty("10.0.0.2", 0), empty("fd00:1::2", 0)]);
+    let sent = bench.register("a", &[record("10.0.0.1", "198.51.100.1:51820")]);
+    assert_eq!(sent.len(), 1, "the confirmation to a only");
+}
+
+#[test]
+fn a_third_agent_is_told_nothing() {
+    let mut bench = registered();
+    pair(&mut bench, "a", "b", "10.0.0.2");
+    bench.register("a", &[record("10.0.0.1", "198.51.100.1:51820")]);
+    assert!(
+        bench
+            .sent
+            .iter()
+            .filter(|sent| sent.dst == control("c"))
+            .count()
+            == 1,
+        "its own registration"
+    );
+}
+
+#[test]
+fn subscribers_hear_of_new_prefixes_inside_and_of_their_end() {
+    let mut bench = registered();
+    register_gear(&mut bench);
+    bench.ask("a", "192.168.1.1");
+    let register = bench.register_of("gear", &[plain_record("192.168.1.0/24", "192.0.2.7")]);
+    let sent = bench.datagram(socket("192.0.2.200:4342"), Via::Plain, &register.bytes());
+    assert_eq!(
+        sent[1].notify("a").1,
+        [plain_record("192.168.1.0/24", "192.0.2.7")]
+    );
+    bench.ack("a", &sent[1]);
+    let register = bench.register_of("gear", &[empty("192.168.1.0/24", 0)]);
+    let sent = bench.datagram(socket("192.0.2.200:4342"), Via::Plain, &register.bytes());
+    assert_eq!(sent[1].notify("a").1, [empty("192.168.1.0/24", 0)]);
+}
+
+#[test]
+fn an_unchanged_refresh_is_not_news() {
+    let mut bench = registered();
+    pair(&mut bench, "a", "b", "10.0.0.2");
+    assert_eq!(bench.register("b", &own_records("b")).len(), 1);
+    assert_eq!(bench.register("a", &own_records("a")).len(), 1);
+}
+
+#[test]
+fn events_tell_the_story_in_order() {
+    let mut bench = registered();
+    bench.events.clear();
+    pair(&mut bench, "a", "b", "10.0.0.2");
+    let (a, b) = (|| "a".into(), || "b".into());
+    let (own, wanted) = (eid("10.0.0.1"), eid("10.0.0.2"));
+    let story = [
+        Event::Request {
+            xtr: Some(a()),
+            eid: wanted,
+        },
+        Event::Push { to: b(), eid: own },
+        Event::PushAcked {
+            from: b(),
+            eid: own,
+        },
+        Event::Reply {
+            xtr: Some(a()),
+            eid: wanted,
+        },
+    ];
+    assert_eq!(bench.events, story);
+}
+
+fn registered() -> Bench {
+    let mut bench = Bench::new();
+    bench.register_all();
+    bench
+}
+
+fn pair(bench: &mut Bench, requester: &str, owner: &str, eid: &str) {
+    let push = bench.ask(requester, eid);
+    assert_eq!(bench.ack(owner, &push[0]).len(), 1);
+}
+
+fn register_gear(bench: &mut Bench) {
+    let register = bench.register_of("gear", &[plain_record("192.168.0.0/16", "192.0.2.200")]);
+    bench.datagram(socket("192.0.2.200:4342"), Via::Plain, &register.bytes());
+}

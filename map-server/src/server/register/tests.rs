@@ -1,0 +1,283 @@
+//! What a Map-Register may change, and what must not.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::server::bench::{
+    Bench, Register, control, eid, empty, key, own_records, plain_record, record, socket,
+};
+use lisp_proto::{Algorithm, Message, SiteId, XtrId, decode};
+
+const GEAR: &str = "192.0.2.200:4342";
+
+#[test]
+fn a_wrong_mac_changes_nothing() {
+    refused(DropReason::BadAuthentication, |register| {
+        register.key = AuthKey::new(1, Algorithm::Sha256_128Hkdf, b"not the key of a");
+    });
+}
+
+#[test]
+fn a_replayed_nonce_changes_nothing() {
+    refused(DropReason::ReplayedNonce, |register| register.nonce = 1);
+}
+
+#[test]
+fn a_foreign_prefix_changes_nothing() {
+    refused(DropReason::ForeignPrefix, |register| {
+        register.records = own_records("b")[..1].to_vec()
+    });
+}
+
+#[test]
+fn a_withdrawal_of_a_foreign_prefix_changes_nothing() {
+    refused(DropReason::ForeignPrefix, |register| {
+        register.records = vec![empty("10.0.0.2", 0)]
+    });
+}
+
+#[test]
+fn another_instance_id_changes_nothing() {
+    refused(DropReason::ForeignPrefix, |register| {
+        register.records = vec![empty("[1]10.0.0.1", 5)]
+    });
+}
+
+#[test]
+fn a_weaker_algorithm_than_configured_changes_nothing() {
+    refused(DropReason::WrongKey, |register| {
+        register.key = AuthKey::new(1, Algorithm::Sha1_96, b"a");
+    });
+    refused(DropReason::WrongKey, |register| {
+        register.key = AuthKey::new(1, Algorithm::None, b"");
+    });
+}
+
+#[test]
+fn another_key_id_than_configured_changes_nothing() {
+    refused(DropReason::WrongKey, |register| {
+        register.key = AuthKey::new(2, Algorithm::Sha256_128Hkdf, b"a");
+    });
+}
+
+#[test]
+fn an_enrolled_agent_outside_its_tunnel_changes_nothing() {
+    let mut bench = registered();
+    let register = bench.register_of("a", &[record("10.0.0.1", "198.51.100.9:1")]);
+    let before = bench.server.fingerprint();
+    assert_eq!(
+        bench.datagram(control("a"), Via::Plain, &register.bytes()),
+        []
+    );
+    assert_eq!(
+        bench.datagram(control("b"), Via::Tunnel, &register.bytes()),
+        [],
+        "the key of another agent"
+    );
+    assert_eq!(
+        bench.datagram(socket("[fd4c:1::99]:4342"), Via::Tunnel, &register.bytes()),
+        []
+    );
+    assert_eq!(bench.server.fingerprint(), before);
+    assert_eq!(bench.count(DropReason::UnknownSource), 2);
+}
+
+#[test]
+fn too_many_locators_change_nothing() {
+    refused(DropReason::UnusableRecord, |register| {
+        let more = (0..=limits::LOCATORS_PER_RECORD)
+            .map(|n| record("10.0.0.1", &format!("192.0.2.{n}:51820")));
+        let locators = more.flat_map(|record| record.locators).collect();
+        register.records = vec![Record {
+            locators,
+            ..empty("10.0.0.1", 5)
+        }];
+    });
+}
+
+proptest! {
+    #[test]
+    fn no_flipped_bit_of_a_map_register_is_overlooked(position in any::<prop::sample::Index>(), bit in 0..8) {
+        let mut bench = registered();
+        let mut bytes = bench.register_of("a", &[record("10.0.0.1", "198.51.100.9:1")]).bytes();
+        let position = position.index(bytes.len());
+        bytes[position] ^= 1u8 << bit;
+        let before = bench.server.fingerprint();
+        prop_assert_eq!(bench.datagram(control("a"), Via::Tunnel, &bytes), []);
+        prop_assert_eq!(bench.server.fingerprint(), before);
+    }
+
+    #[test]
+    fn noise_changes_nothing(bytes in prop::collection::vec(any::<u8>(), 0..120), via in prop::bool::ANY) {
+        let mut bench = registered();
+        let before = bench.server.fingerprint();
+        let via = if via { Via::Tunnel } else { Via::Plain };
+        bench.datagram(control("a"), via, &bytes);
+        prop_assert_eq!(bench.server.fingerprint(), before);
+    }
+}
+
+#[test]
+fn only_accepted_records_are_confirmed() {
+    let mut bench = Bench::new();
+    let [own, own_v6] = own_records("a");
+    let sent = bench.register(
+        "a",
+        &[own.clone(), own_records("b")[0].clone(), own_v6.clone()],
+    );
+    assert_eq!(sent[0].notify("a").1, [own, own_v6]);
+    assert_eq!(bench.count(DropReason::ForeignPrefix), 1);
+}
+
+#[test]
+fn a_register_that_wants_no_notify_gets_none() {
+    let mut bench = Bench::new();
+    let mut register = bench.register_of("a", &own_records("a"));
+    register.want_notify = false;
+    assert_eq!(
+        bench.datagram(control("a"), Via::Tunnel, &register.bytes()),
+        []
+    );
+    assert_eq!(
+        bench.ask("b", "10.0.0.1")[0].reply_records()[0]
+            .locators
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_notify_has_the_nonce_of_the_register_and_a_tag_as_long() {
+    let mut bench = Bench::new();
+    let sent = register_gear(&mut bench, None, |register| register.nonce = 77);
+    let Ok(Message::MapNotify(notify)) = decode(&sent[0].bytes) else {
+        panic!("not a Map-Notify");
+    };
+    assert_eq!((notify.nonce.0, notify.auth.tag.len()), (77, 20));
+    assert_eq!((sent[0].dst, sent[0].via), (socket(GEAR), Via::Plain));
+    let sent = register_gear(&mut bench, None, |register| {
+        register.key = key("gear").with_tag_len(false)
+    });
+    let Ok(Message::MapNotify(notify)) = decode(&sent[0].bytes) else {
+        panic!("not a Map-Notify");
+    };
+    assert_eq!(notify.auth.tag.len(), 12);
+}
+
+#[test]
+fn withdrawing_what_is_not_registered_is_confirmed() {
+    let mut bench = Bench::new();
+    let sent = bench.register("a", &[empty("10.0.0.1", 0)]);
+    assert_eq!(sent[0].notify("a").1, [empty("10.0.0.1", 0)]);
+}
+
+#[test]
+fn with_the_t_bit_a_registration_lasts_as_long_as_its_ttl() {
+    let mut bench = Bench::new();
+    let mut register = bench.register_of("a", &[empty("10.0.0.1", 10)]);
+    register.use_ttl = true;
+    bench.datagram(control("a"), Via::Tunnel, &register.bytes());
+    bench.wait(Duration::from_secs(599));
+    assert_eq!(bench.events.len(), 1);
+    bench.wait(Duration::from_secs(1));
+    let (xtr, eid) = ("a".into(), eid("10.0.0.1"));
+    assert_eq!(bench.events.last(), Some(&Event::Withdrawn { xtr, eid }));
+}
+
+#[test]
+fn each_xtr_id_has_its_own_nonces() {
+    let mut bench = Bench::new();
+    assert_eq!(
+        register_gear(&mut bench, ids(1), |register| register.nonce = 9).len(),
+        1
+    );
+    assert_eq!(
+        register_gear(&mut bench, ids(2), |register| register.nonce = 5).len(),
+        1
+    );
+    assert_eq!(
+        register_gear(&mut bench, None, |register| register.nonce = 5).len(),
+        1
+    );
+    assert_eq!(
+        register_gear(&mut bench, ids(1), |register| register.nonce = 9).len(),
+        0
+    );
+    assert_eq!(bench.count(DropReason::ReplayedNonce), 1);
+}
+
+#[test]
+fn registrations_with_the_merge_bit_stand_side_by_side() {
+    let mut bench = Bench::new();
+    let at = |address: &str| vec![plain_record("192.168.1.0/24", address)];
+    register_gear(&mut bench, ids(1), |register| {
+        (register.records, register.merge) = (at("192.0.2.1"), true)
+    });
+    let sent = register_gear(&mut bench, ids(2), |register| {
+        (register.records, register.merge) = (at("192.0.2.2"), true);
+    });
+    assert_eq!(
+        sent[0].notify("gear").1[0].locators.len(),
+        2,
+        "the notify shows the merged set"
+    );
+    assert_eq!(
+        bench.ask("a", "192.168.1.1")[0].reply_records()[0]
+            .locators
+            .len(),
+        2
+    );
+    register_gear(&mut bench, ids(1), |register| {
+        (register.records, register.merge) = (vec![empty("192.168.1.0/24", 0)], true);
+    });
+    let left = bench.ask("a", "192.168.1.1")[0].reply_records();
+    assert_eq!(left[0].locators, at("192.0.2.2")[0].locators);
+    register_gear(&mut bench, ids(3), |register| {
+        register.records = at("192.0.2.3")
+    });
+    let left = bench.ask("a", "192.168.1.1")[0].reply_records();
+    assert_eq!(
+        left[0].locators,
+        at("192.0.2.3")[0].locators,
+        "without the bit it replaces them"
+    );
+}
+
+/// Registers a, then checks that a Map-Register changed by `change` is dropped without effect.
+#[track_caller]
+fn refused(reason: DropReason, change: impl FnOnce(&mut Register)) {
+    let mut bench = registered();
+    let mut register = bench.register_of("a", &[record("10.0.0.1", "198.51.100.9:1")]);
+    change(&mut register);
+    let (before, stored) = (bench.server.fingerprint(), bench.stored.len());
+    assert_eq!(
+        bench.datagram(control("a"), Via::Tunnel, &register.bytes()),
+        []
+    );
+    assert_eq!(bench.server.fingerprint(), before);
+    assert_eq!(bench.stored.len(), stored);
+    assert_eq!(bench.count(reason), 1);
+}
+
+fn registered() -> Bench {
+    let mut bench = Bench::new();
+    bench.register_all();
+    bench
+}
+
+fn register_gear(
+    bench: &mut Bench,
+    ids: Option<(XtrId, SiteId)>,
+    change: impl FnOnce(&mut Register),
+) -> Vec<crate::server::bench::Sent> {
+    let mut register = bench.register_of("gear", &[plain_record("192.168.1.0/24", "192.0.2.200")]);
+    // Above the nonces that tests choose.
+    register.nonce += 1_000;
+    register.ids = ids;
+    change(&mut register);
+    bench.datagram(socket(GEAR), Via::Plain, &register.bytes())
+}
+
+fn ids(number: u8) -> Option<(XtrId, SiteId)> {
+    Some((XtrId([number; 16]), SiteId([0; 8])))
+}

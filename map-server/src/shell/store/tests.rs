@@ -1,0 +1,173 @@
+//! What is left of the log after a crash.
+
+use super::*;
+use lisp_proto::Nonce;
+
+const NOON: Duration = Duration::from_secs(1_800_000_000);
+
+#[test]
+fn what_was_flushed_is_there_after_a_crash() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, recovered) = Store::open(directory.path(), NOON).unwrap();
+    assert_eq!(recovered.events, []);
+    store.append(NOON, Some(fact(1))).unwrap();
+    store.append(NOON, Some(fact(2))).unwrap();
+    store.flush().unwrap();
+    store.append(NOON, Some(fact(3))).unwrap();
+    drop(store);
+    let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+    assert_eq!(recovered.events, [fact(1), fact(2)]);
+}
+
+#[test]
+fn a_torn_last_line_is_cut_off() {
+    let directory = with_facts(3);
+    let path = directory.path().join(LOG);
+    let whole = fs::read(&path).unwrap();
+    for cut in 1..whole.len() {
+        fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+        let (mut store, recovered) = Store::open(directory.path(), NOON).unwrap();
+        assert!(recovered.events.len() < 3);
+        assert_eq!(recovered.events, facts(recovered.events.len()));
+        store.append(NOON, Some(fact(9))).unwrap();
+        store.flush().unwrap();
+        drop(store);
+        let (_, again) = Store::open(directory.path(), NOON).unwrap();
+        assert_eq!((again.events.last(), again.torn_bytes), (Some(&fact(9)), 0));
+    }
+}
+
+#[test]
+fn zeros_at_the_end_are_cut_off() {
+    let directory = with_facts(2);
+    let path = directory.path().join(LOG);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.extend([0; 4096]);
+    fs::write(&path, &bytes).unwrap();
+    let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+    assert_eq!((recovered.events, recovered.torn_bytes), (facts(2), 4096));
+}
+
+#[test]
+fn damage_in_the_middle_is_reported_with_its_place() {
+    let directory = with_facts(3);
+    let path = directory.path().join(LOG);
+    let mut bytes = fs::read(&path).unwrap();
+    let second = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    bytes[second + 30] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let error = Store::open(directory.path(), NOON).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("registrations.log") && text.contains(&format!("byte {second};")),
+        "{text}"
+    );
+    assert_eq!(fs::read(&path).unwrap(), bytes, "nothing is thrown away");
+}
+
+#[test]
+fn one_server_uses_a_state_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Store::open(directory.path(), NOON).unwrap();
+    assert!(matches!(
+        Store::open(directory.path(), NOON),
+        Err(StoreError::InUse { .. })
+    ));
+    drop(first);
+    assert!(Store::open(directory.path(), NOON).is_ok());
+}
+
+#[test]
+fn a_snapshot_takes_the_place_of_the_log() {
+    let directory = with_facts(3);
+    fs::write(directory.path().join(SNAPSHOT), "left by a crash").unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    store.append(NOON, Some(fact(4))).unwrap();
+    store.replace(NOON, facts(2).into_iter()).unwrap();
+    store.append(NOON, Some(fact(5))).unwrap();
+    store.flush().unwrap();
+    assert!(!store.wants_snapshot());
+    drop(store);
+    let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+    assert_eq!(recovered.events, [fact(1), fact(2), fact(5)]);
+    assert!(!directory.path().join(SNAPSHOT).exists());
+}
+
+#[test]
+fn a_log_that_has_grown_wants_a_snapshot() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    while store.len <= GROWTH {
+        assert!(!store.wants_snapshot());
+        (0..1_000).for_each(|number| store.append(NOON, Some(fact(number))).unwrap());
+        store.flush().unwrap();
+    }
+    assert!(store.wants_snapshot());
+}
+
+#[test]
+fn time_without_a_server_counts_against_lifetimes() {
+    let registered = |seconds| StoreEvent::Registered {
+        xtr: "alpha".into(),
+        ids: None,
+        record: lisp_proto::Record {
+            eid: "10.0.0.1".parse().unwrap(),
+            ttl: lisp_proto::Ttl::from_minutes(15),
+            action: lisp_proto::Action::NoAction,
+            authoritative: false,
+            locators: Vec::new(),
+        },
+        merge: false,
+        lifetime: Duration::from_secs(seconds),
+        source: "[fd4c:1::a]:4342".parse().unwrap(),
+        full_tag: false,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    store.append(NOON, Some(registered(180))).unwrap();
+    store
+        .append(NOON + Duration::from_secs(3_600), None)
+        .unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let later = |seconds: u64| NOON + Duration::from_secs(3_600 + seconds);
+    let events = |seconds| {
+        Store::open(directory.path(), later(seconds))
+            .unwrap()
+            .1
+            .events
+    };
+    assert_eq!(
+        events(50),
+        [registered(130)],
+        "since it was last alive, not since the registration"
+    );
+    assert_eq!(events(500), [registered(0)]);
+    let before = Store::open(directory.path(), NOON).unwrap().1.events;
+    assert_eq!(
+        before,
+        [registered(180)],
+        "a clock that was set back adds nothing"
+    );
+}
+
+fn with_facts(count: usize) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    facts(count)
+        .into_iter()
+        .for_each(|fact| store.append(NOON, Some(fact)).unwrap());
+    store.flush().unwrap();
+    directory
+}
+
+fn facts(count: usize) -> Vec<StoreEvent> {
+    (1..=count as u64).map(fact).collect()
+}
+
+fn fact(number: u64) -> StoreEvent {
+    StoreEvent::NotifyFloor {
+        xtr: "alpha".into(),
+        nonce: Nonce(number),
+    }
+}
