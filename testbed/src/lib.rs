@@ -3,7 +3,9 @@ mod binaries;
 pub mod cleanup;
 mod clock;
 mod daemon;
+pub mod demo;
 mod error;
+pub mod hosts;
 mod link;
 mod namespace;
 mod netlink;
@@ -22,7 +24,7 @@ pub use link::{DirectionCounters, Link, LinkEnd, LinkKind, LinkParams, Share};
 pub use namespace::Namespace;
 pub use netlink::InterfaceCounters;
 pub use network::{
-    CONTROL_INTERFACE, DataPlane, Endpoint, Network, NetworkOptions, Node, SERVER_CONTROL_INTERFACE,
+    CONTROL_INTERFACE, DataPlane, Endpoint, Network, NetworkOptions, Node, PeerReport, SERVER_CONTROL_INTERFACE,
 };
 pub use probe::{EchoReply, Ping, PingReport, UdpProbe, UdpReport};
 pub use snapshot::Snapshot;

@@ -1,3 +1,51 @@
-//! testbed.
+//! `testbed`: networks in namespaces, for looking at and for tests.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use testbed::{demo, hosts};
+
+const EXIT_FAILURE: u8 = 1;
+const EXIT_USAGE: u8 = 64;
+
+/// Whole networks in namespaces, with real daemons in them.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Hosts(hosts::Args),
+    /// Removes networks that `demo --keep` left up, and what killed testbeds left behind.
+    Clean,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // A closed terminal is no reason for another exit code.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    let outcome = match arguments.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Hosts(args) => hosts::run(&args),
+        Command::Clean => demo::clean(),
+    };
+    outcome.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        ExitCode::from(EXIT_FAILURE)
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "the command's complaint")]
+fn complain(text: &str) {
+    eprintln!("testbed: {text}");
+}

@@ -1,6 +1,5 @@
 //! Network namespaces that `ip netns exec` can enter.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
@@ -216,10 +215,13 @@ fn prepare_directory() -> io::Result<()> {
 
 /// Sets what keeps the calling thread's namespace free of traffic nobody asked for.
 fn quieten() -> io::Result<()> {
-    let settings = BTreeMap::from([("accept_dad", "0"), ("router_solicitations", "0")]);
-    for (setting, value) in settings {
-        let path = format!("/proc/sys/net/ipv6/conf/default/{setting}");
-        fs::write(path, value)?;
+    // Detection of duplicates is off only where it is off for all interfaces too.
+    for setting in [
+        "all/accept_dad",
+        "default/accept_dad",
+        "default/router_solicitations",
+    ] {
+        fs::write(format!("/proc/sys/net/ipv6/conf/{setting}"), "0")?;
     }
     Ok(())
 }

@@ -41,10 +41,7 @@ pub(crate) fn open_tap(name: &str) -> io::Result<OwnedFd> {
 
 /// Starts a program in the network namespace `namespace` (`None`: the present one); the kernel
 /// kills it when the calling thread ends.
-pub(crate) fn spawn(
-    command: &mut Command,
-    namespace: Option<BorrowedFd<'_>>,
-) -> io::Result<Child> {
+pub(crate) fn spawn(command: &mut Command, namespace: Option<BorrowedFd<'_>>) -> io::Result<Child> {
     // A duplicate, so that the closure owns what it uses.
     let namespace = namespace.map(dup).transpose()?;
     let parent = getpid();

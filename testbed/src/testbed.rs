@@ -41,9 +41,7 @@ impl Testbed {
     /// When not root, or when the system is out of something.
     pub fn new(seed: u64) -> Result<Self, TestbedError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        if !nix::unistd::geteuid().is_root() {
-            return Err(TestbedError::NotPermitted);
-        }
+        require_root()?;
         cleanup::watch_signals().doing("catch", "signals")?;
         cleanup::sweep();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -98,6 +96,15 @@ impl Testbed {
         let [_, high, middle, low] = number.to_be_bytes();
         // 02: locally administered, unicast.
         [0x02, b'L', b'W', high, middle, low]
+    }
+}
+
+/// Says early and clearly what would fail later.
+pub(crate) fn require_root() -> Result<(), TestbedError> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(TestbedError::NotPermitted)
     }
 }
 

@@ -103,6 +103,7 @@ impl Topology {
             namespace.add_address(HOST_INTERFACE, net)?;
             addresses.push(net.addr());
         }
+        namespace.netlink().wait_until_settled(HOST_INTERFACE)?;
         let [mac, _] = link.macs();
         let own = Neighbour {
             namespace: namespace.clone(),

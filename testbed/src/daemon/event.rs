@@ -35,14 +35,7 @@ impl LogEvent {
     /// Reads a line; one that is not JSON becomes an event with only a `message`.
     pub(crate) fn read(daemon: &str, line: &str) -> Self {
         let Ok(raw) = serde_json::from_str::<RawLine>(line) else {
-            let message = ("message".to_owned(), Value::from(line));
-            return Self {
-                timestamp: 0,
-                daemon: daemon.into(),
-                level: String::new(),
-                event: String::new(),
-                fields: Map::from_iter([message]),
-            };
+            return Self::told(daemon, 0, "", line.into());
         };
         let event = raw
             .fields
@@ -59,15 +52,20 @@ impl LogEvent {
         }
     }
 
-    /// Says that the daemon has closed its stderr, as it does when it ends.
-    pub(crate) fn ended(daemon: &str) -> Self {
+    /// An event that the testbed itself adds: `message` in words.
+    pub(crate) fn told(daemon: &str, timestamp: u64, event: &str, message: String) -> Self {
         Self {
-            timestamp: wall_ns(),
+            timestamp,
             daemon: daemon.into(),
             level: String::new(),
-            event: ENDED.into(),
-            fields: Map::new(),
+            event: event.into(),
+            fields: Map::from_iter([("message".to_owned(), Value::from(message))]),
         }
+    }
+
+    /// Says that the daemon has closed its stderr, as it does when it ends.
+    pub(crate) fn ended(daemon: &str) -> Self {
+        Self::told(daemon, wall_ns(), ENDED, "has ended".into())
     }
 
     /// The field as text; empty when there is no such text.

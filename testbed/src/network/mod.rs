@@ -2,13 +2,14 @@
 
 mod config;
 mod node;
+mod peers;
 
 use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::binaries::Binaries;
-use crate::daemon::{EventLog, LogEvent};
+use crate::daemon::EventLog;
 use crate::error::{Doing, TestbedError};
 use crate::link::LinkParams;
 use crate::namespace::Namespace;
@@ -18,6 +19,7 @@ pub use config::{CONTROL_INTERFACE, SERVER_CONTROL_INTERFACE};
 use config::{EndpointConfig, ServerConfig, XtrEntry};
 pub use node::Node;
 use node::public_keys;
+pub use peers::PeerReport;
 
 /// Time that registering may take: with lost packets a WireGuard handshake is repeated after 5 s.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,7 +29,7 @@ const SERVER: &str = "server";
 const ENDPOINT_NAMES: [&str; 6] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"];
 
 /// Which WireGuard the daemons shall use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum DataPlane {
     /// The kernel's where it has one, else the embedded one.
     #[default]
@@ -212,11 +214,22 @@ impl Network {
         child.wait_with_output().doing("run", "lig")
     }
 
+    /// All hosts with a daemon, the server first.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let endpoints = self.endpoints.iter().map(|endpoint| &endpoint.node);
+        [&self.server].into_iter().chain(endpoints)
+    }
+
     /// The endpoint of this name.
     pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
         self.endpoints
             .iter()
             .find(|endpoint| endpoint.node.name() == name)
+    }
+
+    /// The programs that run in it.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
     }
 
     /// The testbed the network is part of.
@@ -252,16 +265,21 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Asks the agent which peers it has (SIGUSR1): an event with `count` and `peers`.
+    /// Asks the agent which peers its data interface has (SIGUSR1).
     ///
     /// # Errors
     ///
     /// When the agent does not run or does not answer.
-    pub fn report_peers(&self, log: &EventLog) -> Result<LogEvent, TestbedError> {
+    pub fn report_peers(&self, log: &EventLog) -> Result<Vec<PeerReport>, TestbedError> {
         let daemon = self.node.daemon()?;
         let position = log.position();
         daemon.signal(nix::sys::signal::Signal::SIGUSR1)?;
-        daemon.wait_since(position, "peers", REPORT_TIMEOUT, |_| true)
+        let event = daemon.wait_since(position, "peers", REPORT_TIMEOUT, |_| true)?;
+        peers::read(&event).ok_or_else(|| TestbedError::Output {
+            program: self.name().into(),
+            output: event.text("peers").into(),
+            expected: "a list of peers",
+        })
     }
 }
 

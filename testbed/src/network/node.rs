@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::daemon::{Daemon, DaemonSpec, EventLog};
 use crate::error::{Doing, TestbedError};
+use crate::snapshot::Snapshot;
 use crate::topology::Host;
 
 /// Time that a daemon may take to end.
@@ -25,6 +26,8 @@ pub struct Node {
     /// The daemon, once started.
     daemon: Option<Daemon>,
     spec: DaemonSpec,
+    /// The namespace before any daemon ran in it.
+    untouched: Snapshot,
 }
 
 impl Node {
@@ -44,6 +47,7 @@ impl Node {
             directory: directory.clone(),
         };
         Ok(Self {
+            untouched: host.namespace.snapshot()?,
             host,
             config,
             state_dir: directory.join("state"),
@@ -114,6 +118,20 @@ impl Node {
         let mut found = BTreeSet::new();
         list_files(self.directory(), &mut found);
         found
+    }
+
+    /// What differs in the namespace from before any daemon ran in it: interfaces, addresses,
+    /// routes and rules that came (`+`) or went (`-`).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub fn leftovers(&self) -> Result<Vec<String>, TestbedError> {
+        Ok(self
+            .host
+            .namespace
+            .snapshot()?
+            .changes_since(&self.untouched))
     }
 
     pub(super) fn underlay_address(&self) -> Result<IpAddr, TestbedError> {

@@ -86,11 +86,26 @@ impl Ping {
     ///
     /// When no raw socket can be opened.
     pub fn run(&self, from: &Namespace) -> Result<PingReport, TestbedError> {
+        self.run_announced(from, |_| ())
+    }
+
+    /// The same; `announce` is called with the wall clock, in nanoseconds, right before the
+    /// first request is sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_announced(
+        &self,
+        from: &Namespace,
+        announce: impl FnOnce(u64),
+    ) -> Result<PingReport, TestbedError> {
         static IDENTIFIER: AtomicU16 = AtomicU16::new(1);
         let identifier = IDENTIFIER.fetch_add(1, Ordering::Relaxed);
         let socket = from
             .run(|| self.open())?
             .doing("open an ICMP socket in", from.name())?;
+        announce(wall_ns());
         self.exchange(&socket, identifier)
             .doing("ping", self.destination)
     }
