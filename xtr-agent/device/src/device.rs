@@ -42,20 +42,21 @@ impl Device {
         let claim = NameClaim::take(&config.name)?;
         let links =
             Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, &config.name, e))?;
-        if choice == BackendChoice::Embedded {
-            return Self::create_embedded(&config, claim, links).await;
-        }
-        match Kernel::create(&config, claim, links)? {
-            Made::Up(kernel, link) => Ok(Self {
-                plane: Plane::Kernel(kernel),
-                table: Mutex::default(),
-                link,
-            }),
-            Made::Unsupported(claim, links) if choice == BackendChoice::Auto => {
-                Self::create_embedded(&config, claim, links).await
+        let device = if choice == BackendChoice::Embedded {
+            Self::create_embedded(&config, claim, links).await?
+        } else {
+            match Kernel::create(&config, claim, links)? {
+                Made::Up(kernel, link) => Self::new(Plane::Kernel(kernel), link),
+                Made::Unsupported(claim, links) if choice == BackendChoice::Auto => {
+                    Self::create_embedded(&config, claim, links).await?
+                }
+                Made::Unsupported(..) => {
+                    return Err(DeviceError::NoKernelWireGuard { name: config.name });
+                }
             }
-            Made::Unsupported(..) => Err(DeviceError::NoKernelWireGuard { name: config.name }),
-        }
+        };
+        device.link.settle(&config.addresses).await?;
+        Ok(device)
     }
 
     async fn create_embedded(
@@ -65,12 +66,13 @@ impl Device {
     ) -> Result<Self, DeviceError> {
         let (tun, link) = tun::open(claim, links, config.mtu)?;
         link.bring_up(&config.addresses)?;
-        let plane = Plane::Embedded(Embedded::start(config, tun, &link).await?);
-        Ok(Self {
-            plane,
-            table: Mutex::default(),
-            link,
-        })
+        let embedded = Embedded::start(config, tun, &link).await?;
+        Ok(Self::new(Plane::Embedded(embedded), link))
+    }
+
+    fn new(plane: Plane, link: LinkGuard) -> Self {
+        let table = Mutex::default();
+        Self { plane, table, link }
     }
 
     /// Returns which data plane the interface runs on.

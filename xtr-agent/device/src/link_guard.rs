@@ -1,9 +1,11 @@
 //! The claim on an interface name, and the interface that goes when the claim goes.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -86,6 +88,36 @@ impl LinkGuard {
     }
 }
 
+impl LinkGuard {
+    /// Waits, for a bounded time, until packets to the addresses are taken in.
+    ///
+    /// The kernel installs what that takes for IPv6 some time after it has confirmed the address.
+    pub(crate) async fn settle(&self, addresses: &[IpNet]) -> Result<(), DeviceError> {
+        for _ in 0..SETTLE_CHECKS {
+            if self.is_settled(addresses)? {
+                return Ok(());
+            }
+            tokio::time::sleep(SETTLE_CHECK_INTERVAL).await;
+        }
+        tracing::warn!(name = self.name(), "IPv6 addresses do not become usable");
+        Ok(())
+    }
+
+    fn is_settled(&self, addresses: &[IpNet]) -> Result<bool, DeviceError> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            if let IpAddr::V6(ip) = address.addr()
+                && !links
+                    .is_local(ip)
+                    .map_err(|source| refused_address(self.name(), *address, source))?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 impl Drop for LinkGuard {
     fn drop(&mut self) {
         let links = self.links.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -106,6 +138,10 @@ fn refused_address(name: &str, address: IpNet, source: io::Error) -> DeviceError
 }
 
 pub(crate) const BRINGING_UP: &str = "bringing up interface";
+
+/// Usually the first check or the second succeeds; together they take a second.
+const SETTLE_CHECKS: usize = 1_000;
+const SETTLE_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// `IFNAMSIZ` without the terminating zero.
 const MAX_NAME: usize = 15;

@@ -1,7 +1,7 @@
 //! Interfaces: found, made, given addresses, brought up, deleted.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -10,6 +10,7 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
     LinkInfo, LinkMessage,
 };
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -135,6 +136,26 @@ impl Links {
         ];
         let request = RouteNetlinkMessage::NewAddress(message);
         self.0.execute(request, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Whether packets to an IPv6 address are taken in by this host.
+    pub(crate) fn is_local(&mut self, address: Ipv6Addr) -> io::Result<bool> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 128;
+        message.attributes = vec![RouteAttribute::Destination(address.into())];
+        let mut local = false;
+        let result = self
+            .0
+            .query(RouteNetlinkMessage::GetRoute(message), 0, |answer| {
+                if let RouteNetlinkMessage::NewRoute(route) = answer {
+                    local = route.header.kind == RouteType::Local;
+                }
+            });
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::ENETUNREACH) => Ok(false),
+            result => result.map(|()| local),
+        }
     }
 
     /// Deletes the interface; one that is gone is no error.

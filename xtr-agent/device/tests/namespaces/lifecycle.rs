@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tokio::net::UdpSocket;
 use wg_device::{Backend, BackendChoice, Device, DeviceError, PrivateKey, local_address_towards};
 
-use crate::support::{bind, config, in_namespace, ip, route, with_each_backend};
+use crate::support::{bind, config, create_again, in_namespace, ip, route, with_each_backend};
 
 #[test]
 fn an_interface_comes_up_with_its_addresses_usable_at_once() {
@@ -45,20 +45,14 @@ fn nothing_is_left_after_close_and_after_drop() {
     with_each_backend(|choice| async move {
         let key = PrivateKey::generate();
         let port = free_port().await;
-        let device = Device::create(config("lisp0", &key, port, &[]), choice)
-            .await
-            .unwrap();
+        let config = config("lisp0", &key, port, &[]);
+        let device = create_again(&config, choice).await;
         device.close().await;
         assert!(!ip("link show").contains("lisp0"));
-        // The port is free too.
-        let device = Device::create(config("lisp0", &key, port, &[]), choice)
-            .await
-            .unwrap();
+        let device = create_again(&config, choice).await;
         drop(device);
         assert!(!ip("link show").contains("lisp0"));
-        let device = Device::create(config("lisp0", &key, 0, &[]), choice)
-            .await
-            .unwrap();
+        let device = create_again(&config, choice).await;
         device.close().await;
         assert!(!ip("link show").contains("lisp0"));
     });
@@ -84,17 +78,15 @@ fn a_second_instance_is_told_to_choose_another_name() {
 #[test]
 fn a_foreign_device_of_the_name_is_kept_and_named() {
     with_each_backend(|choice| async move {
-        for kind in ["mode tun", "mode tap"] {
-            ip(&format!("tuntap add lisp0 {kind}"));
-            let key = PrivateKey::generate();
-            let refused = Device::create(config("lisp0", &key, 0, &[]), choice)
-                .await
-                .unwrap_err();
+        for (name, kind) in [("lisp0", "mode tun"), ("lisp1", "mode tap")] {
+            ip(&format!("tuntap add {name} {kind}"));
+            let config = config(name, &PrivateKey::generate(), 0, &[]);
+            let refused = Device::create(config, choice).await.unwrap_err();
             assert!(
                 matches!(refused, DeviceError::NameTaken { .. }),
                 "{refused}"
             );
-            ip("link del lisp0");
+            assert!(ip("link show").contains(name));
         }
     });
 }
@@ -137,10 +129,8 @@ fn an_interface_a_killed_process_left_is_replaced_only_with_the_same_key() {
             .status()
             .unwrap();
         assert!(status.success());
-        let device = Device::create(config("lisp0", &key, 0, &[]), choice)
-            .await
-            .unwrap();
-        device.close().await;
+        let config = config("lisp0", &key, 0, &[]);
+        create_again(&config, choice).await.close().await;
     });
 }
 
@@ -168,10 +158,11 @@ fn a_host_without_ipv6_is_told_so_and_can_do_without() {
         }
         let key = PrivateKey::generate();
         let inner = ["10.0.0.1/32", "fd00:1::1/128"].map(|net| net.parse().unwrap());
-        let create = |inner| Device::create(config("lisp0", &key, 0, inner), choice);
-        let refused = create(&inner).await.unwrap_err();
+        let both = config("lisp0", &key, 0, &inner);
+        let refused = Device::create(both, choice).await.unwrap_err();
         assert!(matches!(refused, DeviceError::NoIpv6 { .. }), "{refused}");
-        create(&inner[..1]).await.unwrap().close().await;
+        let config = config("lisp0", &key, 0, &inner[..1]);
+        create_again(&config, choice).await.close().await;
     });
 }
 

@@ -14,8 +14,8 @@ use nix::unistd::geteuid;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use wg_device::{
-    Backend, BackendChoice, Device, DeviceConfig, PeerSpec, PeerStats, PrivateKey, RouteSpec,
-    Routes, bind_control_socket,
+    Backend, BackendChoice, Device, DeviceConfig, DeviceError, PeerSpec, PeerStats, PrivateKey,
+    RouteSpec, Routes, bind_control_socket,
 };
 
 /// Long enough for any machine, far below WireGuard's own timers.
@@ -67,6 +67,17 @@ where
             test(choice).await;
         });
     }
+}
+
+/// Adds a host address to the loopback interface and waits until it is in use.
+pub(crate) async fn add_to_loopback(address: &str) {
+    ip(&format!("addr add {address} dev lo"));
+    let in_use = async {
+        while !ip(&format!("route get {address}")).contains("local") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, in_use).await.expect("address not in use");
 }
 
 /// Runs `ip` in the present namespace and insists on success.
@@ -303,6 +314,24 @@ fn checksum(bytes: &[u8]) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     !u16::try_from(sum).unwrap()
+}
+
+/// Creates a device whose name or port was given back just now.
+///
+/// A program that another test starts holds copies of all sockets of this process for a moment,
+/// between its fork and its exec.
+pub(crate) async fn create_again(config: &DeviceConfig, choice: BackendChoice) -> Device {
+    let created = async {
+        loop {
+            match Device::create(config.clone(), choice).await {
+                Err(DeviceError::Running { .. } | DeviceError::PortTaken { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                result => return result.unwrap(),
+            }
+        }
+    };
+    timeout(PATIENCE, created).await.expect("never given back")
 }
 
 async fn has_kernel_wireguard() -> bool {
