@@ -1,5 +1,7 @@
 //! The daemon as a process, in the plain: a crash, a replay, a clean stop.
 
+#![expect(clippy::unwrap_used, reason = "in a test a failure is a finding")]
+
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;

@@ -15,10 +15,12 @@ use super::{MapServer, Origin};
 use crate::store_event::StoreEvent;
 
 impl MapServer {
-    /// Sends `record` to `receiver` until it is acknowledged, unless that is being done already.
+    /// Sends `record` to `receiver`, from `at` on, until it is acknowledged; unless that is being
+    /// done already.
     pub(super) fn tell(
         &mut self,
         now: Timestamp,
+        at: Timestamp,
         receiver: XtrIndex,
         record: Record,
         actions: &mut Actions,
@@ -32,8 +34,12 @@ impl MapServer {
         {
             return key;
         }
-        notifier.start(now, key, record);
-        self.transmit(now, &key, actions);
+        notifier.start(at, key, record);
+        if at > now {
+            notifier.defer(&key, at);
+        } else {
+            self.transmit(now, &key, actions);
+        }
         let to = self.sites.site(receiver).name.clone();
         actions.event(Event::Push { to, eid });
         if let Some(dropped) = self.state.notifier.overflow() {

@@ -33,6 +33,10 @@ pub(crate) const NOTIFY_INTERVAL_MAX: Duration = Duration::from_secs(5);
 pub(crate) const NOTIFY_LIFETIME: Duration = Duration::from_secs(30);
 /// Unsolicited Map-Notifies awaiting acknowledgement; the oldest gives way.
 pub(crate) const OUTSTANDING_NOTIFIES: usize = 65_536;
+/// Map-Notifies sent at once when a mapping changes; those to further subscribers follow.
+pub(crate) const NOTIFIES_AT_ONCE: u32 = 256;
+/// Time between Map-Notifies beyond those sent at once.
+pub(crate) const NOTIFY_SPACING: Duration = Duration::from_micros(100);
 /// Notify nonces reserved in the store at a time.
 pub(crate) const NOTIFY_RESERVE: u64 = 1_024;
 

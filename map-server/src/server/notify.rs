@@ -103,6 +103,11 @@ impl Notifier {
         self.outstanding.insert(key, outstanding);
     }
 
+    /// Puts the first transmission off until `at`.
+    pub(crate) fn defer(&mut self, key: &NotifyKey, at: Timestamp) {
+        self.timers.set(*key, at);
+    }
+
     /// Takes the oldest one out if there are too many.
     pub(crate) fn overflow(&mut self) -> Option<Outstanding> {
         if self.outstanding.len() <= limits::OUTSTANDING_NOTIFIES {

@@ -10,7 +10,7 @@ use lisp_proto::{Action as NegativeAction, EidPrefix, Record, Timestamp, Ttl};
 
 use super::actions::Actions;
 use super::counters::DropReason;
-use super::mappings::{Change, Found};
+use super::mappings::{Change, Found, Mapping};
 use super::notify::NotifyKey;
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
@@ -50,7 +50,7 @@ impl MapServer {
         let mut awaited = Vec::with_capacity(owners.len());
         for owner in owners {
             self.subscribe(now, own.eid, owner, own.ttl, actions);
-            awaited.push(self.tell(now, owner, own.clone(), actions));
+            awaited.push(self.tell(now, now, owner, own.clone(), actions));
         }
         awaited
     }
@@ -131,11 +131,18 @@ impl MapServer {
                     .map(|subscriber| (*subscriber, record.clone())),
             );
         }
-        for (subscriber, record) in news {
-            let mapping = self.state.mappings.exact(&eid);
-            if !mapping.is_some_and(|mapping| mapping.is_registered_by(subscriber)) {
-                self.tell(now, subscriber, record, actions);
-            }
+        let owners: BTreeSet<_> = self
+            .state
+            .mappings
+            .exact(&eid)
+            .into_iter()
+            .flat_map(Mapping::owners)
+            .collect();
+        news.retain(|(subscriber, _)| !owners.contains(subscriber));
+        for (position, (subscriber, record)) in (0..).zip(news) {
+            let late = u32::saturating_sub(position, limits::NOTIFIES_AT_ONCE);
+            let at = now + limits::NOTIFY_SPACING * late;
+            self.tell(now, at, subscriber, record, actions);
         }
     }
 }

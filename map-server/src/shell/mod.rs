@@ -41,6 +41,9 @@ const CONTROL_PORT: u16 = 4342;
 /// How often the store is told that the server is alive, and the counters are reported.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
+/// Timers wait no longer than this for the sockets to run dry: under a flood they never do.
+const TIMER_PATIENCE: Duration = Duration::from_millis(100);
+
 /// A running map server.
 struct Shell {
     clock: Clock,
@@ -149,7 +152,9 @@ impl Shell {
                 () = sleep_until(self.clock.instant(wake)) => {}
             }
             let drained = self.receive()?;
-            if drained {
+            let overdue =
+                deadline.is_some_and(|deadline| self.clock.now() - deadline > TIMER_PATIENCE);
+            if drained || overdue {
                 self.tick()?;
             }
             self.sink.store.flush()?;

@@ -1,11 +1,17 @@
 //! Who is told what, in which order, and how often.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use lisp_proto::InstanceId;
+
+use super::*;
+use crate::config::{Config, Options, XtrConfig};
 use crate::server::bench::{
-    Bench, Sent, ack, control, eid, empty, ip, own_records, plain_record, record, request, socket,
+    Bench, Sent, ack, control, eid, empty, ip, key, own_records, plain_record, record, request,
+    socket,
 };
-use crate::server::{DropReason, Event, Via};
+use crate::server::{Action, Event, Input, Via};
 
 #[test]
 fn a_repeated_request_does_not_repeat_an_outstanding_push() {
@@ -277,6 +283,50 @@ fn events_tell_the_story_in_order() {
         },
     ];
     assert_eq!(bench.events, story);
+}
+
+#[test]
+fn news_for_many_subscribers_leaves_in_portions() {
+    let agents = 2 * limits::NOTIFIES_AT_ONCE;
+    let xtr = |number: u32| XtrConfig {
+        name: format!("agent-{number}").into(),
+        control_address: Some(IpAddr::from([10, 0, (number >> 8) as u8, number as u8])),
+        auth: key("any"),
+        replay_check: true,
+        eid_prefixes: vec![EidPrefix::host(
+            InstanceId(0),
+            Ipv6Addr::from(u128::from(number)).into(),
+        )],
+        more_specifics: false,
+    };
+    let config = Config::new(Options::default(), (0..agents).map(xtr).collect()).unwrap();
+    let mut server = MapServer::new(config, [0; 32]);
+    for subscriber in 1..agents {
+        let subscriber = server
+            .sites
+            .by_name(&format!("agent-{subscriber}").into())
+            .unwrap();
+        server
+            .state
+            .subscribers
+            .join(eid("::0"), subscriber, Timestamp(u64::MAX));
+    }
+    let mut actions = Actions::new();
+    server.publish(Timestamp::ZERO, eid("::0"), Change::Removed, &mut actions);
+    let sent = |actions: &Actions| {
+        actions
+            .iter()
+            .filter(|action| matches!(action, Action::Send { .. }))
+            .count()
+    };
+    assert_eq!(sent(&actions), limits::NOTIFIES_AT_ONCE as usize + 1);
+    while let Some(at) = server
+        .next_deadline()
+        .filter(|at| *at < Timestamp::ZERO + limits::NOTIFY_INTERVAL / 2)
+    {
+        server.handle(at, Input::Tick, &mut actions);
+    }
+    assert_eq!(sent(&actions), agents as usize - 1);
 }
 
 fn registered() -> Bench {

@@ -64,11 +64,7 @@ impl Source<'_> {
     pub(super) fn syntax(&self, error: &toml::de::Error) -> SettingsError {
         let span = error.span().unwrap_or(0..0);
         let problem = error.message().replace('\n', ", ");
-        self.error(
-            &span,
-            problem,
-            "see the commented example in docs/map-server.toml",
-        )
+        self.error(&span, problem, "see docs/configuration.md")
     }
 }
 
