@@ -1,6 +1,6 @@
 //! Who is told what, in which order, and how often.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use lisp_proto::InstanceId;
@@ -290,7 +290,7 @@ fn news_for_many_subscribers_leaves_in_portions() {
     let agents = 2 * limits::NOTIFIES_AT_ONCE;
     let xtr = |number: u32| XtrConfig {
         name: format!("agent-{number}").into(),
-        control_address: Some(IpAddr::from([10, 0, (number >> 8) as u8, number as u8])),
+        control_address: Some(Ipv4Addr::from(0x0a00_0000 | number).into()),
         auth: key("any"),
         replay_check: true,
         eid_prefixes: vec![EidPrefix::host(
