@@ -11,6 +11,7 @@ mod namespace;
 mod netlink;
 mod network;
 mod probe;
+pub mod sim;
 mod snapshot;
 mod spawner;
 mod sys;

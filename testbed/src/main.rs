@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use testbed::{demo, hosts};
+use testbed::{demo, hosts, sim};
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 64;
@@ -22,6 +22,7 @@ enum Command {
     Hosts(hosts::Args),
     /// Removes networks that `demo --keep` left up, and what killed testbeds left behind.
     Clean,
+    Sim(sim::cli::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Hosts(args) => hosts::run(&args),
         Command::Clean => demo::clean(),
+        Command::Sim(args) => sim::cli::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));

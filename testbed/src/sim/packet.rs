@@ -15,9 +15,11 @@ pub(super) struct Probe {
     pub(super) sequence: u32,
     /// Whether it answers another one.
     pub(super) echo: bool,
+    /// Position of the packet that it answers; its own if it answers none.
+    pub(super) about: u32,
 }
 
-const PROBE_LEN: usize = 17;
+const PROBE_LEN: usize = 21;
 const UDP_LEN: usize = 8;
 const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
@@ -48,6 +50,7 @@ impl Probe {
         out.extend(self.flow.to_be_bytes());
         out.extend(self.sequence.to_be_bytes());
         out.push(u8::from(self.echo));
+        out.extend(self.about.to_be_bytes());
         Some(out.into())
     }
 
@@ -75,11 +78,13 @@ impl Probe {
         let (id, rest) = payload.split_first_chunk::<8>()?;
         let (flow, rest) = rest.split_first_chunk::<4>()?;
         let (sequence, rest) = rest.split_first_chunk::<4>()?;
+        let (echo, rest) = rest.split_first()?;
         Some(Self {
             id: u64::from_be_bytes(*id),
             flow: u32::from_be_bytes(*flow),
             sequence: u32::from_be_bytes(*sequence),
-            echo: *rest.first()? != 0,
+            echo: *echo != 0,
+            about: u32::from_be_bytes(*rest.first_chunk()?),
         })
     }
 }
@@ -116,6 +121,7 @@ mod tests {
             flow: 7,
             sequence: 9,
             echo: true,
+            about: 8,
         };
         for (src, dst) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
             let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());

@@ -38,9 +38,11 @@ pub(super) fn stream(seed: u64, concern: &str) -> StdRng {
 /// 32 bytes that depend on `seed` and `concern` alone.
 pub(super) fn bytes(seed: u64, concern: &str) -> [u8; 32] {
     // FNV-1a tells the concerns apart, SplitMix64 spreads the result.
-    let mut state = concern.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let mut state = concern
+        .bytes()
+        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
     let mut out = [0; 32];
     for chunk in out.chunks_exact_mut(8) {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -6,23 +6,23 @@ use std::hash::Hasher;
 
 use lisp_proto::Timestamp;
 
-/// Lines kept for a report.
-const LINES: usize = 120;
-
 /// The course of a run.
 #[derive(Debug)]
 pub(super) struct Trace {
     digest: Digest,
-    /// The last lines, when somebody wants to read them.
-    lines: Option<VecDeque<String>>,
+    /// The last lines.
+    lines: VecDeque<String>,
+    /// How many of them are kept.
+    most: usize,
 }
 
 impl Trace {
-    /// Starts a trace; `in_words` keeps the last lines as well.
-    pub(super) fn new(in_words: bool) -> Self {
+    /// Starts a trace that keeps the last `most` lines in words.
+    pub(super) const fn new(most: usize) -> Self {
         Self {
             digest: Digest(0xcbf2_9ce4_8422_2325),
-            lines: in_words.then(VecDeque::new),
+            lines: VecDeque::new(),
+            most,
         }
     }
 
@@ -38,17 +38,18 @@ impl Trace {
 
     /// Keeps what `line` says, if anybody wants to read it.
     pub(super) fn say(&mut self, now: Timestamp, line: impl FnOnce() -> String) {
-        if let Some(lines) = &mut self.lines {
-            if lines.len() >= LINES {
-                lines.pop_front();
-            }
-            lines.push_back(format!("{} {}", Clock(now), line()));
+        if self.most == 0 {
+            return;
         }
+        if self.lines.len() >= self.most {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(format!("{} {}", Clock(now), line()));
     }
 
     /// The last lines, oldest first.
     pub(super) fn into_lines(self) -> Vec<String> {
-        self.lines.unwrap_or_default().into()
+        self.lines.into()
     }
 }
 
@@ -68,7 +69,9 @@ pub(super) struct Digest(u64);
 
 impl Digest {
     const fn word(&mut self, word: u64) {
-        self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+        self.0 = (self.0 ^ word)
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(29);
     }
 }
 
@@ -76,7 +79,11 @@ impl Hasher for Digest {
     fn write(&mut self, bytes: &[u8]) {
         let mut chunks = bytes.chunks_exact(8);
         for chunk in &mut chunks {
-            self.word(chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+            self.word(
+                chunk
+                    .iter()
+                    .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+            );
         }
         for byte in chunks.remainder() {
             self.word(u64::from(*byte));
@@ -103,8 +110,10 @@ mod tests {
     #[test]
     fn the_digest_depends_on_order_and_content() {
         let digest = |words: &[u64]| {
-            let mut trace = Trace::new(false);
-            words.iter().for_each(|word| trace.digest().write_u64(*word));
+            let mut trace = Trace::new(0);
+            words
+                .iter()
+                .for_each(|word| trace.digest().write_u64(*word));
             trace.hash()
         };
         assert_eq!(digest(&[1, 2]), digest(&[1, 2]));
@@ -114,14 +123,14 @@ mod tests {
 
     #[test]
     fn lines_are_kept_only_when_wanted_and_only_the_last() {
-        let mut silent = Trace::new(false);
+        let mut silent = Trace::new(0);
         silent.say(Timestamp(1), || unreachable!("nobody listens"));
-        let mut trace = Trace::new(true);
-        for n in 0..LINES as u64 + 1 {
+        let mut trace = Trace::new(5);
+        for n in 0..6 {
             trace.say(Timestamp(n * 1_500_000_000), || n.to_string());
         }
         let lines = trace.into_lines();
-        assert_eq!(lines.len(), LINES);
+        assert_eq!(lines.len(), 5);
         assert_eq!(lines[0], "     1.500000 1");
     }
 }

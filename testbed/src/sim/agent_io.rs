@@ -1,0 +1,317 @@
+//! What goes into an agent, and what becomes of what it wants.
+
+use std::net::SocketAddr;
+
+use lisp_proto::Timestamp;
+use xtr_agent::agent::{Action, Actions, Change, ChangeId, DropReason, Input, PeerStats};
+
+use super::addresses::CONTROL_PORT;
+use super::agent_host::Which;
+use super::data_plane::Task;
+use super::invariant::Invariant;
+use super::net::Host;
+use super::packet::Probe;
+use super::wireguard::{self, Inner, Interface, Out, Wire};
+use super::world::{Event, World};
+use super::{addresses, words};
+
+use rand::Rng;
+
+impl World {
+    /// Gives an agent an input and carries out what it wants.
+    pub(super) fn agent_input(&mut self, number: u32, input: Input<'_>) {
+        let now = self.now();
+        let mut actions = Actions::default();
+        let Some(host) = self.agents.get_mut(number as usize) else {
+            return;
+        };
+        let Some(running) = host.running.as_deref_mut() else {
+            return;
+        };
+        let local = Timestamp::ZERO + (now - running.started);
+        running.agent.handle(local, input, &mut actions);
+        host.reserve();
+        for action in actions.drain() {
+            self.agent_action(number, action);
+        }
+        self.wake_agent(number);
+    }
+
+    /// A datagram of the underlay arrives at an agent's host.
+    pub(super) fn agent_receives(&mut self, number: u32, port: u16, src: SocketAddr, wire: Wire) {
+        let which = match port {
+            addresses::CONTROL_TUNNEL_PORT => Which::Control,
+            _ => Which::Data,
+        };
+        self.with_interface(number, which, |interface, cx| {
+            interface.receive(src, wire, cx)
+        });
+    }
+
+    /// Something on an agent's host is due.
+    pub(super) fn agent_timer(&mut self, number: u32) {
+        let now = self.now();
+        let Some(host) = self.agents.get_mut(number as usize) else {
+            return;
+        };
+        if host.wake.is_none_or(|wake| wake > now) {
+            return;
+        }
+        host.wake = None;
+        self.with_interface(number, Which::Control, Interface::tick);
+        self.with_interface(number, Which::Data, Interface::tick);
+        let running = self
+            .agents
+            .get(number as usize)
+            .and_then(|host| host.running.as_ref());
+        let due = running.is_some_and(|running| {
+            let next = running.agent.next_deadline();
+            next.is_some_and(|next| running.started + (next - Timestamp::ZERO) <= now)
+        });
+        if due {
+            self.agent_input(number, Input::Tick);
+        }
+        self.wake_agent(number);
+    }
+
+    /// Carries out what an interface wants.
+    pub(super) fn interface_did(&mut self, number: u32, which: Which, src: SocketAddr, out: Out) {
+        match (out, which) {
+            (Out::Transmit { dst, wire }, _) => self.transmit(Host::Agent(number), src, dst, wire),
+            (Out::Receive { inner }, Which::Control) => {
+                let src = SocketAddr::new(inner.src, CONTROL_PORT);
+                self.agent_input(
+                    number,
+                    Input::Datagram {
+                        src,
+                        bytes: &inner.body,
+                    },
+                );
+            }
+            (Out::Receive { inner }, Which::Data) => self.deliver(number, &inner),
+            (Out::Lost { .. }, Which::Control) => {}
+            (Out::Lost { inner, why }, Which::Data) => self.packet_lost(number, &inner, why),
+        }
+    }
+
+    fn agent_action(&mut self, number: u32, action: Action) {
+        let now = self.now();
+        match action {
+            Action::Send { dst, bytes } => {
+                if self.sabotage_agent_send(&bytes) {
+                    return;
+                }
+                self.stats.agent_sent(&bytes);
+                self.trace.say(now, || {
+                    format!("agent {number} -> {dst}: {}", words::message(&bytes))
+                });
+                self.overhear(&bytes);
+                let src = addresses::control(number).ip();
+                let inner = Inner {
+                    src,
+                    dst: dst.ip(),
+                    body: bytes,
+                };
+                self.with_interface(number, Which::Control, |interface, cx| {
+                    interface.send(inner, cx)
+                });
+            }
+            Action::Apply { id, change } => self.task(number, Task::Apply(id, change)),
+            Action::Kick(key) => self.task(number, Task::Kick(key)),
+            Action::RenewControlTunnel => self.renew_control(number),
+            Action::ReadPeerStats(keys) => self.task(number, Task::Stats(keys)),
+            Action::Reinject(packet) => self.sabotage_reinject(number, packet),
+            Action::Deliver(packet) => {
+                if let Some(probe) = Probe::of_icmp_error(&packet) {
+                    self.refused(number, &probe);
+                }
+            }
+            Action::Count(reason) => self.agent_dropped(number, reason),
+            Action::Event(event) => self.trace.say(now, || format!("agent {number} {event:?}")),
+        }
+    }
+
+    fn agent_dropped(&mut self, number: u32, reason: DropReason) {
+        let now = self.now();
+        self.trace
+            .say(now, || format!("agent {number} dropped: {reason:?}"));
+        *self
+            .stats
+            .agent_drops
+            .entry(format!("{reason:?}"))
+            .or_default() += 1;
+    }
+
+    /// Hands a task to the data plane.
+    pub(super) fn task(&mut self, number: u32, task: Task) {
+        let Some(host) = self.agents.get_mut(number as usize) else {
+            return;
+        };
+        let life = host.life;
+        let Some(running) = host.running.as_deref_mut() else {
+            return;
+        };
+        if let Some(wait) = running.plane.push(task, &mut self.streams.data_plane) {
+            self.queue.after(wait, Event::DataPlane(number, life));
+        }
+    }
+
+    /// The data plane has come to its next task.
+    pub(super) fn data_plane(&mut self, number: u32, life: u32) {
+        let Some(running) = self.running_agent(number, life) else {
+            return;
+        };
+        let Some(task) = running.plane.pop() else {
+            return;
+        };
+        // The task after this one begins now, and this one may add more.
+        let wait = self.agents.get(number as usize).and_then(|host| {
+            let plane = &host.running.as_ref()?.plane;
+            plane.next_after(&mut self.streams.data_plane)
+        });
+        if let Some(wait) = wait {
+            self.queue.after(wait, Event::DataPlane(number, life));
+        }
+        match task {
+            Task::Apply(id, change) => self.apply(number, id, change),
+            Task::Kick(key) => {
+                self.with_interface(number, Which::Data, |interface, cx| {
+                    interface.kick(&key, cx)
+                });
+            }
+            Task::Stats(keys) => self.read_stats(number, &keys),
+            Task::Reinject(packet) => self.enter_interface(number, packet),
+            Task::Resume => self.resume(number),
+        }
+    }
+
+    /// An agent reads what was caught.
+    pub(super) fn missed(&mut self, number: u32, life: u32) {
+        let Some(running) = self.running_agent(number, life) else {
+            return;
+        };
+        for packet in running.plane.take_missed() {
+            self.agent_input(number, Input::TunPacket(&packet));
+        }
+    }
+
+    fn apply(&mut self, number: u32, id: ChangeId, change: Change) {
+        let now = self.now();
+        let Some(host) = self.agents.get_mut(number as usize) else {
+            return;
+        };
+        let life = host.life;
+        let Some(running) = host.running.as_deref_mut() else {
+            return;
+        };
+        let refusals = running.plane.refusals;
+        let refused = refusals > 0.0 && self.streams.data_plane.random_bool(refusals);
+        self.trace.say(now, || {
+            format!(
+                "agent {number} {} {change:?}",
+                if refused { "refuses" } else { "does" }
+            )
+        });
+        let mut is_route = false;
+        if refused {
+            self.refusals = true;
+        } else {
+            is_route = matches!(change, Change::AddRoute(_));
+            self.change(number, change);
+        }
+        self.agent_input(number, Input::Applied { id, ok: !refused });
+        if is_route {
+            // What was caught before the route was there goes before what takes it.
+            self.missed(number, life);
+            self.task(number, Task::Resume);
+        }
+    }
+
+    fn change(&mut self, number: u32, change: Change) {
+        if self.sabotage_change(&change) {
+            return;
+        }
+        match change {
+            Change::SetPeer(spec) => {
+                self.check_authority(number, &spec);
+                let spec = wireguard::PeerSpec {
+                    key: spec.key,
+                    endpoint: spec.endpoint,
+                    allowed_ips: spec.allowed_ips,
+                    keepalive: None,
+                };
+                self.with_interface(number, Which::Data, |interface, cx| {
+                    interface.set_peer(&spec, cx)
+                });
+            }
+            Change::RemovePeer(key) => {
+                self.with_interface(number, Which::Data, |interface, cx| {
+                    interface.remove_peer(&key, cx)
+                });
+            }
+            Change::AddRoute(prefix) => self.with_plane(number, |plane| plane.add_route(prefix)),
+            Change::RemoveRoute(prefix) => {
+                self.with_plane(number, |plane| plane.remove_route(&prefix))
+            }
+        }
+    }
+
+    fn read_stats(&mut self, number: u32, keys: &[lisp_proto::PublicKey]) {
+        let Some(running) = self
+            .agents
+            .get(number as usize)
+            .and_then(|host| host.running.as_ref())
+        else {
+            return;
+        };
+        let stats: Vec<PeerStats> = keys
+            .iter()
+            .filter_map(|key| {
+                let stats = running.plane.interface.stats(key)?;
+                Some(PeerStats {
+                    key: *key,
+                    handshake_seen: stats.handshake_seen,
+                    rx_bytes: stats.rx_bytes,
+                    tx_bytes: stats.tx_bytes,
+                })
+            })
+            .collect();
+        self.agent_input(number, Input::PeerStats(&stats));
+    }
+
+    fn resume(&mut self, number: u32) {
+        let mut packets = Default::default();
+        self.with_plane(number, |plane| packets = plane.resume());
+        for packet in packets {
+            self.enter_interface(number, packet);
+        }
+    }
+
+    /// Lets `act` work with the data plane of an agent that is up.
+    pub(super) fn with_plane(
+        &mut self,
+        number: u32,
+        act: impl FnOnce(&mut super::data_plane::DataPlane),
+    ) {
+        let host = self.agents.get_mut(number as usize);
+        if let Some(running) = host.and_then(|host| host.running.as_deref_mut()) {
+            act(&mut running.plane);
+        }
+    }
+
+    /// The application was told that its packet was not sent.
+    fn refused(&mut self, number: u32, probe: &Probe) {
+        let now = self.now();
+        self.trace.say(now, || {
+            format!(
+                "agent {number} refuses packet {} of flow {}",
+                probe.sequence, probe.flow
+            )
+        });
+        if let Err(misdeed) = self.ledger.refused(number, probe) {
+            self.broken(Invariant::Once, || {
+                format!("agent {number}: {probe:?} {misdeed:?}")
+            });
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The applications on the hosts: they send packets, answer them, and judge the service.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lisp_proto::Timestamp;
+use rand::Rng;
+
+use super::addresses;
+use super::agent_host::Which;
+use super::data_plane::Way;
+use super::invariant::Invariant;
+use super::ledger::Misdeed;
+use super::net::Host;
+use super::packet::{Probe, addresses as packet_addresses};
+use super::scenario::{Flow, Target};
+use super::stats::SetUp;
+use super::wireguard::{Inner, Lost};
+use super::world::{Event, World};
+
+/// The first packet to a new destination is answered within this time.
+const COLD_START_MAX: Duration = Duration::from_secs(1);
+
+impl World {
+    /// The next packet of a flow is due.
+    pub(super) fn packet_due(&mut self, number: u32) {
+        let now = self.now();
+        self.judge(number);
+        let Some(state) = self.flows.get(number as usize) else {
+            return;
+        };
+        if !state.goes_on() {
+            return;
+        }
+        self.queue.after(state.interval(), Event::Packet(number));
+        let flow = state.flow.clone();
+        let src = addresses::eid(flow.from, flow.ipv6, 0);
+        let dst = destination(&flow);
+        let cold = self.is_cold(&flow);
+        let up = self.is_up(flow.from);
+        let Some(state) = self.flows.get_mut(number as usize) else {
+            return;
+        };
+        if !up {
+            state.next += 1;
+            return;
+        }
+        let sequence = match flow.to {
+            Target::Agent(..) => state.send(now, cold),
+            Target::Nobody(_) => {
+                state.next += 1;
+                state.next - 1
+            }
+        };
+        let probe = Probe {
+            id: self.ledger.issue(),
+            flow: number,
+            sequence,
+            echo: false,
+            about: sequence,
+        };
+        if let Some(packet) = probe.packet(src, dst) {
+            self.trace.say(now, || {
+                format!(
+                    "agent {} sends packet {sequence} of flow {number}",
+                    flow.from
+                )
+            });
+            self.local_send(flow.from, &probe, packet, dst);
+        }
+    }
+
+    /// An application on an agent's host sends a packet.
+    pub(super) fn local_send(&mut self, number: u32, probe: &Probe, packet: Bytes, dst: IpAddr) {
+        let now = self.now();
+        let Some(host) = self.agents.get_mut(number as usize) else {
+            return;
+        };
+        let life = host.life;
+        let Some(running) = host.running.as_deref_mut() else {
+            return;
+        };
+        match running.plane.way(dst) {
+            Way::Data => {
+                if let Some(packet) = running.plane.wait(packet) {
+                    self.enter_interface(number, packet);
+                }
+            }
+            Way::Miss => {
+                let wakes = running.plane.miss(packet);
+                self.ledger.caught(now, number, probe);
+                if wakes {
+                    let wait = Duration::from_micros(self.streams.data_plane.random_range(5..50));
+                    self.queue.after(wait, Event::Missed(number, life));
+                }
+            }
+            Way::Elsewhere => {}
+        }
+    }
+
+    /// A packet goes into the data interface.
+    pub(super) fn enter_interface(&mut self, number: u32, packet: Bytes) {
+        let (Some(probe), Some((src, dst))) =
+            (Probe::of_packet(&packet), packet_addresses(&packet))
+        else {
+            return;
+        };
+        match self.ledger.sent(number, &probe) {
+            Ok(()) => {}
+            Err(Misdeed::Overtook) => {
+                self.broken(Invariant::Order, || format!("agent {number}: {probe:?}"));
+            }
+            Err(misdeed) => {
+                self.broken(Invariant::Once, || {
+                    format!("agent {number}: {probe:?} {misdeed:?}")
+                });
+            }
+        }
+        let inner = Inner {
+            src,
+            dst,
+            body: packet,
+        };
+        self.with_interface(number, Which::Data, |interface, cx| {
+            interface.send(inner, cx)
+        });
+    }
+
+    /// A packet came out of the tunnel.
+    pub(super) fn deliver(&mut self, number: u32, inner: &Inner) {
+        let now = self.now();
+        let Some(probe) = Probe::of_packet(&inner.body) else {
+            return;
+        };
+        let Some(state) = self.flows.get(probe.flow as usize) else {
+            return;
+        };
+        let flow = state.flow.clone();
+        let far_end = match flow.to {
+            Target::Agent(agent, _) => agent,
+            Target::Nobody(_) => u32::MAX,
+        };
+        let (from, to) = if probe.echo {
+            (far_end, flow.from)
+        } else {
+            (flow.from, far_end)
+        };
+        let owner = |address| addresses::owner(address, self.scenario.agents);
+        if to != number || owner(inner.dst) != Some(to) || owner(inner.src) != Some(from) {
+            self.broken(Invariant::Delivery, || {
+                format!("agent {number} got {probe:?} of {flow:?}")
+            });
+        }
+        match self.ledger.delivered(&probe) {
+            Ok(()) => {}
+            Err(Misdeed::FromNowhere) => {
+                self.broken(Invariant::Delivery, || {
+                    format!("agent {number} got {probe:?}, which nobody sent")
+                });
+            }
+            Err(misdeed) => {
+                self.broken(Invariant::Once, || {
+                    format!("agent {number} got {probe:?} {misdeed:?}")
+                });
+            }
+        }
+        self.trace.say(now, || {
+            let what = if probe.echo { "answer" } else { "packet" };
+            format!(
+                "agent {number} gets {what} {} of flow {}",
+                probe.about, probe.flow
+            )
+        });
+        if flow.echo && !probe.echo {
+            self.answer(number, &probe, inner);
+        } else {
+            self.confirm(&probe, &flow);
+        }
+    }
+
+    /// WireGuard gave a packet up.
+    pub(super) fn packet_lost(&mut self, number: u32, inner: &Inner, why: Lost) {
+        let now = self.now();
+        *self.stats.lost.entry(why).or_default() += 1;
+        self.trace.say(now, || {
+            format!("agent {number} loses a packet to {}: {why:?}", inner.dst)
+        });
+        if why == Lost::NoPeer && !self.refusals {
+            self.broken(Invariant::BlackHole, || {
+                format!("agent {number} has no peer for {}", inner.dst)
+            });
+        }
+    }
+
+    /// Looks for packets of a flow that nobody confirmed in time.
+    pub(super) fn judge(&mut self, number: u32) {
+        let now = self.now();
+        let Some(state) = self.flows.get_mut(number as usize) else {
+            return;
+        };
+        let mut last = None;
+        while let Some(failure) = state.fail(now) {
+            if failure.counts {
+                last = Some(failure.sent);
+            }
+        }
+        let flow = state.flow.clone();
+        let bound = self.scenario.convergence_bound();
+        if let Some(sent) = last
+            && sent > self.scenario.quiet_from() + bound
+            && sent > self.warm_from()
+            && self.can_work(&flow)
+        {
+            let late = (sent - self.scenario.quiet_from()).as_secs();
+            self.broken(Invariant::Convergence, || {
+                let Flow { from, to, .. } = flow;
+                format!("flow {number} from agent {from} to {to:?} still fails {late} s after the last fault")
+            });
+        }
+    }
+
+    /// Whether two hosts can reach each other at all, and are up.
+    pub(super) fn can_work(&self, flow: &Flow) -> bool {
+        let Target::Agent(to, _) = flow.to else {
+            return false;
+        };
+        let both_behind_nat = self.network.behind_nat(flow.from) && self.network.behind_nat(to);
+        self.is_up(flow.from) && self.is_up(to) && !both_behind_nat
+    }
+
+    /// Whether an agent is up and has not been told to stop.
+    pub(super) fn is_up(&self, number: u32) -> bool {
+        let host = self.agents.get(number as usize);
+        host.and_then(|host| host.running.as_ref())
+            .is_some_and(|running| !running.stopping)
+    }
+
+    /// From when on all agents have had time to register for the first time.
+    pub(super) fn warm_from(&self) -> Timestamp {
+        super::scenario::millis(self.scenario.start_within_ms + 3_000)
+    }
+
+    fn answer(&mut self, number: u32, probe: &Probe, inner: &Inner) {
+        let Some(state) = self.flows.get_mut(probe.flow as usize) else {
+            return;
+        };
+        let echo = Probe {
+            id: self.ledger.issue(),
+            flow: probe.flow,
+            sequence: state.next_echo,
+            echo: true,
+            about: probe.about,
+        };
+        state.next_echo += 1;
+        if let Some(packet) = echo.packet(inner.dst, inner.src) {
+            self.local_send(number, &echo, packet, inner.src);
+        }
+    }
+
+    fn confirm(&mut self, probe: &Probe, flow: &Flow) {
+        let now = self.now();
+        let Some(state) = self.flows.get_mut(probe.flow as usize) else {
+            return;
+        };
+        let Some(since) = state.confirm(now, probe.about) else {
+            return;
+        };
+        let Target::Agent(to, _) = flow.to else {
+            return;
+        };
+        let (from, to, server) = (Host::Agent(flow.from), Host::Agent(to), Host::Server(0));
+        let path = self.network.delay(from, to);
+        let resolve = (self.network.delay(from, server) + self.network.delay(to, server)) * 2;
+        let set_up = SetUp {
+            took: now - since,
+            rtt: path * 2,
+            floor: resolve + path * if flow.echo { 4 } else { 3 },
+        };
+        if !self.is_healthy(since) {
+            self.stats.troubled_set_ups.push(set_up);
+            return;
+        }
+        self.stats.set_ups.push(set_up);
+        if set_up.took > COLD_START_MAX && self.can_work(flow) {
+            self.broken(Invariant::ColdStart, || {
+                let took = set_up.took.as_millis();
+                format!(
+                    "flow {} from {from:?} to {to:?} took {took} ms to set up",
+                    probe.flow
+                )
+            });
+        }
+    }
+
+    /// Whether neither end of a flow knows the other one.
+    fn is_cold(&self, flow: &Flow) -> bool {
+        let Target::Agent(to, _) = flow.to else {
+            return false;
+        };
+        let knows = |agent: u32, eid: IpAddr| {
+            let host = self.agents.get(agent as usize);
+            let running = host.and_then(|host| host.running.as_ref());
+            running.is_some_and(|running| running.plane.interface.table().lookup(eid).is_some())
+        };
+        !knows(flow.from, destination(flow)) && !knows(to, addresses::eid(flow.from, flow.ipv6, 0))
+    }
+}
+
+fn destination(flow: &Flow) -> IpAddr {
+    match flow.to {
+        Target::Agent(agent, host) => addresses::eid(agent, flow.ipv6, host),
+        Target::Nobody(number) => addresses::unassigned(number, flow.ipv6),
+    }
+}

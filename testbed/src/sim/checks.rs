@@ -1,0 +1,236 @@
+//! The invariants that are not a by-product of what happens.
+
+use std::time::Duration;
+
+use lisp_proto::{PublicKey, Timestamp};
+use xtr_agent::agent::{PeerSpec, limits};
+
+use super::addresses;
+use super::invariant::Invariant;
+use super::scenario::{FaultKind, Scenario, Target};
+use super::stats::peak;
+use super::world::World;
+
+/// A live agent has been acknowledged by every live map server within this time: the longest
+/// refresh interval (75 s), and three tries. A longer pause between tries (60 s) is over by then
+/// if the last fault is that long ago.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(90);
+/// A withdrawal that can be told is told within this time: the first tries of a Map-Notify, and
+/// the data plane.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
+
+impl Scenario {
+    /// How long after the last fault all traffic must flow again.
+    ///
+    /// Without faults: at once. With them a one-way flow to a host that came back with nothing is
+    /// the slowest to recover: its agent notices the silence after 12 s, up to 4 s late, and asks;
+    /// the far end installs the peer and hears the next initiation up to 5.3 s later.
+    #[must_use]
+    pub fn convergence_bound(&self) -> Duration {
+        let bounds = self.faults.iter().map(|fault| match &fault.kind {
+            FaultKind::Attack { .. } | FaultKind::Scan { .. } => Duration::ZERO,
+            FaultKind::Weather { .. }
+            | FaultKind::Cut { .. }
+            | FaultKind::Crash { .. }
+            | FaultKind::Stop { .. }
+            | FaultKind::CrashServer { .. }
+            | FaultKind::Move { .. }
+            | FaultKind::NatRestart { .. }
+            | FaultKind::ClockJump { .. }
+            | FaultKind::DataPlane { .. } => Duration::from_secs(30),
+        });
+        bounds.max().unwrap_or(Duration::ZERO)
+    }
+
+    /// How long a mapping that is no longer true may be used after the last fault.
+    ///
+    /// Where subscribers can be told they are told at once; a fault that keeps the news from them
+    /// leaves them the TTL.
+    fn freshness_bound(&self) -> Duration {
+        let deaf = |kind: &FaultKind| {
+            !matches!(
+                kind,
+                FaultKind::Crash { .. }
+                    | FaultKind::Stop { .. }
+                    | FaultKind::Attack { .. }
+                    | FaultKind::Scan { .. }
+            )
+        };
+        if self.faults.iter().any(|fault| deaf(&fault.kind)) {
+            return Duration::from_secs(u64::from(self.ttl_min) * 60) + TOLD_WITHIN;
+        }
+        TOLD_WITHIN
+    }
+}
+
+impl World {
+    /// Checks everything that is checked now and then.
+    pub(super) fn inspect(&mut self) {
+        for flow in (0..).take(self.flows.len()) {
+            self.judge(flow);
+        }
+        if let Some((agent, packet)) = self.ledger.overdue(self.now()) {
+            self.broken(Invariant::Accounted, || {
+                format!("agent {agent} neither sent nor refused packet number {packet}")
+            });
+        }
+        self.check_limits();
+        self.check_freshness();
+    }
+
+    /// Checks what must be true when the run is over.
+    pub(super) fn final_check(&mut self) {
+        self.inspect();
+        self.check_registered();
+        let quiet = self.scenario.quiet_from();
+        for state in &self.flows {
+            if !matches!(state.flow.to, Target::Agent(..)) || !self.can_work(&state.flow) {
+                continue;
+            }
+            if state.last_confirmed.is_some_and(|last| last > quiet) {
+                let failed = state.last_failed.map(|(_, sent)| sent + state.interval());
+                self.stats.converged.push(failed.unwrap_or(quiet) - quiet);
+            }
+        }
+        let now = self.now();
+        for host in &self.agents {
+            if let Some(running) = &host.running {
+                self.stats.agent_ns += (now - running.started).as_nanos();
+            }
+        }
+    }
+
+    /// Whether no fault is active at `since` or was shortly before, and none since.
+    pub(super) fn is_healthy(&self, since: Timestamp) -> bool {
+        since > self.scenario.quiet_from() + self.scenario.convergence_bound()
+            && since >= self.warm_from()
+    }
+
+    /// Checks a peer that an agent is about to have.
+    pub(super) fn check_authority(&mut self, number: u32, spec: &PeerSpec) {
+        let owner = self.keys.get(&spec.key).copied();
+        for prefix in &spec.allowed_ips {
+            let inside = owner.is_some_and(|owner| {
+                addresses::eid_prefixes(owner)
+                    .iter()
+                    .any(|own| own.contains(prefix))
+            });
+            if !inside {
+                self.broken(Invariant::Authority, || {
+                    let key = spec.key.short();
+                    format!("agent {number} gives {prefix} to key {key} of {owner:?}")
+                });
+            }
+        }
+    }
+
+    fn check_limits(&mut self) {
+        let mut beyond = None;
+        for (number, host) in (0u32..).zip(&self.agents) {
+            let Some(running) = &host.running else {
+                continue;
+            };
+            let sizes = running.agent.sizes();
+            let bounds = [
+                (
+                    "map-cache entries",
+                    sizes.map_cache,
+                    limits::MAP_CACHE_ENTRIES,
+                ),
+                (
+                    "outstanding requests",
+                    sizes.requests,
+                    limits::OUTSTANDING_REQUESTS,
+                ),
+                ("held packets", sizes.held, limits::HELD_IN_ALL),
+                (
+                    "changes in flight",
+                    sizes.changes,
+                    limits::CHANGES_IN_FLIGHT,
+                ),
+            ];
+            peak(&mut self.stats.peak_agent, &sizes);
+            beyond = beyond.or_else(|| {
+                bounds
+                    .into_iter()
+                    .find(|(_, size, bound)| size > bound)
+                    .map(|found| (number, found))
+            });
+        }
+        if let Some((agent, (what, size, bound))) = beyond {
+            self.broken(Invariant::Limits, || {
+                format!("agent {agent} has {size} {what}, more than {bound}")
+            });
+        }
+    }
+
+    fn check_freshness(&mut self) {
+        let now = self.now();
+        let since = self.scenario.quiet_from();
+        let bound = self.scenario.freshness_bound();
+        if self.refusals || now <= since + bound {
+            return;
+        }
+        let mut stale = None;
+        for (number, host) in (0u32..).zip(&self.agents) {
+            let Some(running) = &host.running else {
+                continue;
+            };
+            let table = running.plane.interface.table();
+            stale = table
+                .iter()
+                .find(|(_, key)| self.is_stale(key, now, bound))
+                .map(|(prefix, key)| (number, prefix, key));
+            if stale.is_some() {
+                break;
+            }
+        }
+        if let Some((agent, prefix, key)) = stale {
+            self.broken(Invariant::Freshness, || {
+                format!("agent {agent} still gives {prefix} to key {}", key.short())
+            });
+        }
+    }
+
+    /// Whether nobody should use `key` any more.
+    fn is_stale(&self, key: &PublicKey, now: Timestamp, bound: Duration) -> bool {
+        let Some(host) = self
+            .keys
+            .get(key)
+            .and_then(|owner| self.agents.get(*owner as usize))
+        else {
+            return false;
+        };
+        let Some(running) = &host.running else {
+            return host.stale_since.is_some_and(|since| now > since + bound);
+        };
+        running.key != *key && now > running.started + bound
+    }
+
+    fn check_registered(&mut self) {
+        let now = self.now();
+        if now < self.scenario.quiet_from() + REGISTERED_WITHIN {
+            return;
+        }
+        let mut missing = None;
+        for (number, host) in (0u32..).zip(&self.agents) {
+            let Some(running) = host.running.as_ref().filter(|running| !running.stopping) else {
+                continue;
+            };
+            for (index, server) in self.servers.iter().enumerate() {
+                let last = running.agent.acknowledged(index);
+                let recent = last.is_some_and(|last| {
+                    now - (running.started + (last - Timestamp::ZERO)) <= REGISTERED_WITHIN
+                });
+                if server.running.is_some() && !recent {
+                    missing = Some((number, index));
+                }
+            }
+        }
+        if let Some((agent, server)) = missing {
+            self.broken(Invariant::Registered, || {
+                format!("agent {agent} is not registered with server {server}")
+            });
+        }
+    }
+}

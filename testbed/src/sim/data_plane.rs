@@ -1,0 +1,176 @@
+//! What an agent programs: a WireGuard interface, the routes to it, and the catcher of the rest.
+//!
+//! Changes take time and are carried out one after the other. While a route is being set, what
+//! would take it waits until everything that was caught before has gone.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use lisp_proto::PublicKey;
+use rand::Rng;
+use rand::rngs::StdRng;
+use xtr_agent::agent::{Change, ChangeId};
+
+use super::wireguard::Interface;
+
+/// Something the agent asked its data plane to do.
+#[derive(Clone, Debug)]
+pub(super) enum Task {
+    /// A change that is reported back.
+    Apply(ChangeId, Change),
+    /// Starts a handshake.
+    Kick(PublicKey),
+    /// Reads counters.
+    Stats(Vec<PublicKey>),
+    /// Sends a held packet on.
+    Reinject(Bytes),
+    /// Lets packets take the route that was set.
+    Resume,
+}
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Into the data interface.
+    Data,
+    /// To the agent.
+    Miss,
+    /// Out of the overlay.
+    Elsewhere,
+}
+
+/// The data plane of one agent.
+#[derive(Debug)]
+pub(super) struct DataPlane {
+    pub(super) interface: Interface,
+    routes: BTreeSet<IpNet>,
+    overlay: [IpNet; 2],
+    tasks: VecDeque<Task>,
+    /// Routes that are being set.
+    paused: u32,
+    /// Packets in front of the interface while it is paused.
+    waiting: VecDeque<Bytes>,
+    /// Packets that the agent has not read yet.
+    missed: VecDeque<Bytes>,
+    /// Probability that a change is refused.
+    pub(super) refusals: f64,
+    /// How many times as slow as usual it is.
+    pub(super) slowness: u32,
+}
+
+impl DataPlane {
+    pub(super) const fn new(interface: Interface, overlay: [IpNet; 2]) -> Self {
+        Self {
+            interface,
+            routes: BTreeSet::new(),
+            overlay,
+            tasks: VecDeque::new(),
+            paused: 0,
+            waiting: VecDeque::new(),
+            missed: VecDeque::new(),
+            refusals: 0.0,
+            slowness: 1,
+        }
+    }
+
+    /// Which way packets to `dst` go.
+    pub(super) fn way(&self, dst: IpAddr) -> Way {
+        // A route past the agent is more specific than the one to it, or has the better metric.
+        if self.routes.iter().any(|route| route.contains(&dst)) {
+            return Way::Data;
+        }
+        if self.overlay.iter().any(|net| net.contains(&dst)) {
+            return Way::Miss;
+        }
+        Way::Elsewhere
+    }
+
+    /// Adds a task; returns when the data plane gets to it, if it was idle.
+    pub(super) fn push(&mut self, task: Task, rng: &mut StdRng) -> Option<Duration> {
+        self.tasks.push_back(task);
+        if self.tasks.len() > 1 {
+            return None;
+        }
+        self.next_after(rng)
+    }
+
+    /// Puts a held packet in front of the last one that waits; gives it back if none does.
+    pub(super) fn overtake(&mut self, packet: Bytes) -> Option<Bytes> {
+        let last = self
+            .tasks
+            .iter()
+            .rposition(|task| matches!(task, Task::Reinject(_)));
+        match last {
+            Some(index) if index > 0 => {
+                self.tasks.insert(index, Task::Reinject(packet));
+                None
+            }
+            Some(_) | None => Some(packet),
+        }
+    }
+
+    /// Takes the next task out.
+    pub(super) fn pop(&mut self) -> Option<Task> {
+        self.tasks.pop_front()
+    }
+
+    /// How long the next task takes; `None` without one.
+    pub(super) fn next_after(&self, rng: &mut StdRng) -> Option<Duration> {
+        let micros = match self.tasks.front()? {
+            Task::Apply(_, Change::SetPeer(_) | Change::RemovePeer(_)) => 20..400,
+            Task::Apply(_, Change::AddRoute(_) | Change::RemoveRoute(_)) => 100..1_000,
+            Task::Stats(_) => 10..100,
+            Task::Kick(_) | Task::Reinject(_) | Task::Resume => 1..10,
+        };
+        let micros = rng.random_range(micros) * u64::from(self.slowness);
+        Some(Duration::from_micros(micros))
+    }
+
+    /// Adds a route; the interface is paused until [`Self::resume`].
+    pub(super) fn add_route(&mut self, prefix: IpNet) {
+        self.routes.insert(prefix);
+        self.paused += 1;
+    }
+
+    /// Removes a route.
+    pub(super) fn remove_route(&mut self, prefix: &IpNet) {
+        self.routes.remove(prefix);
+    }
+
+    /// Ends the pause that a new route brought; returns the packets that waited for that.
+    pub(super) fn resume(&mut self) -> VecDeque<Bytes> {
+        self.paused = self.paused.saturating_sub(1);
+        if self.paused > 0 {
+            return VecDeque::new();
+        }
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Keeps a packet back while the interface is paused; gives it back otherwise.
+    pub(super) fn wait(&mut self, packet: Bytes) -> Option<Bytes> {
+        if self.paused == 0 {
+            return Some(packet);
+        }
+        self.waiting.push_back(packet);
+        None
+    }
+
+    /// Keeps a packet for the agent; true when the agent must be told of it.
+    pub(super) fn miss(&mut self, packet: Bytes) -> bool {
+        self.missed.push_back(packet);
+        self.missed.len() == 1
+    }
+
+    /// Takes the packets for the agent out.
+    pub(super) fn take_missed(&mut self) -> VecDeque<Bytes> {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// How many routes there are.
+    pub(super) fn routes(&self) -> usize {
+        self.routes.len()
+    }
+}

@@ -1,0 +1,59 @@
+//! A whole network in one process and one thread, in virtual time.
+//!
+//! The state machines of the daemons run as they are; the network, the disks, the clocks, the
+//! routes and WireGuard are models. A scenario decides everything: the same one gives the same
+//! trace, byte for byte.
+//!
+//! | question | file |
+//! |---|---|
+//! | What happens in a run? | `scenario.rs`, made from a seed by `generate.rs`, `generate_faults.rs` |
+//! | What must be true? | `invariant.rs`, checked in `checks.rs`, `app.rs`, `ledger.rs`, `attack.rs` |
+//! | Who gets which input when? | `world.rs`, `agent_host.rs`, `agent_io.rs`, `server_host.rs` |
+//! | Does a datagram arrive? | `net.rs`, `nat.rs` |
+//! | How does WireGuard behave? | `wireguard/` |
+//! | How does a data plane behave? | `data_plane.rs` |
+//! | What goes wrong? | `faults.rs`, `attack.rs`, and on purpose `sabotage.rs` |
+//! | What is left of a failure that matters? | `shrink.rs` |
+
+mod addresses;
+mod agent_host;
+mod agent_io;
+mod app;
+mod attack;
+mod checks;
+pub mod cli;
+mod clock;
+mod data_plane;
+mod faults;
+mod generate;
+mod generate_faults;
+mod invariant;
+mod ledger;
+mod nat;
+mod net;
+mod options;
+mod packet;
+mod report;
+mod run;
+mod sabotage;
+mod saboteur;
+mod scenario;
+mod seeds;
+mod server_host;
+mod shrink;
+mod stats;
+mod trace;
+mod traffic;
+mod wireguard;
+mod words;
+mod world;
+
+pub use generate::generate;
+pub use invariant::{Invariant, Violation};
+pub use net::Host;
+pub use options::{FaultClass, FaultClasses, Options};
+pub use report::{Percentiles, Report};
+pub use run::{Outcome, Progress, run, run_twice};
+pub use sabotage::Sabotage;
+pub use scenario::{Disk, Fault, FaultKind, Flow, Scenario, Target};
+pub use shrink::shrink;

@@ -1,0 +1,107 @@
+//! What kind of run is wanted?
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+use super::sabotage::Sabotage;
+
+/// A class of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum FaultClass {
+    /// Lost datagrams.
+    Loss,
+    /// Datagrams that arrive twice.
+    Duplicate,
+    /// Datagrams that overtake each other.
+    Reorder,
+    /// Datagrams that take long.
+    Delay,
+    /// Hosts that cannot reach each other.
+    Partition,
+    /// Hosts that are not heard.
+    Cut,
+    /// Agents that crash and come back.
+    Crash,
+    /// Agents that come back with an empty disk.
+    Disk,
+    /// Agents that are stopped in good order.
+    Stop,
+    /// Map servers that crash and come back.
+    Server,
+    /// Map servers that come back with a damaged or an empty disk.
+    ServerDisk,
+    /// Addresses that change.
+    Move,
+    /// Agents behind NATs, and NATs that restart.
+    Nat,
+    /// Wall clocks that are set.
+    Clock,
+    /// Data planes that refuse changes.
+    Refuse,
+    /// Data planes that are slow.
+    Slow,
+    /// Datagrams from people without a key.
+    Attack,
+    /// Port scans by local applications.
+    Scan,
+}
+
+/// The classes of faults that a run may have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FaultClasses(pub BTreeSet<FaultClass>);
+
+impl FromStr for FaultClasses {
+    type Err = String;
+
+    /// Reads `all`, `none`, or names separated by commas, each of which a `-` in front takes away
+    /// again.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut classes = BTreeSet::new();
+        for word in text.split(',').map(str::trim) {
+            match (word, word.strip_prefix('-')) {
+                ("all", _) => classes.extend(FaultClass::value_variants()),
+                ("none", _) => classes.clear(),
+                (_, Some(name)) => {
+                    classes.remove(&FaultClass::from_str(name, true)?);
+                }
+                (name, None) => {
+                    classes.insert(FaultClass::from_str(name, true)?);
+                }
+            }
+        }
+        Ok(Self(classes))
+    }
+}
+
+/// What kind of run is wanted. What is left open is chosen by the seed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// How many agents.
+    pub agents: Option<u32>,
+    /// How many map servers.
+    pub servers: Option<u32>,
+    /// Length of the run.
+    pub minutes: Option<f64>,
+    /// What may go wrong.
+    pub faults: FaultClasses,
+    /// What is broken on purpose.
+    pub sabotage: Option<Sabotage>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_listed_added_and_taken_away() {
+        let parse = |text: &str| text.parse::<FaultClasses>().map(|classes| classes.0.len());
+        let all = FaultClass::value_variants().len();
+        assert_eq!(parse("all"), Ok(all));
+        assert_eq!(parse("none"), Ok(0));
+        assert_eq!(parse("loss,server-disk"), Ok(2));
+        assert_eq!(parse("all,-nat,-clock"), Ok(all - 2));
+        assert!(parse("lost").is_err());
+    }
+}

@@ -1,0 +1,282 @@
+//! The whole network: every host, everything under way, and the loop that makes time pass.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lisp_proto::{PublicKey, Timestamp};
+
+use super::agent_host::AgentHost;
+use super::clock::Queue;
+use super::invariant::{Invariant, Violation};
+use super::ledger::Ledger;
+use super::net::{Host, Network};
+use super::sabotage::Sabotage;
+use super::scenario::{Scenario, millis};
+use super::seeds::Streams;
+use super::server_host::ServerHost;
+use super::stats::Stats;
+use super::trace::Trace;
+use super::traffic::FlowState;
+use super::wireguard::Wire;
+
+/// Time between two looks at everything.
+const INSPECTION: Duration = Duration::from_secs(1);
+
+/// Something that happens.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A datagram arrives, if somebody is there.
+    Arrive(Box<Datagram>),
+    /// An agent, or one of its interfaces, has something to do.
+    AgentTimer(u32),
+    /// A map server, or its interface, has something to do.
+    ServerTimer(u32),
+    /// The data plane of an agent has carried out a task. The second number tells the lives of an
+    /// agent apart.
+    DataPlane(u32, u32),
+    /// An agent reads the packets that were caught.
+    Missed(u32, u32),
+    /// An agent hears of its new address.
+    Renumbered(u32, u32),
+    /// An agent that was told to stop has had time to say goodbye.
+    Gone(u32, u32),
+    /// An agent starts.
+    AgentStarts(u32),
+    /// A map server starts.
+    ServerStarts(u32),
+    /// The next packet of a flow is due.
+    Packet(u32),
+    /// A push that was kept back leaves.
+    LatePush(u32, SocketAddr, Bytes),
+    /// A fault begins.
+    FaultBegins(usize),
+    /// A fault ends.
+    FaultEnds(usize),
+    /// All invariants that are not checked on the way are checked.
+    Inspect,
+}
+
+/// A UDP datagram of the underlay.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Datagram {
+    pub(super) src: SocketAddr,
+    pub(super) dst: SocketAddr,
+    pub(super) wire: Wire,
+}
+
+/// Everything there is.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) scenario: Scenario,
+    pub(super) queue: Queue<Event>,
+    pub(super) streams: Streams,
+    pub(super) network: Network,
+    pub(super) agents: Vec<AgentHost>,
+    pub(super) servers: Vec<ServerHost>,
+    pub(super) flows: Vec<FlowState>,
+    pub(super) ledger: Ledger,
+    pub(super) stats: Stats,
+    pub(super) trace: Trace,
+    /// Whose every key is.
+    pub(super) keys: BTreeMap<PublicKey, u32>,
+    /// Flows by the agents at their ends.
+    pub(super) flows_of: BTreeMap<u32, Vec<u32>>,
+    /// Datagrams that attackers have seen.
+    pub(super) overheard: VecDeque<Bytes>,
+    pub(super) violation: Option<Violation>,
+    /// Whether data planes refuse changes at times: what follows is their fault then.
+    pub(super) refusals: bool,
+}
+
+impl World {
+    /// Builds the world of `scenario`; the last `lines` events are kept in words.
+    pub(super) fn new(scenario: Scenario, lines: usize) -> Self {
+        let mut world = Self {
+            queue: Queue::new(),
+            streams: Streams::new(scenario.seed),
+            network: Network::new(scenario.ipv6_underlay),
+            agents: Vec::new(),
+            servers: Vec::new(),
+            flows: scenario.flows.iter().cloned().map(FlowState::new).collect(),
+            ledger: Ledger::default(),
+            stats: Stats::default(),
+            trace: Trace::new(lines),
+            keys: BTreeMap::new(),
+            flows_of: BTreeMap::new(),
+            overheard: VecDeque::new(),
+            violation: None,
+            refusals: false,
+            scenario,
+        };
+        world.populate();
+        world
+    }
+
+    fn populate(&mut self) {
+        for number in 0..self.scenario.servers {
+            let rloc = self
+                .network
+                .attach(Host::Server(number), &mut self.streams.network);
+            self.servers.push(ServerHost::new(rloc));
+            self.queue.at(Timestamp::ZERO, Event::ServerStarts(number));
+        }
+        for number in 0..self.scenario.agents {
+            let rng = &mut self.streams.network;
+            let rloc = if self.scenario.behind_nat(number) {
+                self.network.attach_behind_nat(number, rng)
+            } else {
+                self.network.attach(Host::Agent(number), rng)
+            };
+            self.agents.push(AgentHost::new(rloc));
+            if self.scenario.has(number) {
+                self.queue
+                    .at(self.scenario.starts(number), Event::AgentStarts(number));
+            }
+        }
+        for (number, flow) in (0..).zip(&self.scenario.flows) {
+            self.queue.at(millis(flow.start_ms), Event::Packet(number));
+        }
+        for (number, fault) in self.scenario.faults.iter().enumerate() {
+            self.queue
+                .at(millis(fault.at_ms), Event::FaultBegins(number));
+        }
+        self.index_flows();
+        self.queue.after(INSPECTION, Event::Inspect);
+    }
+
+    /// Lets the next event happen; false when the run is over.
+    pub(super) fn step(&mut self) -> bool {
+        if self.violation.is_some() {
+            return false;
+        }
+        let Some(event) = self.queue.pop(self.scenario.end()) else {
+            return false;
+        };
+        self.stats.events += 1;
+        self.record(&event);
+        self.happen(event);
+        true
+    }
+
+    /// The present.
+    pub(super) const fn now(&self) -> Timestamp {
+        self.queue.now()
+    }
+
+    /// Notes that `invariant` is broken; the first one counts.
+    pub(super) fn broken(&mut self, invariant: Invariant, detail: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            let at = self.now();
+            let violation = Violation {
+                invariant,
+                at,
+                detail: detail(),
+            };
+            self.trace.say(at, || format!("BROKEN {violation}"));
+            self.violation = Some(violation);
+        }
+    }
+
+    /// Whether this bug was asked for.
+    pub(super) fn sabotaged(&self, sabotage: Sabotage) -> bool {
+        self.scenario.sabotage == Some(sabotage)
+    }
+
+    /// Sends a datagram of the underlay on its way.
+    pub(super) fn transmit(&mut self, from: Host, src: SocketAddr, dst: SocketAddr, wire: Wire) {
+        let now = self.now();
+        if matches!(wire, Wire::Init { .. }) {
+            self.stats.initiations += 1;
+        }
+        if !matches!(wire, Wire::Data { .. }) {
+            self.trace
+                .say(now, || format!("{from:?} {} {dst}", wire.verb()));
+        }
+        let (src, copies) = self
+            .network
+            .send(now, from, src, dst, &mut self.streams.network);
+        match copies {
+            [Some(first), Some(second)] => {
+                let again = Datagram {
+                    src,
+                    dst,
+                    wire: wire.clone(),
+                };
+                self.queue
+                    .after(first, Event::Arrive(Box::new(Datagram { src, dst, wire })));
+                self.queue.after(second, Event::Arrive(Box::new(again)));
+            }
+            [Some(delay), None] | [None, Some(delay)] => {
+                self.queue
+                    .after(delay, Event::Arrive(Box::new(Datagram { src, dst, wire })));
+            }
+            [None, None] => {}
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Arrive(datagram) => self.arrive(*datagram),
+            Event::AgentTimer(agent) => self.agent_timer(agent),
+            Event::ServerTimer(server) => self.server_timer(server),
+            Event::DataPlane(agent, life) => self.data_plane(agent, life),
+            Event::Missed(agent, life) => self.missed(agent, life),
+            Event::Renumbered(agent, life) => self.renumbered(agent, life),
+            Event::Gone(agent, life) => self.agent_gone(agent, life),
+            Event::AgentStarts(agent) => self.start_agent(agent),
+            Event::ServerStarts(server) => self.start_server(server),
+            Event::Packet(flow) => self.packet_due(flow),
+            Event::LatePush(server, dst, bytes) => self.send_to_agent(server, dst, bytes),
+            Event::FaultBegins(fault) => self.fault_begins(fault),
+            Event::FaultEnds(fault) => self.fault_ends(fault),
+            Event::Inspect => {
+                self.inspect();
+                self.queue.after(INSPECTION, Event::Inspect);
+            }
+        }
+    }
+
+    fn arrive(&mut self, datagram: Datagram) {
+        let Datagram { src, dst, wire } = datagram;
+        match self.network.receiver(self.queue.now(), src, dst) {
+            Some((Host::Agent(agent), port)) => self.agent_receives(agent, port, src, wire),
+            Some((Host::Server(server), _)) => self.server_receives(server, src, wire),
+            None => {}
+        }
+    }
+
+    /// Writes an event into the trace.
+    fn record(&mut self, event: &Event) {
+        let now = self.now();
+        let digest = self.trace.digest();
+        digest.write_u64(now.0);
+        std::mem::discriminant(event).hash(digest);
+        match event {
+            Event::Arrive(datagram) => datagram.hash(digest),
+            Event::AgentTimer(number)
+            | Event::ServerTimer(number)
+            | Event::DataPlane(number, _)
+            | Event::Missed(number, _)
+            | Event::Renumbered(number, _)
+            | Event::Gone(number, _)
+            | Event::AgentStarts(number)
+            | Event::ServerStarts(number)
+            | Event::Packet(number)
+            | Event::LatePush(number, ..) => digest.write_u32(*number),
+            Event::FaultBegins(number) | Event::FaultEnds(number) => number.hash(digest),
+            Event::Inspect => {}
+        }
+    }
+
+    fn index_flows(&mut self) {
+        for (number, flow) in (0..).zip(&self.scenario.flows) {
+            self.flows_of.entry(flow.from).or_default().push(number);
+            if let super::scenario::Target::Agent(to, _) = flow.to {
+                self.flows_of.entry(to).or_default().push(number);
+            }
+        }
+    }
+}
