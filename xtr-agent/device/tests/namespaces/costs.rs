@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use wg_device::{Device, PeerSpec, PrivateKey, Routes};
+use wg_device::{Device, DeviceError, PeerSpec, PrivateKey, Routes};
 
-use crate::support::{config, route, with_each_backend};
+use crate::support::{Cable, Node, config, route, with_each_backend};
 
 #[test]
 #[ignore = "measures, and takes a while"]
@@ -42,6 +42,33 @@ fn costs_of_changes() {
             println!(" stats {dump:?}");
         }
         device.close().await;
+    });
+}
+
+#[test]
+#[ignore = "measures, and takes a while"]
+fn costs_of_an_initiation_the_far_end_ignored() {
+    with_each_backend(|choice| async move {
+        let cable = Cable::lay();
+        let near = Node::start(choice, "lisp0", "192.0.2.1", &["10.0.0.1/32"]).await;
+        cable.far.enter();
+        let far = Node::start(choice, "lisp0", "192.0.2.2", &["10.0.0.2/32"]).await;
+        for kicked in [false, true] {
+            near.device.set_peer(&far.as_peer()).await.unwrap();
+            near.device.kick(&far.key.public()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            far.device.set_peer(&near.as_peer()).await.unwrap();
+            let healed = timed(async {
+                if kicked {
+                    far.device.kick(&near.key.public()).await?;
+                }
+                near.wait_for_handshake(&far).await;
+                Ok::<_, DeviceError>(())
+            });
+            println!("healed in {:?}, far end kicked: {kicked}", healed.await);
+            near.device.remove_peer(&far.key.public()).await.unwrap();
+            far.device.remove_peer(&near.key.public()).await.unwrap();
+        }
     });
 }
 
