@@ -17,6 +17,7 @@ mod spawner;
 mod sys;
 mod testbed;
 mod topology;
+pub mod vm;
 pub use binaries::Binaries;
 pub use clock::{monotonic_ns, sleep, sleep_until, wall_ns};
 pub use daemon::{Daemon, DaemonSpec, EventLog, LogEvent, LogPosition};

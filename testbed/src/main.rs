@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use testbed::{demo, hosts, sim};
+use testbed::{demo, hosts, sim, vm};
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 64;
@@ -22,6 +22,7 @@ enum Command {
     Hosts(hosts::Args),
     /// Removes networks that `demo --keep` left up, and what killed testbeds left behind.
     Clean,
+    Vm(vm::cli::Args),
     Sim(sim::cli::Args),
 }
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Hosts(args) => hosts::run(&args),
         Command::Clean => demo::clean(),
+        Command::Vm(args) => vm::cli::run(args),
         Command::Sim(args) => sim::cli::run(&args),
     };
     outcome.unwrap_or_else(|error| {

@@ -30,15 +30,25 @@ pub(super) struct Writer<W> {
 impl<W: Write> Writer<W> {
     /// Starts an archive.
     pub(super) fn new(out: W) -> Self {
-        Self { out, inode: 0, directories: BTreeSet::new() }
+        Self {
+            out,
+            inode: 0,
+            directories: BTreeSet::new(),
+        }
     }
 
     /// Adds a directory, and those above it, unless they are there.
     pub(super) fn directory(&mut self, path: &Path) -> io::Result<()> {
         let path = relative(path);
-        let missing: Vec<_> =
-            path.ancestors().take_while(|path| !self.directories.contains(*path)).collect();
-        for directory in missing.into_iter().rev().filter(|path| !path.as_os_str().is_empty()) {
+        let missing: Vec<_> = path
+            .ancestors()
+            .take_while(|path| !self.directories.contains(*path))
+            .collect();
+        for directory in missing
+            .into_iter()
+            .rev()
+            .filter(|path| !path.as_os_str().is_empty())
+        {
             self.directories.insert(directory.to_owned());
             self.header(directory, DIRECTORY | 0o755, 0, (0, 0))?;
         }
@@ -77,7 +87,8 @@ impl<W: Write> Writer<W> {
     }
 
     fn parent(&mut self, path: &Path) -> io::Result<()> {
-        path.parent().map_or(Ok(()), |parent| self.directory(parent))
+        path.parent()
+            .map_or(Ok(()), |parent| self.directory(parent))
     }
 
     fn header(&mut self, name: &Path, mode: u32, size: u32, device: (u32, u32)) -> io::Result<()> {
@@ -86,8 +97,9 @@ impl<W: Write> Writer<W> {
         self.inode += 1;
         self.out.write_all(MAGIC)?;
         // inode, mode, uid, gid, links, mtime, size, device, special device, name size, checksum
-        let fields =
-            [self.inode, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0];
+        let fields = [
+            self.inode, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0,
+        ];
         for field in fields {
             write!(self.out, "{field:08x}")?;
         }
@@ -102,7 +114,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Adds everything below `root`: directories, files and symbolic links.
+/// Adds the directories and files below `root`.
 pub(super) fn archive_tree<W: Write>(archive: &mut Writer<W>, root: &Path) -> io::Result<()> {
     let mut waiting = vec![PathBuf::new()];
     while let Some(directory) = waiting.pop() {
@@ -113,8 +125,6 @@ pub(super) fn archive_tree<W: Write>(archive: &mut Writer<W>, root: &Path) -> io
             let kind = entry.file_type()?;
             if kind.is_dir() {
                 waiting.push(name);
-            } else if kind.is_symlink() {
-                archive.symlink(&name, &fs::read_link(entry.path())?)?;
             } else if kind.is_file() {
                 let mode = entry.metadata()?.permissions().mode() & 0o7777;
                 archive.file(&name, mode, &fs::read(entry.path())?)?;
@@ -124,7 +134,7 @@ pub(super) fn archive_tree<W: Write>(archive: &mut Writer<W>, root: &Path) -> io
     Ok(())
 }
 
-/// Unpacks the directories, files and symbolic links of an archive below `root`.
+/// Unpacks an archive of directories and files below `root`.
 pub(super) fn unpack(mut archive: impl Read, root: &Path) -> io::Result<()> {
     loop {
         let (mode, size, name) = read_header(&mut archive)?;
@@ -132,18 +142,16 @@ pub(super) fn unpack(mut archive: impl Read, root: &Path) -> io::Result<()> {
             return Ok(());
         }
         // An entry must not land elsewhere.
-        if !name.components().all(|part| matches!(part, Component::Normal(_))) {
+        if !name
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
             return Err(invalid("a name that leaves the archive"));
         }
         let path = root.join(&name);
         let mut contents = archive.by_ref().take(u64::from(size));
         match mode & TYPE_MASK {
             DIRECTORY => fs::create_dir_all(&path)?,
-            SYMLINK => {
-                let mut target = String::new();
-                contents.read_to_string(&mut target)?;
-                std::os::unix::fs::symlink(target, &path)?;
-            }
             REGULAR => {
                 let copied = io::copy(&mut contents, &mut File::create(&path)?)?;
                 if copied != u64::from(size) {
@@ -153,7 +161,10 @@ pub(super) fn unpack(mut archive: impl Read, root: &Path) -> io::Result<()> {
             }
             _ => return Err(invalid("an entry of another kind")),
         }
-        skip_padding(&mut archive, usize::try_from(size).map_err(io::Error::other)?)?;
+        skip_padding(
+            &mut archive,
+            usize::try_from(size).map_err(io::Error::other)?,
+        )?;
     }
 }
 
@@ -180,7 +191,11 @@ fn read_header(archive: &mut impl Read) -> io::Result<(u32, u32, PathBuf)> {
     archive.read_exact(&mut name)?;
     skip_padding(archive, HEADER_LEN + name_size)?;
     name.pop();
-    Ok((mode, size, PathBuf::from(std::ffi::OsStr::from_bytes(&name))))
+    Ok((
+        mode,
+        size,
+        PathBuf::from(std::ffi::OsStr::from_bytes(&name)),
+    ))
 }
 
 fn skip_padding(archive: &mut impl Read, read: usize) -> io::Result<()> {
@@ -213,7 +228,6 @@ mod tests {
         fs::write(from.path().join("a/odd"), b"12345").unwrap();
         fs::write(from.path().join("run"), b"").unwrap();
         fs::set_permissions(from.path().join("run"), Permissions::from_mode(0o755)).unwrap();
-        std::os::unix::fs::symlink("a/odd", from.path().join("link")).unwrap();
 
         let mut archive = Writer::new(Vec::new());
         archive_tree(&mut archive, from.path()).unwrap();
@@ -222,16 +236,23 @@ mod tests {
         unpack(bytes.as_slice(), to.path()).unwrap();
 
         assert!(to.path().join("a/empty").is_dir());
-        assert_eq!(fs::read(to.path().join("link")).unwrap(), b"12345");
-        let mode = fs::metadata(to.path().join("run")).unwrap().permissions().mode();
+        assert_eq!(fs::read(to.path().join("a/odd")).unwrap(), b"12345");
+        let mode = fs::metadata(to.path().join("run"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o755);
     }
 
     #[test]
     fn parents_come_before_what_is_in_them_and_only_once() {
         let mut archive = Writer::new(Vec::new());
-        archive.file(Path::new("/usr/bin/one"), 0o755, b"1").unwrap();
-        archive.file(Path::new("/usr/bin/two"), 0o755, b"2").unwrap();
+        archive
+            .file(Path::new("/usr/bin/one"), 0o755, b"1")
+            .unwrap();
+        archive
+            .file(Path::new("/usr/bin/two"), 0o755, b"2")
+            .unwrap();
         let bytes = archive.finish().unwrap();
         let mut rest = bytes.as_slice();
         let names: Vec<_> = std::iter::from_fn(|| {
@@ -249,7 +270,20 @@ mod tests {
     fn a_name_that_climbs_out_is_refused() {
         let to = tempfile::tempdir().unwrap();
         let mut archive = Writer::new(Vec::new());
-        archive.header(Path::new("../evil"), REGULAR | 0o644, 0, (0, 0)).unwrap();
+        archive
+            .header(Path::new("../evil"), REGULAR | 0o644, 0, (0, 0))
+            .unwrap();
+        let bytes = archive.finish().unwrap();
+        assert!(unpack(bytes.as_slice(), to.path()).is_err());
+    }
+
+    #[test]
+    fn a_link_is_refused() {
+        let to = tempfile::tempdir().unwrap();
+        let mut archive = Writer::new(Vec::new());
+        archive
+            .symlink(Path::new("elsewhere"), Path::new("/etc"))
+            .unwrap();
         let bytes = archive.finish().unwrap();
         assert!(unpack(bytes.as_slice(), to.path()).is_err());
     }
