@@ -57,7 +57,7 @@ impl Agent {
                 smr_invoked: true,
                 ..RequestFlags::default()
             };
-            self.ask_again(prefix, flags, actions);
+            self.ask_again(now, prefix, flags, actions);
         }
     }
 

@@ -13,7 +13,7 @@ use super::hold::Held;
 use super::ip_header::Unreachable;
 use super::limits::{
     CHANGES_IN_FLIGHT, HANDSHAKE_POLL, HANDSHAKE_POLLS, MAP_CACHE_ENTRIES, PASSIVE_WAIT,
-    REFRESH_AT_PERCENT, UNSPECIFIED_TTL,
+    REFRESH_AT_PERCENT, REFRESH_RETRY_MAX, REQUEST_RETRY, STALE_MAX, STALE_STEP, UNSPECIFIED_TTL,
 };
 use super::map_cache::{Chosen, Entry, State};
 use super::miss::{Question, refuse};
@@ -56,6 +56,8 @@ impl Agent {
         match self.cache.get_mut(&prefix) {
             Some(entry) if entry.chosen.is_some() => {
                 entry.expires = expires;
+                entry.stale = None;
+                self.resolver.refreshed(&prefix);
                 let before = entry.chosen.replace(chosen);
                 if before == Some(chosen) {
                     self.deadlines.set(Timer::Refresh(prefix), refresh);
@@ -74,6 +76,7 @@ impl Agent {
                     state: State::Installing,
                     chosen: Some(chosen),
                     expires,
+                    stale: None,
                     held: Held::default(),
                     cause,
                     notified: None,
@@ -338,12 +341,12 @@ impl Agent {
         for prefix in awaiting {
             self.fire(prefix, actions);
         }
-        self.refresh_used(stats, actions);
+        self.refresh_used(now, stats, actions);
         self.check_liveness(now, stats, actions);
     }
 
     /// Asks again for mappings that carried traffic since the last look.
-    fn refresh_used(&mut self, stats: &[PeerStats], actions: &mut Actions) {
+    fn refresh_used(&mut self, now: Timestamp, stats: &[PeerStats], actions: &mut Actions) {
         for prefix in std::mem::take(&mut self.refresh_checks) {
             let Some(entry) = self.cache.get_mut(&prefix) else {
                 continue;
@@ -355,35 +358,68 @@ impl Agent {
             };
             let bytes = peer.rx_bytes.wrapping_add(peer.tx_bytes);
             if bytes != std::mem::replace(&mut entry.bytes_seen, bytes) {
-                self.ask_again(prefix, RequestFlags::default(), actions);
+                self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }
     }
 
-    /// Asks for a mapping that we have.
-    pub(super) fn ask_again(&mut self, prefix: IpNet, flags: RequestFlags, actions: &mut Actions) {
-        let nonce = Nonce(self.rng.random());
+    /// Asks for a mapping that we have, again and again until somebody answers.
+    pub(super) fn ask_again(
+        &mut self,
+        now: Timestamp,
+        prefix: IpNet,
+        flags: RequestFlags,
+        actions: &mut Actions,
+    ) {
         let family = prefix.addr().is_ipv4();
         let own = &self.config.eid_prefixes;
-        if let Some(source) = own.iter().find(|own| own.addr().is_ipv4() == family) {
-            let source = source.addr();
-            self.resolver.refresh(nonce, prefix);
-            let question = Question {
-                source,
-                asked: prefix,
-                nonce,
-                flags,
-            };
-            self.send_request(question, 0, actions);
-        }
+        let Some(source) = own.iter().find(|own| own.addr().is_ipv4() == family) else {
+            return;
+        };
+        let source = source.addr();
+        let fresh = Nonce(self.rng.random());
+        let (nonce, tries) = self.resolver.refresh(prefix, fresh);
+        let question = Question {
+            source,
+            asked: prefix,
+            nonce,
+            flags,
+        };
+        self.send_request(question, tries, actions);
+        let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
+        let again = now + wait.min(REFRESH_RETRY_MAX);
+        self.deadlines.set(Timer::Refresh(prefix), again);
     }
 
-    pub(super) fn refresh_due(&mut self, prefix: IpNet, actions: &mut Actions) {
+    pub(super) fn refresh_due(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
+        if self.resolver.is_refreshing(&prefix) {
+            self.unanswered(now, 2, actions);
+            self.ask_again(now, prefix, RequestFlags::default(), actions);
+            return;
+        }
         let entry = self.cache.get(&prefix);
         if let Some(chosen) = entry.and_then(|entry| entry.chosen) {
             self.refresh_checks.insert(prefix);
             actions.push(Action::ReadPeerStats(vec![chosen.key]));
         }
+    }
+
+    /// Keeps a mapping in use beyond its time while no map server answers: the
+    /// tunnel works, and a server that is down must not end it.
+    fn keep_stale(&mut self, now: Timestamp, prefix: IpNet) -> bool {
+        if !self.resolver.is_refreshing(&prefix) {
+            return false;
+        }
+        let Some(entry) = self.cache.get_mut(&prefix) else {
+            return false;
+        };
+        let since = *entry.stale.get_or_insert(now);
+        if now - since >= STALE_MAX {
+            return false;
+        }
+        entry.expires = now + STALE_STEP;
+        self.deadlines.set(Timer::Entry(prefix), entry.expires);
+        true
     }
 
     pub(super) fn look_for_handshakes(&mut self, now: Timestamp, actions: &mut Actions) {
@@ -404,7 +440,9 @@ impl Agent {
             return;
         };
         if entry.expires <= now {
-            self.forget_and_ask_again(now, prefix, actions);
+            if !self.keep_stale(now, prefix) {
+                self.forget_and_ask_again(now, prefix, actions);
+            }
         } else if let State::Awaiting(until) = entry.state
             && until <= now
         {
@@ -438,6 +476,7 @@ impl Agent {
         self.deadlines.cancel(&Timer::Entry(prefix));
         self.deadlines.cancel(&Timer::Refresh(prefix));
         self.refresh_checks.remove(&prefix);
+        self.resolver.refreshed(&prefix);
         for packet in entry.held.take(&mut self.budget) {
             refuse(&packet, Unreachable::Host, DropReason::MappingLost, actions);
         }

@@ -56,3 +56,9 @@ pub const CONTROL_RENEWAL: Duration = Duration::from_secs(1);
 /// Shortest time between two refreshes of a mapping that others ask for
 /// (RFC 9301 6.1).
 pub const SMR_INTERVAL: Duration = Duration::from_secs(3);
+/// Longest pause between two requests for a mapping in use.
+pub const REFRESH_RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long a mapping in use is kept at a time while no map server answers.
+pub const STALE_STEP: Duration = Duration::from_secs(60);
+/// How long a mapping in use is kept in all while no map server answers.
+pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);

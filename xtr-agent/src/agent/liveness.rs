@@ -100,7 +100,7 @@ impl Agent {
                 .map(|(prefix, _)| prefix)
                 .collect();
             for prefix in prefixes {
-                self.ask_again(prefix, RequestFlags::default(), actions);
+                self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }
     }

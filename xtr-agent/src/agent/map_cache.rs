@@ -44,6 +44,8 @@ pub(super) struct Entry {
     pub(super) chosen: Option<Chosen>,
     /// When it stops being true.
     pub(super) expires: Timestamp,
+    /// Since when it is used beyond its time because nobody answers.
+    pub(super) stale: Option<Timestamp>,
     /// Packets waiting for it.
     pub(super) held: Held,
     /// What made it.
@@ -160,6 +162,8 @@ pub(super) enum Purpose {
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
     pending: BTreeMap<IpAddr, Pending>,
+    /// Mappings being asked for again: the nonce and the requests sent so far.
+    refreshing: BTreeMap<IpNet, (Nonce, u32)>,
     outstanding: BTreeMap<Nonce, Purpose>,
 }
 
@@ -182,16 +186,36 @@ impl Resolver {
         self.pending.insert(dst, pending);
     }
 
-    /// Notes that `prefix` is asked for again.
-    pub(super) fn refresh(&mut self, nonce: Nonce, prefix: IpNet) {
-        self.outstanding
-            .retain(|_, purpose| *purpose != Purpose::Refresh(prefix));
-        self.outstanding.insert(nonce, Purpose::Refresh(prefix));
+    /// Notes that `prefix` is asked for again with `nonce`, for the first time
+    /// or once more; says how many requests were sent before and with which
+    /// nonce to ask.
+    pub(super) fn refresh(&mut self, prefix: IpNet, nonce: Nonce) -> (Nonce, u32) {
+        let (nonce, tries) = self.refreshing.entry(prefix).or_insert((nonce, 0));
+        let before = *tries;
+        *tries = tries.saturating_add(1);
+        self.outstanding.insert(*nonce, Purpose::Refresh(prefix));
+        (*nonce, before)
+    }
+
+    /// Whether `prefix` was asked for again and nobody has answered yet.
+    pub(super) fn is_refreshing(&self, prefix: &IpNet) -> bool {
+        self.refreshing.contains_key(prefix)
+    }
+
+    /// Stops asking for `prefix` again.
+    pub(super) fn refreshed(&mut self, prefix: &IpNet) {
+        if let Some((nonce, _)) = self.refreshing.remove(prefix) {
+            self.outstanding.remove(&nonce);
+        }
     }
 
     /// What the request with `nonce` was for; a nonce is answered once.
     pub(super) fn answered(&mut self, nonce: Nonce) -> Option<Purpose> {
-        self.outstanding.remove(&nonce)
+        let purpose = self.outstanding.remove(&nonce)?;
+        if let Purpose::Refresh(prefix) = purpose {
+            self.refreshing.remove(&prefix);
+        }
+        Some(purpose)
     }
 
     /// Ends the resolution of `dst` and gives back what waited for it.
@@ -218,6 +242,7 @@ mod tests {
             state,
             chosen: None,
             expires: Timestamp::ZERO,
+            stale: None,
             held: Held::default(),
             cause: Cause::Reply,
             notified: None,

@@ -301,6 +301,7 @@ impl Agent {
             state: State::Negative(action),
             chosen: None,
             expires: until,
+            stale: None,
             held: Held::default(),
             cause: Cause::Reply,
             notified: None,

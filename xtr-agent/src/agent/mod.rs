@@ -357,7 +357,7 @@ impl Agent {
             }
             Timer::Request(dst) => self.retry_request(now, dst, actions),
             Timer::Entry(prefix) => self.entry_due(now, prefix, actions),
-            Timer::Refresh(prefix) => self.refresh_due(prefix, actions),
+            Timer::Refresh(prefix) => self.refresh_due(now, prefix, actions),
             Timer::Handshakes => self.look_for_handshakes(now, actions),
             Timer::Liveness => self.liveness_due(now, actions),
         }

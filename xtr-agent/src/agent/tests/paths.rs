@@ -206,3 +206,28 @@ fn registrations_are_repeated_with_growing_nonces_and_withdrawn_at_the_end() {
     assert_eq!(withdrawn, []);
     assert_eq!(story(&bench.after(Duration::from_secs(300))), [""; 0]);
 }
+
+#[test]
+fn a_mapping_in_use_outlives_its_map_servers() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    bench.after(Duration::from_secs(48));
+    let asked = bench.handshake(SMALLER, 1000);
+    let nonce = requests(&asked)[0].nonce;
+    let mut later = Vec::new();
+    for _ in 0..100 {
+        later.extend(bench.after(Duration::from_secs(3)));
+    }
+    let again = requests(&later);
+    assert!(again.len() > 20 && again.iter().all(|request| request.nonce == nonce));
+    assert_eq!(bench.agent.peers().count(), 1, "five minutes past its time");
+    let mut gone = far_end(SMALLER);
+    gone.locators.clear();
+    assert_eq!(
+        story(&bench.reply(nonce, &gone)),
+        ["no route 10.0.0.2/32", "no peer"]
+    );
+}
