@@ -115,7 +115,7 @@ fn with_settings(path: &Path, run: impl FnOnce(Settings) -> Result<()>) -> ExitC
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("warn,map_server=info,wg_device=info"));
+        .unwrap_or_else(|_| EnvFilter::new("warn,map_server=info,wg_device=info,gotatun=off"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

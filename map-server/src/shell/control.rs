@@ -1,24 +1,34 @@
 //! The control tunnel: one WireGuard interface, one peer per enrolled agent.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
-use tracing::debug;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::{debug, warn};
 use wg_device::{Device, DeviceConfig, DeviceError, PeerSpec, PrivateKey, RouteSpec, Routes};
 
+use super::endpoints::Endpoints;
 use super::settings::{ControlSettings, Settings};
 
 /// MTU of the interface in bytes: what WireGuard leaves of an Ethernet frame.
 const MTU: u16 = 1420;
+/// How often is looked where the agents are.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The interface with its routes.
 #[derive(Debug)]
 pub(super) struct ControlTunnel {
     device: Device,
+    endpoints: Endpoints,
     /// They go with the interface.
     _routes: Routes,
 }
 
 impl ControlTunnel {
-    /// Creates the interface, and a peer and a route for every enrolled agent.
+    /// Creates the interface, and a peer and a route for every enrolled agent. An agent is looked
+    /// for where an earlier run has last seen it.
     ///
     /// # Errors
     /// The system refuses an interface, a peer or a route.
@@ -36,12 +46,13 @@ impl ControlTunnel {
         };
         let device = Device::create(config, control.data_plane).await?;
         let routes = Routes::new()?;
+        let endpoints = Endpoints::load(settings.state_dir());
         for (name, key, address) in settings.enrolled() {
             let prefix = IpNet::from(address);
             device
                 .set_peer(&PeerSpec {
                     key,
-                    endpoint: None,
+                    endpoint: endpoints.of(&key),
                     allowed_ips: vec![prefix],
                     keepalive: None,
                 })
@@ -56,6 +67,7 @@ impl ControlTunnel {
         }
         Ok(Self {
             device,
+            endpoints,
             _routes: routes,
         })
     }
@@ -63,6 +75,36 @@ impl ControlTunnel {
     /// Returns the interface.
     pub(super) const fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Keeps the file of the agents' endpoints up to date until `stop` comes or is dropped, and
+    /// once more then.
+    pub(super) async fn watch_endpoints(&mut self, mut stop: oneshot::Receiver<()>) {
+        loop {
+            let stopped = timeout(LOOK_INTERVAL, &mut stop).await.is_ok();
+            self.note_endpoints().await;
+            if stopped {
+                return;
+            }
+        }
+    }
+
+    /// Writes down where the agents are, if that has changed. Failures are reported only: without
+    /// the file the server does as well, a little later.
+    async fn note_endpoints(&mut self) {
+        let peers = match self.device.peer_stats().await {
+            Ok(peers) => peers,
+            Err(error) => return warn!(%error, "reading the endpoints of the agents"),
+        };
+        let peers = peers.into_iter().map(|peer| (peer.key, peer.endpoint));
+        if !self.endpoints.observe(peers) {
+            return;
+        }
+        let endpoints = self.endpoints.clone();
+        let saved = spawn_blocking(move || endpoints.save()).await;
+        if let Err(error) = saved.map_err(std::io::Error::from).flatten() {
+            warn!(%error, "storing the endpoints of the agents");
+        }
     }
 
     /// Removes the interface.

@@ -5,6 +5,7 @@
 
 mod clock;
 mod control;
+mod endpoints;
 mod narrate;
 mod settings;
 mod sink;
@@ -20,6 +21,7 @@ use lisp_proto::{Nonce, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
@@ -77,7 +79,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut shell = Shell::new(MapServer::new(config, seed()?), store);
     shell.restore(recovered.events)?;
 
-    let tunnel = match &settings.control {
+    let mut tunnel = match &settings.control {
         Some(control) => {
             let tunnel = ControlTunnel::create(&settings, control, private_key).await?;
             let address = SocketAddr::new(control.address, CONTROL_PORT);
@@ -97,7 +99,18 @@ pub async fn run(settings: Settings) -> Result<()> {
         info!(event = "started", listen = %address);
     }
 
-    let result = shell.run(&mut terminate, &mut interrupt).await;
+    let (stop, stopped) = oneshot::channel();
+    let serve = async {
+        let result = shell.run(&mut terminate, &mut interrupt).await;
+        drop(stop);
+        result
+    };
+    let watch = async {
+        if let Some(tunnel) = &mut tunnel {
+            tunnel.watch_endpoints(stopped).await;
+        }
+    };
+    let (result, ()) = tokio::join!(serve, watch);
     if let Some(tunnel) = tunnel {
         tunnel.close().await;
     }
