@@ -1,0 +1,256 @@
+//! An agent under a sequence of packets, good and bent messages, and answers
+//! of its data plane.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use lisp_proto::{
+    InstanceId, Message, Nonce, NotifyParams, ReplyParams, RequestFlags, RequestParams,
+    RequestedEid, SiteId, Timestamp, Ttl, XtrId, decode, encode_map_notify, encode_map_reply,
+    encode_map_request,
+};
+use xtr_agent::agent::{Action, Actions, Agent, ChangeId, Config, Input, MapServer, PeerStats};
+
+use super::{Choices, bend, control, key, prefix, record};
+
+const SERVER: u8 = 100;
+const STRANGER: u8 = 200;
+
+fn new_agent() -> Agent {
+    let net = |text: &str| text.parse().expect("a prefix");
+    let config = Config {
+        map_servers: vec![MapServer {
+            address: control(SERVER),
+            key: key(SERVER),
+        }],
+        iid: InstanceId(0),
+        eid_prefixes: vec![net("10.1.0.0/32"), net("fd00:1:1::/128")],
+        overlay: vec![net("10.0.0.0/8"), net("fd00:1::/32")],
+        control_address: control(1).ip(),
+        public_key: lisp_proto::PublicKey([4; 32]),
+        listen_port: 51820,
+        rlocs: vec![IpAddr::from([192, 0, 2, 1])],
+        ids: Some((XtrId([1; 16]), SiteId([0; 8]))),
+        keyless: false,
+        encapsulate_requests: false,
+        ttl: Ttl::from_minutes(15),
+        register_interval: Duration::from_secs(60),
+        first_nonce: Nonce(1),
+        hold: Duration::from_secs(3),
+    };
+    Agent::new(config, [9; 32])
+}
+
+/// Runs the sequence that `bytes` describe.
+///
+/// Panics when a rule is broken: a held packet is sent twice, a stranger gets
+/// more bytes than it sent, something ill-formed is sent, or time stands still.
+pub fn run(bytes: &[u8]) {
+    let mut world = World {
+        agent: new_agent(),
+        now: Timestamp::ZERO,
+        asked: Vec::new(),
+        registered: Nonce(0),
+        changes: Vec::new(),
+        fate: BTreeMap::new(),
+        serial: 0,
+    };
+    world.step(Input::Start, 0);
+    let mut choices = Choices(bytes);
+    for _ in 0..96 {
+        if !choices.more() {
+            break;
+        }
+        let wait = [0, 1, 300, 20_000][usize::from(choices.below(4))];
+        world.now = world.now + Duration::from_millis(wait);
+        world.turn(&mut choices);
+        world.settle();
+    }
+    world.step(Input::Shutdown, 0);
+}
+
+struct World {
+    agent: Agent,
+    now: Timestamp,
+    asked: Vec<Nonce>,
+    registered: Nonce,
+    changes: Vec<ChangeId>,
+    /// How often each captured packet was sent on.
+    fate: BTreeMap<u32, u32>,
+    serial: u32,
+}
+
+impl World {
+    fn turn(&mut self, choices: &mut Choices<'_>) {
+        let mut datagram = Vec::new();
+        match choices.below(8) {
+            0 | 1 => {
+                let packet = self.packet(choices);
+                return self.step(Input::TunPacket(&packet), 0);
+            }
+            2 => {
+                if !self.changes.is_empty() {
+                    let id = self.changes.remove(0);
+                    let ok = choices.below(8) != 7;
+                    self.step(Input::Applied { id, ok }, 0);
+                }
+                return;
+            }
+            3 => {
+                let stats: Vec<_> = (0..choices.below(4))
+                    .map(|_| PeerStats {
+                        key: lisp_proto::PublicKey([1 + choices.below(8); 32]),
+                        handshake_seen: choices.below(2) == 0,
+                        rx_bytes: u64::from(choices.byte()),
+                        tx_bytes: u64::from(choices.byte()),
+                    })
+                    .collect();
+                return self.step(Input::PeerStats(&stats), 0);
+            }
+            4 => self.reply(choices, &mut datagram),
+            5 => self.notify(choices, &mut datagram),
+            6 => question(choices, &mut datagram),
+            _ => datagram.extend(choices.bytes(200)),
+        }
+        bend(&mut datagram, choices);
+        let stranger = choices.below(8) == 7;
+        let src = control(if stranger { STRANGER } else { SERVER });
+        let most = if stranger { datagram.len() } else { usize::MAX };
+        self.step(
+            Input::Datagram {
+                src,
+                bytes: &datagram,
+            },
+            most,
+        );
+    }
+
+    /// A UDP packet of this overlay with a number of its own.
+    fn packet(&mut self, choices: &mut Choices<'_>) -> Vec<u8> {
+        self.serial += 1;
+        let far = choices.below(4);
+        let mut packet = if choices.below(2) == 0 {
+            let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 0];
+            packet.extend([10, far, choices.below(4), 0]);
+            packet
+        } else {
+            let mut packet = vec![0x60, 0, 0, 0, 0, 12, 17, 64];
+            packet.extend(
+                "fd00:1:1::"
+                    .parse::<std::net::Ipv6Addr>()
+                    .expect("one")
+                    .octets(),
+            );
+            let dst = std::net::Ipv6Addr::new(0xfd00, 1, far.into(), 0, 0, 0, 0, 1);
+            packet.extend(dst.octets());
+            packet
+        };
+        packet.extend([0, 9, 0, 9, 0, 12, 0, 0]);
+        packet.extend(self.serial.to_be_bytes());
+        packet
+    }
+
+    fn reply(&mut self, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
+        let Some(nonce) = self.asked.pop() else {
+            return;
+        };
+        let records: Vec<_> = (0..1 + choices.below(3))
+            .map(|_| {
+                let eid = prefix(choices.below(4), choices);
+                record(eid, choices)
+            })
+            .collect();
+        let params = ReplyParams {
+            probe: false,
+            echo_nonce: false,
+            nonce,
+            records: &records,
+        };
+        encode_map_reply(&params, out).expect("it fits");
+    }
+
+    fn notify(&mut self, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
+        let nonce = if choices.below(4) == 0 {
+            self.registered
+        } else {
+            Nonce(1000 + u64::from(choices.byte()))
+        };
+        let eid = prefix(choices.below(4), choices);
+        let records = [record(eid, choices)];
+        let params = NotifyParams {
+            nonce,
+            records: &records,
+        };
+        encode_map_notify(&params, &key(SERVER), out).expect("it fits");
+    }
+
+    fn step(&mut self, input: Input<'_>, most: usize) {
+        let mut actions = Actions::default();
+        self.agent.handle(self.now, input, &mut actions);
+        let mut answered = 0;
+        for action in actions.drain() {
+            match action {
+                Action::Send { dst, bytes } => {
+                    if dst.ip() == control(STRANGER).ip() {
+                        answered += bytes.len();
+                    }
+                    match decode(&bytes).expect("what we send is well-formed") {
+                        Message::MapRequest(request) => self.asked.push(request.nonce),
+                        Message::MapRegister(register) => self.registered = register.nonce,
+                        _ => {}
+                    }
+                }
+                Action::Apply { id, .. } => self.changes.push(id),
+                Action::Reinject(packet) => {
+                    let serial = packet.last_chunk::<4>().expect("it has a number");
+                    let times = self.fate.entry(u32::from_be_bytes(*serial)).or_insert(0);
+                    *times += 1;
+                    assert_eq!(*times, 1, "a packet was sent on twice");
+                }
+                Action::Kick(_)
+                | Action::RenewControlTunnel
+                | Action::ReadPeerStats(_)
+                | Action::Deliver(_)
+                | Action::Count(_)
+                | Action::Event(_) => {}
+            }
+        }
+        assert!(answered <= most, "a stranger was answered with more");
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..1_000 {
+            if self
+                .agent
+                .next_deadline()
+                .is_none_or(|deadline| deadline > self.now)
+            {
+                return;
+            }
+            self.step(Input::Tick, 0);
+        }
+        panic!("the same deadline for ever");
+    }
+}
+
+fn question(choices: &mut Choices<'_>, out: &mut Vec<u8>) {
+    let flags = choices.byte();
+    let params = RequestParams {
+        flags: RequestFlags {
+            probe: flags & 1 != 0,
+            smr: flags & 2 != 0,
+            ..RequestFlags::default()
+        },
+        nonce: Nonce(5),
+        source_eid: None,
+        itr_rlocs: &vec![control(STRANGER).ip(); 1 + usize::from(flags >> 5)],
+        eids: &[RequestedEid {
+            subscribe: false,
+            eid: prefix(choices.below(4), choices),
+        }],
+        source_record: None,
+        ids: None,
+    };
+    encode_map_request(&params, out).expect("it fits");
+}

@@ -1,0 +1,213 @@
+//! A map server under a sequence of good, bent and senseless messages.
+
+use std::time::Duration;
+
+use lisp_proto::{
+    EidPrefix, Message, Nonce, NotifyParams, RegisterFlags, RegisterParams, RequestFlags,
+    RequestParams, RequestedEid, SiteId, Timestamp, XtrId, decode, encode_ecm,
+    encode_map_notify_ack, encode_map_register, encode_map_request,
+};
+use map_server::config::{Options, XtrConfig};
+use map_server::{Action, Actions, Config, Input, MapServer, Via};
+
+use super::{Choices, bend, control, key, prefix, record};
+
+/// Sources that nobody vouches for.
+const STRANGER: u8 = 200;
+const XTRS: u8 = 4;
+
+fn new_server() -> MapServer {
+    let xtrs = (0..XTRS).map(|n| XtrConfig {
+        name: n.to_string().into(),
+        control_address: (n > 0).then(|| control(n).ip()),
+        auth: key(n),
+        replay_check: n > 0,
+        eid_prefixes: vec![
+            format!("10.{n}.0.0/16").parse().expect("a prefix"),
+            format!("fd00:1:{n}::/48").parse().expect("a prefix"),
+        ],
+        more_specifics: n != 1,
+    });
+    let config = Config::new(Options::default(), xtrs.collect()).expect("no contradictions");
+    MapServer::new(config, [7; 32])
+}
+
+/// Runs the sequence that `bytes` describe.
+///
+/// Panics when a rule is broken: a bent or senseless datagram changes the
+/// state, a stranger gets more bytes than it sent, or time does not pass.
+pub fn run(bytes: &[u8]) {
+    let mut choices = Choices(bytes);
+    let mut server = new_server();
+    let mut actions = Actions::new();
+    let mut now = Timestamp::ZERO;
+    let mut nonce = 1;
+    let mut pushed: Vec<(std::net::SocketAddr, Nonce)> = Vec::new();
+    for _ in 0..64 {
+        if !choices.more() {
+            break;
+        }
+        now = now + Duration::from_millis([0, 1, 250, 90_000][usize::from(choices.below(4))]);
+        nonce += 1;
+        let xtr = choices.below(XTRS);
+        let mut datagram = Vec::new();
+        let mut bent = false;
+        match choices.below(6) {
+            0 | 1 => register(xtr, nonce, &mut choices, &mut datagram),
+            2 => request(xtr, nonce, &mut choices, &mut datagram),
+            3 => acknowledge(&mut pushed, &mut choices, &mut datagram),
+            4 => datagram.extend(choices.bytes(200)),
+            _ => {}
+        }
+        let authenticated = matches!(datagram.first().map(|byte| byte >> 4), Some(3 | 5));
+        if authenticated {
+            bent = bend(&mut datagram, &mut choices);
+        }
+        let stranger = choices.below(8) == 7;
+        let (src, via) = if stranger {
+            (control(STRANGER), Via::Plain)
+        } else {
+            (control(xtr), if xtr > 0 { Via::Tunnel } else { Via::Plain })
+        };
+        // Of the authenticated kinds, one wrong byte anywhere is one too many.
+        let before = bent.then(|| server.fingerprint());
+        server.handle(
+            now,
+            Input::Datagram {
+                src,
+                via,
+                bytes: &datagram,
+            },
+            &mut actions,
+        );
+        if let Some(before) = before {
+            assert_eq!(
+                server.fingerprint(),
+                before,
+                "a bent message changed the state"
+            );
+        }
+        let mut answered = 0;
+        for action in actions.drain() {
+            if let Action::Send { dst, bytes, .. } = action {
+                if dst.ip() == control(STRANGER).ip() {
+                    answered += bytes.len();
+                }
+                match decode(&bytes).expect("what we send is well-formed") {
+                    Message::MapNotify(notify) => pushed.push((dst, notify.nonce)),
+                    _ => {}
+                }
+            }
+        }
+        assert!(
+            !stranger || answered <= datagram.len(),
+            "a stranger was answered with more"
+        );
+        settle(&mut server, &mut now, &mut actions);
+    }
+}
+
+/// Time must pass: a deadline that was served may not come again at once for ever.
+fn settle(server: &mut MapServer, now: &mut Timestamp, actions: &mut Actions) {
+    for _ in 0..1_000 {
+        if server
+            .next_deadline()
+            .is_none_or(|deadline| deadline > *now)
+        {
+            return;
+        }
+        server.handle(*now, Input::Tick, actions);
+        actions.drain();
+    }
+    panic!("the same deadline for ever");
+}
+
+fn register(xtr: u8, nonce: u64, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
+    let owner = if choices.below(4) == 0 {
+        choices.below(XTRS)
+    } else {
+        xtr
+    };
+    let records: Vec<_> = (0..1 + choices.below(3))
+        .map(|_| {
+            let eid = prefix(owner, choices);
+            record(eid, choices)
+        })
+        .collect();
+    let flags = choices.byte();
+    let params = RegisterParams {
+        flags: RegisterFlags {
+            proxy_reply: flags & 1 != 0,
+            want_notify: flags & 2 != 0,
+            use_ttl: flags & 4 != 0,
+            merge: flags & 8 != 0,
+            ..RegisterFlags::default()
+        },
+        nonce: Nonce(nonce),
+        records: &records,
+        ids: (flags & 16 != 0).then_some((XtrId([xtr; 16]), SiteId([0; 8]))),
+    };
+    encode_map_register(&params, &key(xtr), out).expect("it fits");
+}
+
+fn request(xtr: u8, nonce: u64, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
+    let wanted = choices.below(XTRS + 1);
+    let eids: Vec<_> = (0..1 + choices.below(2))
+        .map(|_| RequestedEid {
+            subscribe: choices.below(4) == 0,
+            eid: prefix(wanted, choices),
+        })
+        .collect();
+    let flags = choices.byte();
+    let source = prefix(xtr, choices);
+    let params = RequestParams {
+        flags: RequestFlags {
+            probe: flags & 0xf0 == 0x10,
+            smr: flags & 0xf0 == 0x20,
+            no_reply: flags & 0xf0 == 0x30,
+            ..RequestFlags::default()
+        },
+        nonce: Nonce(nonce),
+        source_eid: (flags & 1 == 0).then_some((source.iid(), source.net().addr())),
+        itr_rlocs: &[control(if flags & 2 == 0 { xtr } else { STRANGER }).ip()],
+        eids: &eids,
+        source_record: None,
+        ids: (flags & 4 != 0).then_some((XtrId([xtr; 16]), SiteId([0; 8]))),
+    };
+    let mut inner = Vec::new();
+    encode_map_request(&params, &mut inner).expect("it fits");
+    if flags & 8 == 0 {
+        out.extend(inner);
+        return;
+    }
+    let eid = eids.first().map(|asked: &RequestedEid| asked.eid);
+    let to = eid.map_or_else(|| control(0).ip(), |eid: EidPrefix| eid.net().addr());
+    let from = if to.is_ipv4() {
+        std::net::SocketAddr::from(([10, 0, 0, 1], 4342))
+    } else {
+        control(xtr)
+    };
+    encode_ecm(from, std::net::SocketAddr::new(to, 4342), &inner, out).expect("it fits");
+}
+
+fn acknowledge(
+    pushed: &mut Vec<(std::net::SocketAddr, Nonce)>,
+    choices: &mut Choices<'_>,
+    out: &mut Vec<u8>,
+) {
+    if pushed.is_empty() {
+        return;
+    }
+    let at = usize::from(choices.byte()) % pushed.len();
+    let (_, nonce) = pushed.swap_remove(at);
+    let xtr = choices.below(XTRS);
+    encode_map_notify_ack(
+        &NotifyParams {
+            nonce,
+            records: &[],
+        },
+        &key(xtr),
+        out,
+    )
+    .expect("it fits");
+}
