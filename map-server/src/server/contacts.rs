@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lisp_proto::{Deadlines, Timestamp};
 
+use super::actions::Via;
 use super::limits;
 use super::sites::XtrIndex;
 
@@ -21,14 +22,27 @@ pub(crate) struct Contact {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contacts {
     by_xtr: BTreeMap<XtrIndex, Contact>,
+    /// Plain sources with a registration, and how long it lasts.
     sources: BTreeMap<IpAddr, Timestamp>,
     expiry: Deadlines<IpAddr>,
 }
 
 impl Contacts {
     /// Takes note of a registration that lasts until `until`; returns whether `contact` is new.
-    pub(crate) fn learn(&mut self, xtr: XtrIndex, contact: Contact, until: Timestamp) -> bool {
-        let source = contact.source.ip();
+    pub(crate) fn learn(
+        &mut self,
+        xtr: XtrIndex,
+        contact: Contact,
+        via: Via,
+        until: Timestamp,
+    ) -> bool {
+        if via == Via::Plain {
+            self.learn_source(contact.source.ip(), until);
+        }
+        self.by_xtr.insert(xtr, contact) != Some(contact)
+    }
+
+    fn learn_source(&mut self, source: IpAddr, until: Timestamp) {
         if self.sources.get(&source).is_none_or(|known| *known < until) {
             self.sources.insert(source, until);
             self.expiry.set(source, until);
@@ -36,7 +50,6 @@ impl Contacts {
         if self.sources.len() > limits::REGISTERED_SOURCES {
             self.forget(Timestamp(u64::MAX));
         }
-        self.by_xtr.insert(xtr, contact) != Some(contact)
     }
 
     /// Returns how to talk to `xtr`.
@@ -44,7 +57,8 @@ impl Contacts {
         self.by_xtr.get(&xtr).copied()
     }
 
-    /// Whether a registration that still lasts came from `source`.
+    /// Whether a registration that still lasts came from `source`, outside the control tunnel.
+    /// One that came through the tunnel says nothing about who uses that address outside.
     pub(crate) fn is_registered(&self, source: IpAddr) -> bool {
         self.sources.contains_key(&source)
     }

@@ -61,7 +61,7 @@ impl MapServer {
         terms.contact_known = !self
             .state
             .contacts
-            .learn(xtr, terms.contact, now + lifetime);
+            .learn(xtr, terms.contact, origin.via, now + lifetime);
 
         let mut outcomes = Vec::with_capacity(records.len());
         records.retain(|record| {

@@ -66,10 +66,13 @@ impl MapServer {
             return Err(DropReason::Smr);
         }
         let source = origin.src.ip();
-        let requester = self.sites.enrolled(origin.via, source);
-        if requester.is_none() && origin.via == Via::Tunnel {
-            return Err(DropReason::UnknownSource);
-        }
+        let agent = self.sites.enrolled(Via::Tunnel, source);
+        let requester = match (origin.via, agent) {
+            (Via::Tunnel, Some(agent)) => Some(agent),
+            (Via::Plain, None) => None,
+            // Addresses of the control tunnel exist nowhere else, and nobody else is inside.
+            (Via::Tunnel, None) | (Via::Plain, Some(_)) => return Err(DropReason::UnknownSource),
+        };
         // Whoever could name another address here could have answers sent to a victim.
         if !request.itr_rlocs().any(|rloc| rloc.ip() == Some(source)) {
             return Err(DropReason::ForeignItrRloc);
@@ -124,7 +127,7 @@ mod tests {
     use super::*;
     use crate::config::{Options, Rate};
     use crate::server::bench::{
-        Bench, Sent, ecm, eid, ip, plain_record, request, request_with, socket,
+        Bench, Sent, control, ecm, eid, ip, plain_record, request, request_with, socket,
     };
     use lisp_proto::RequestFlags;
 
@@ -172,6 +175,25 @@ mod tests {
         dropped(DropReason::UnknownSource, Via::Tunnel, |itr| {
             request(None, itr, &["10.0.0.1"], 1)
         });
+    }
+
+    #[test]
+    fn outside_the_tunnel_nobody_asks_in_the_name_of_an_agent() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        let before = bench.server.fingerprint();
+        let forged = request(None, &[control("a").ip()], &["172.16.0.1"], 1);
+        assert_eq!(bench.datagram(control("a"), Via::Plain, &forged), []);
+        assert_eq!(bench.count(DropReason::UnknownSource), 1);
+        assert_eq!(bench.server.fingerprint(), before);
+    }
+
+    #[test]
+    fn a_registration_through_the_tunnel_vouches_for_no_plain_source() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        let contacts = &bench.server.state.contacts;
+        assert!(!contacts.is_registered(control("a").ip()));
     }
 
     #[test]

@@ -126,6 +126,7 @@ impl MapServer {
         if moved || !self.sites.may_register(registrant.xtr, &record.eid) {
             return None;
         }
+        let via = self.sites.via(registrant.xtr);
         let registration = Registration {
             ttl: record.ttl,
             locators: record.locators,
@@ -138,7 +139,7 @@ impl MapServer {
             .ok()?;
         self.state
             .contacts
-            .learn(registrant.xtr, contact, now + lifetime);
+            .learn(registrant.xtr, contact, via, now + lifetime);
         Some(())
     }
 }

@@ -144,6 +144,14 @@ impl Sites {
         })
     }
 
+    /// Returns which way the Map-Registers of `xtr` come.
+    pub(crate) fn via(&self, xtr: XtrIndex) -> Via {
+        match self.site(xtr).control_address {
+            Some(_) => Via::Tunnel,
+            None => Via::Plain,
+        }
+    }
+
     /// Returns where an agent listens that has not registered yet.
     pub(crate) fn default_contact(&self, xtr: XtrIndex) -> Option<SocketAddr> {
         let address = self.site(xtr).control_address?;
