@@ -31,14 +31,14 @@ pub(super) const ORDER: &str = "/order.json";
 pub(super) const MODULES: &str = "/modules";
 /// What is left here goes back to the host.
 const OUT: &str = "/out";
-/// Kernel file systems: type, where, and options.
-const MOUNTS: [(&str, &str, &str); 8] = [
+/// Kernel file systems: type, where, and options. Nothing on `/tmp`: the root is in memory, and
+/// programs may have come from there.
+const MOUNTS: [(&str, &str, &str); 7] = [
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
     ("devtmpfs", "/dev", ""),
     ("devpts", "/dev/pts", "ptmxmode=0666"),
     ("tmpfs", "/dev/shm", ""),
-    ("tmpfs", "/tmp", "mode=1777"),
     ("tmpfs", "/run", ""),
     ("cgroup2", "/sys/fs/cgroup", ""),
 ];
