@@ -173,8 +173,10 @@ impl Agent {
             State::Awaiting(_) => {
                 // Both ends were told of each other. The one with the smaller
                 // key starts the handshake; the other one waits for it.
-                let first = entry.chosen.is_some_and(|chosen| own_key < chosen.key);
-                if first {
+                entry.mutual = false;
+                let key = entry.chosen.map(|chosen| chosen.key);
+                let first = key.is_some_and(|key| own_key < key);
+                if first || key.is_some_and(|key| self.peers.handshake_seen(&key)) {
                     self.fire(prefix, actions);
                 } else {
                     self.await_handshake(now, prefix, actions);
@@ -271,7 +273,11 @@ impl Agent {
         let mutual = entry.mutual;
         match cause {
             Cause::Reply if !mutual || self.config.public_key < key => self.fire(prefix, actions),
-            Cause::Reply | Cause::Push => self.await_handshake(now, prefix, actions),
+            Cause::Reply => {
+                entry.mutual = false;
+                self.await_handshake(now, prefix, actions);
+            }
+            Cause::Push => self.await_handshake(now, prefix, actions),
         }
     }
 
@@ -283,7 +289,10 @@ impl Agent {
         entry.state = State::Awaiting(until);
         self.deadlines.set(Timer::Entry(prefix), until);
         let key = entry.chosen.map(|chosen| chosen.key);
-        if key.is_some_and(|key| self.peers.handshake_seen(&key)) {
+        // A session proves that the far end knows our key. That it knows this
+        // EID of ours too, only the answer to our own request tells.
+        let answered = !entry.mutual;
+        if answered && key.is_some_and(|key| self.peers.handshake_seen(&key)) {
             self.fire(prefix, actions);
         }
     }
@@ -331,7 +340,7 @@ impl Agent {
         let awaiting: Vec<IpNet> = self
             .cache
             .iter()
-            .filter(|(_, entry)| matches!(entry.state, State::Awaiting(_)))
+            .filter(|(_, entry)| matches!(entry.state, State::Awaiting(_)) && !entry.mutual)
             .filter(|(_, entry)| {
                 let key = entry.chosen.map(|chosen| chosen.key);
                 key.is_some_and(|key| self.peers.handshake_seen(&key))

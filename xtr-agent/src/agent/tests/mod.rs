@@ -11,6 +11,7 @@ use lisp_proto::{
     encode_map_reply, encode_map_request, verify,
 };
 
+mod changes;
 mod paths;
 mod refusals;
 
@@ -116,10 +117,19 @@ impl Bench {
 
     /// Reports every change in `actions` as done.
     fn done(&mut self, actions: &[Action]) -> Vec<Action> {
+        self.reported(actions, true)
+    }
+
+    /// Reports every change in `actions` as refused.
+    fn failed(&mut self, actions: &[Action]) -> Vec<Action> {
+        self.reported(actions, false)
+    }
+
+    fn reported(&mut self, actions: &[Action], ok: bool) -> Vec<Action> {
         let mut out = Vec::new();
         for action in actions {
             if let Action::Apply { id, .. } = action {
-                out.extend(self.input(Input::Applied { id: *id, ok: true }));
+                out.extend(self.input(Input::Applied { id: *id, ok }));
             }
         }
         out

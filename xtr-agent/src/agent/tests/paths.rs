@@ -231,3 +231,23 @@ fn a_mapping_in_use_outlives_its_map_servers() {
         ["no route 10.0.0.2/32", "no peer"]
     );
 }
+
+#[test]
+fn a_session_is_no_proof_that_the_far_end_knows_a_second_eid() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &record("10.0.0.9/32", SMALLER, Ttl::from_minutes(15)));
+    bench.done(&installing);
+    bench.handshake(SMALLER, 1);
+    // Both ends ask for each other's second EID at the same time.
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let installing = bench.notify(2, &far_end(SMALLER));
+    assert_eq!(
+        story(&bench.done(&installing)),
+        ["ack"],
+        "the far end was not told of us yet"
+    );
+    assert_eq!(story(&bench.handshake(SMALLER, 2)), [""; 0]);
+    let fired = bench.reply(nonce, &far_end(SMALLER));
+    assert_eq!(story(&fired), ["sent on 1", "route 10.0.0.2/32"]);
+}
