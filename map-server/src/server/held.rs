@@ -20,6 +20,8 @@ pub(crate) struct PendingReply {
     pub(crate) nonce: Nonce,
     pub(crate) requester: Option<XtrIndex>,
     pub(crate) eids: Vec<EidPrefix>,
+    /// Whether the requester can read keys: other LISP gear crashes on them.
+    pub(crate) keys: bool,
     /// Largest Map-Reply this requester may get, in bytes.
     pub(crate) max_len: usize,
 }

@@ -13,6 +13,7 @@ use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
 use super::mappings::{Change, Registration};
+use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, Origin, limits};
 use crate::store_event::StoreEvent;
@@ -58,10 +59,11 @@ impl MapServer {
             return;
         };
         let xtr = terms.registrant.xtr;
-        terms.contact_known = !self
-            .state
-            .contacts
-            .learn(xtr, terms.contact, origin.via, now + lifetime);
+        terms.contact_known =
+            !self
+                .state
+                .contacts
+                .learn(xtr, terms.contact, origin.via, now + lifetime);
 
         let mut outcomes = Vec::with_capacity(records.len());
         records.retain(|record| {
@@ -291,6 +293,9 @@ impl MapServer {
                     record.clone_from(mapping.record());
                 }
             }
+        }
+        if !self.reads_keys(origin) {
+            records.iter_mut().for_each(without_keys);
         }
         let auth = self
             .sites

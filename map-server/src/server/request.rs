@@ -2,12 +2,13 @@
 //!
 //! Map-Requests (RFC 9301 §5.2), bare or inside an ECM, up to the decision whether to answer.
 
+use std::net::IpAddr;
+
 use lisp_proto::{EidPrefix, MapRequest, Timestamp};
 
 use super::actions::{Actions, Event, Via};
 use super::counters::DropReason;
 use super::held::PendingReply;
-use super::sites::XtrIndex;
 use super::{MapServer, Origin, limits};
 use crate::config::ReplyAfter;
 
@@ -103,22 +104,33 @@ impl MapServer {
             nonce: request.nonce,
             requester,
             eids,
-            max_len: self.reply_limit(origin, requester),
+            keys: self.reads_keys(origin),
+            max_len: self.reply_limit(origin),
         })
     }
 
     /// Returns how large an answer may be, in bytes: sources that nobody vouches for get no more
     /// than they sent, since they may be forged.
-    fn reply_limit(&self, origin: Origin, requester: Option<XtrIndex>) -> usize {
+    fn reply_limit(&self, origin: Origin) -> usize {
         let source = origin.src.ip();
-        let known = requester.is_some()
+        let known = origin.via == Via::Tunnel
             || self.state.contacts.is_registered(source)
-            || self
-                .options
-                .requests_from
-                .iter()
-                .any(|net| net.contains(&source));
+            || self.may_ask(source);
         if known { usize::MAX } else { origin.len }
+    }
+
+    /// Whether messages to `origin` may carry keys: to agents, and to those who only ask. Other
+    /// LISP gear registers in the plain; what it cannot read makes it crash.
+    pub(super) fn reads_keys(&self, origin: Origin) -> bool {
+        let source = origin.src.ip();
+        let gear = self.state.contacts.is_registered(source);
+        origin.via == Via::Tunnel || (self.may_ask(source) && !gear)
+    }
+
+    /// Whether the operator lets `source` ask in the plain without being registered.
+    fn may_ask(&self, source: IpAddr) -> bool {
+        let nets = &self.options.requests_from;
+        nets.iter().any(|net| net.contains(&source))
     }
 }
 
@@ -260,7 +272,7 @@ mod tests {
     #[test]
     fn strangers_get_no_more_than_they_sent() {
         let mut bench = Bench::new();
-        bench.register_all();
+        register_gear(&mut bench, "192.0.2.200:4342");
         let ask = |bench: &mut Bench, eid: &str| {
             let bytes = request(None, &[socket(STRANGER).ip()], &[eid], 1);
             let sent = bench.datagram(socket(STRANGER), Via::Plain, &bytes);
@@ -268,7 +280,7 @@ mod tests {
             sent.len()
         };
         assert_eq!(
-            ask(&mut bench, "10.0.0.1"),
+            ask(&mut bench, "192.168.0.1"),
             0,
             "a mapping is larger than the question"
         );
@@ -279,16 +291,14 @@ mod tests {
     #[test]
     fn a_plain_source_that_registers_gets_whole_answers() {
         let mut bench = Bench::new();
-        bench.register_all();
-        let register = bench.register_of("gear", &[plain_record("192.168.0.0/16", "192.0.2.200")]);
-        bench.datagram(socket(STRANGER), Via::Plain, &register.bytes());
-        let bytes = request(None, &[socket(STRANGER).ip()], &["10.0.0.1"], 1);
+        register_gear(&mut bench, STRANGER);
+        let bytes = request(None, &[socket(STRANGER).ip()], &["192.168.0.1"], 1);
         assert_eq!(
             bench.datagram(socket(STRANGER), Via::Plain, &bytes).len(),
             1
         );
         bench.wait(limits::REGISTRATION_LIFETIME);
-        bench.register_all();
+        register_gear(&mut bench, "192.0.2.200:4342");
         assert_eq!(
             bench.datagram(socket(STRANGER), Via::Plain, &bytes).len(),
             0,
@@ -340,8 +350,13 @@ mod tests {
         bench.register_all();
     }
 
+    fn register_gear(bench: &mut Bench, source: &str) {
+        let register = bench.register_of("gear", &[plain_record("192.168.0.0/16", "192.0.2.200")]);
+        bench.datagram(socket(source), Via::Plain, &register.bytes());
+    }
+
     #[track_caller]
-    fn dropped(reason: DropReason, via: Via, bytes: impl Fn(&[std::net::IpAddr]) -> Vec<u8>) {
+    fn dropped(reason: DropReason, via: Via, bytes: impl Fn(&[IpAddr]) -> Vec<u8>) {
         let mut bench = open_bench();
         let before = bench.server.fingerprint();
         let sent: Vec<Sent> =

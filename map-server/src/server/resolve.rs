@@ -2,7 +2,9 @@
 //!
 //! Positive and negative Map-Replies on behalf of the owners (RFC 9301 §8.3).
 
-use lisp_proto::{Action as NegativeAction, EidPrefix, Record, ReplyParams, Ttl, encode_map_reply};
+use lisp_proto::{
+    Action as NegativeAction, EidPrefix, Record, ReplyParams, Rloc, Ttl, encode_map_reply,
+};
 
 use super::actions::{Actions, Event};
 use super::counters::DropReason;
@@ -21,6 +23,9 @@ impl MapServer {
                     records.push(record);
                 }
             }
+        }
+        if !reply.keys {
+            records.iter_mut().for_each(without_keys);
         }
         let params = ReplyParams {
             probe: false,
@@ -122,6 +127,24 @@ const fn negative(eid: EidPrefix, action: NegativeAction, ttl: Ttl) -> Record {
     }
 }
 
+/// Leaves in `record` only what all LISP gear can read: locators without keys, and the actions of
+/// RFC 9301 §5.4 up to Drop. A mapping that nothing is left of looks unregistered.
+pub(super) fn without_keys(record: &mut Record) {
+    let before = record.locators.len();
+    record
+        .locators
+        .retain(|locator| matches!(locator.rloc, Rloc::Plain(_)));
+    if record.locators.is_empty() && before > 0 {
+        *record = negative(record.eid, NegativeAction::Drop, limits::TTL_UNREGISTERED);
+    }
+    if matches!(
+        record.action,
+        NegativeAction::PolicyDenied | NegativeAction::AuthFailure
+    ) {
+        record.action = NegativeAction::Drop;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -132,7 +155,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Options, XtrConfig};
-    use crate::server::bench::{Bench, eid, empty, key, plain_record, socket};
+    use crate::server::bench::{Bench, eid, empty, key, plain_record, record, request, socket};
     use crate::server::mappings::Registration;
     use crate::server::{Actions, Via, limits::REGISTRATION_LIFETIME};
 
@@ -228,6 +251,43 @@ mod tests {
         let mut bench = Bench::new();
         bench.register("a", &[empty("10.0.0.1", 7)]);
         assert_eq!(answers(&mut bench, "10.0.0.1"), ["10.0.0.1/32 drop 7"]);
+    }
+
+    #[test]
+    fn gear_that_registers_in_the_plain_gets_no_keys_and_no_new_actions() {
+        let mut bench = Bench::with(Options {
+            negative_action: NegativeAction::PolicyDenied,
+            requests_from: vec!["192.0.2.0/24".parse().unwrap()],
+            ..Options::default()
+        });
+        bench.register_all();
+        let mut mixed = plain_record("192.168.1.0/24", "192.0.2.200");
+        mixed
+            .locators
+            .extend(record("192.168.1.0/24", "192.0.2.9:1").locators);
+        let plain = plain_record("192.168.1.0/24", "192.0.2.200");
+        let register = bench.register_of("gear", &[mixed]);
+        let (gear, lig) = (socket("192.0.2.200:4342"), socket("192.0.2.100:4342"));
+        let confirmed = bench.datagram(gear, Via::Plain, &register.bytes());
+        assert_eq!(confirmed[0].notify("gear").1, std::slice::from_ref(&plain));
+        let mut ask = |from: std::net::SocketAddr, asked: &str| {
+            let bytes = request(None, &[from.ip()], &[asked], 1);
+            bench.datagram(from, Via::Plain, &bytes)[0].reply_records()
+        };
+        let denied = [negative(
+            eid("10.0.0.1"),
+            NegativeAction::Drop,
+            limits::TTL_UNREGISTERED,
+        )];
+        assert_eq!(ask(gear, "10.0.0.1"), denied);
+        assert_eq!(ask(gear, "172.16.0.1")[0].action, NegativeAction::Drop);
+        assert_eq!(ask(gear, "192.168.1.1"), [plain]);
+        assert_eq!(ask(lig, "10.0.0.1")[0].locators.len(), 1);
+        assert_eq!(
+            ask(lig, "172.16.0.1")[0].action,
+            NegativeAction::PolicyDenied
+        );
+        assert_eq!(ask(lig, "192.168.1.1")[0].locators.len(), 2);
     }
 
     #[test]
@@ -336,6 +396,7 @@ mod tests {
             nonce: Nonce(1),
             requester: None,
             eids: vec![eid(asked)],
+            keys: true,
             max_len: usize::MAX,
         };
         let mut actions = Actions::new();
