@@ -11,6 +11,7 @@ mod namespace;
 mod netlink;
 mod network;
 mod probe;
+mod settle;
 pub mod sim;
 mod snapshot;
 mod spawner;

@@ -20,8 +20,7 @@ struct Arguments {
 enum Command {
     Demo(demo::Args),
     Hosts(hosts::Args),
-    /// Removes networks that `demo --keep` left up, and what killed testbeds left behind.
-    Clean,
+    Clean(demo::CleanArgs),
     Vm(vm::cli::Args),
     Sim(sim::cli::Args),
 }
@@ -39,7 +38,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Demo(args) => demo::run(&args),
         Command::Hosts(args) => hosts::run(&args),
-        Command::Clean => demo::clean(),
+        Command::Clean(args) => demo::clean(&args),
         Command::Vm(args) => vm::cli::run(args),
         Command::Sim(args) => sim::cli::run(&args),
     };

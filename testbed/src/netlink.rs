@@ -4,18 +4,14 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::TryStreamExt;
 use ipnet::IpNet;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::runtime::Runtime;
 
-use crate::clock::sleep;
 use crate::error::{Doing, TestbedError};
 
 /// A hardware address.
@@ -221,41 +217,7 @@ impl Netlink {
             .doing("add a neighbour to", self.subject(interface))
     }
 
-    /// Waits until the interface has its carrier and its own addresses are usable.
-    ///
-    /// The kernel does both in the background. Gives up silently after a while: a link may have
-    /// been made without a far end.
-    pub(crate) fn wait_until_settled(&self, interface: &str) -> Result<(), TestbedError> {
-        for _ in 0..SETTLE_LOOKS {
-            let link = self.link(interface)?.header;
-            let addresses = self
-                .handle
-                .address()
-                .get()
-                .set_link_index_filter(link.index)
-                .execute();
-            let addresses: Vec<_> = self
-                .wait(addresses.try_collect())
-                .doing("list the addresses of", interface)?;
-            if link.flags.contains(LinkFlags::LowerUp) && !addresses.iter().any(is_tentative) {
-                return Ok(());
-            }
-            sleep(SETTLE_POLL);
-        }
-        Ok(())
-    }
-
     pub(crate) fn subject(&self, interface: &str) -> String {
         format!("{interface} in namespace {}", self.namespace)
     }
 }
-
-fn is_tentative(address: &AddressMessage) -> bool {
-    address.attributes.iter().any(|attribute| {
-        matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Tentative))
-    })
-}
-
-/// Looks at an interface that should settle, and the time between them: two seconds in all.
-const SETTLE_LOOKS: u32 = 1_000;
-const SETTLE_POLL: Duration = Duration::from_millis(2);

@@ -14,6 +14,7 @@ use crate::error::TestbedError;
 use crate::link::{Link, LinkEnd, LinkParams};
 use crate::namespace::Namespace;
 use crate::netlink::Mac;
+use crate::settle::wait_until_settled;
 use crate::testbed::Testbed;
 
 /// Name of the interface towards the switch in every host.
@@ -103,7 +104,7 @@ impl Topology {
             namespace.add_address(HOST_INTERFACE, net)?;
             addresses.push(net.addr());
         }
-        namespace.netlink().wait_until_settled(HOST_INTERFACE)?;
+        wait_until_settled(namespace.netlink(), HOST_INTERFACE)?;
         let [mac, _] = link.macs();
         let own = Neighbour {
             namespace: namespace.clone(),

@@ -18,6 +18,7 @@ use crate::cleanup::{self, DIRECTORY_PREFIX};
 use crate::clock::{monotonic_ns, nanos, sleep};
 use crate::error::best_effort;
 use crate::network::Network;
+use crate::testbed::require_root;
 
 /// File in a testbed's directory that says that its network was kept on purpose.
 const MARK: &str = "kept";
@@ -93,19 +94,28 @@ fn explain(network: &Network, out: &mut impl Write) -> Result<()> {
     writeln!(out, "  ip netns exec {server_space} ip address")?;
     writeln!(out, "  kill -USR1 {agent}; tail -n 1 {}", log.display())?;
     writeln!(out, "Remove it:")?;
-    writeln!(out, "  {} clean", program.display())?;
+    writeln!(out, "  {} clean {}", program.display(), std::process::id())?;
     Ok(())
 }
 
-/// Removes networks that were kept and what dead testbeds left behind; says what it did.
+/// Removes networks that `demo --keep` left up, and what killed testbeds left behind.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CleanArgs {
+    /// Only the networks of these processes
+    #[arg(value_name = "PID")]
+    holders: Vec<i32>,
+}
+
+/// Runs `testbed clean`.
 ///
 /// # Errors
 ///
-/// When a process that holds a network does not end.
-pub fn clean() -> Result<ExitCode> {
-    crate::testbed::require_root()?;
+/// When not root, or when a process that holds a network cannot be ended.
+pub fn clean(args: &CleanArgs) -> Result<ExitCode> {
+    require_root()?;
     let mut removed = 0;
-    for (_, pid) in cleanup::owned(&std::env::temp_dir(), DIRECTORY_PREFIX, is_kept) {
+    let wanted = |pid| (args.holders.is_empty() || args.holders.contains(&pid)) && is_kept(pid);
+    for (_, pid) in cleanup::owned(&std::env::temp_dir(), DIRECTORY_PREFIX, wanted) {
         end(Pid::from_raw(pid))?;
         removed += 1;
     }

@@ -16,7 +16,7 @@ use crate::error::best_effort;
 use crate::network::{DataPlane, Network, NetworkOptions};
 use crate::testbed::require_root;
 use crate::{Binaries, LinkParams, Namespace, Ping, cleanup};
-pub use keep::clean;
+pub use keep::{CleanArgs, clean};
 use stage::Stage;
 
 /// Links must not be slower than what the daemons take for an answer.
