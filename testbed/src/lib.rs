@@ -27,7 +27,8 @@ pub use link::{DirectionCounters, Link, LinkEnd, LinkKind, LinkParams, Share};
 pub use namespace::Namespace;
 pub use netlink::InterfaceCounters;
 pub use network::{
-    CONTROL_INTERFACE, DataPlane, Endpoint, Network, NetworkOptions, Node, PeerReport, SERVER_CONTROL_INTERFACE,
+    CONTROL_INTERFACE, DataPlane, Endpoint, Network, NetworkOptions, Node, PeerReport,
+    SERVER_CONTROL_INTERFACE,
 };
 pub use probe::{EchoReply, Ping, PingReport, UdpProbe, UdpReport};
 pub use snapshot::Snapshot;
