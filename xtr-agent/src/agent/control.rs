@@ -141,18 +141,22 @@ impl Agent {
             Purpose::Refresh(prefix) => prefix,
         };
         let asked = self.eid(asked);
-        let Some(record) = reply
+        let records: Vec<Record> = reply
             .records()
             .take(RECORDS_PER_MESSAGE)
             .filter_map(|record| record.to_record(DEFAULT_PORT))
-            .filter(|record| record.eid.covers(&asked))
-            .max_by_key(|record| record.eid.net().prefix_len())
-        else {
+            .collect();
+        let covering = records.iter().filter(|record| record.eid.covers(&asked));
+        let Some(record) = covering.max_by_key(|record| record.eid.net().prefix_len()) else {
             actions.count(DropReason::UnexpectedMessage);
             if let Purpose::Resolve(dst) = purpose {
                 self.give_up(now, dst, actions);
             }
             return;
+        };
+        let record = Record {
+            eid: around(&asked, record.eid, &records),
+            ..record.clone()
         };
         let chosen = self.choose(&record);
         if record.locators.is_empty() || record.ttl.is_withdrawal() || chosen.is_none() {
@@ -379,4 +383,21 @@ impl Agent {
         let own = &self.config.eid_prefixes;
         own.iter().any(|prefix| prefix.contains(&eid.net()))
     }
+}
+
+/// The largest part of `covering` around `asked` in which no other of
+/// `records` lies: those belong to somebody else, and are asked for when a
+/// packet needs them (RFC 9301 5.5).
+fn around(asked: &EidPrefix, covering: EidPrefix, records: &[Record]) -> EidPrefix {
+    let others = records
+        .iter()
+        .map(|record| record.eid)
+        .filter(|eid| *eid != covering);
+    let taken = |prefix: &EidPrefix| others.clone().any(|other| prefix.covers(&other));
+    let address = asked.net().addr();
+    (covering.net().prefix_len()..=asked.net().prefix_len())
+        .filter_map(|length| IpNet::new(address, length).ok())
+        .map(|net| EidPrefix::new(asked.iid(), net))
+        .find(|prefix| !taken(prefix))
+        .unwrap_or(*asked)
 }

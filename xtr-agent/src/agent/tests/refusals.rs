@@ -240,3 +240,25 @@ fn the_locator_is_chosen_by_priority_weight_and_family() {
     let peers: Vec<_> = bench.agent.peers().map(|peer| peer.key).collect();
     assert_eq!(peers, [PublicKey([22; 32])]);
 }
+
+#[test]
+fn an_answer_with_more_specifics_is_used_only_around_the_address_asked_for() {
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let ttl = Ttl::from_minutes(15);
+    let records = [
+        record("10.0.0.0/24", SMALLER, ttl),
+        record("10.0.0.128/25", BIGGER, ttl),
+        record("10.0.0.16/28", BIGGER, ttl),
+    ];
+    let mut bytes = Vec::new();
+    let params = ReplyParams {
+        probe: false,
+        echo_nonce: false,
+        nonce,
+        records: &records,
+    };
+    encode_map_reply(&params, &mut bytes).unwrap();
+    assert_eq!(story(&bench.heard(&bytes)), ["peer [10.0.0.0/28]"]);
+}
