@@ -296,6 +296,9 @@ impl Agent {
         if !ok {
             // Not acknowledged: the map server repeats itself, and we retry.
             self.acks.remove(&ack);
+            if let Some(window) = self.windows.get_mut(ack.0) {
+                window.forget(ack.1);
+            }
             return;
         }
         pending.changes = pending.changes.saturating_sub(1);

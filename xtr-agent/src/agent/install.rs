@@ -5,18 +5,17 @@
 //! packet; a moment without a peer would be a lost one.
 
 use ipnet::IpNet;
-use lisp_proto::{Nonce, PublicKey, Record, RequestFlags, Timestamp};
-use rand::Rng;
+use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
 
 use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::Unreachable;
 use super::limits::{
     CHANGES_IN_FLIGHT, HANDSHAKE_POLL, HANDSHAKE_POLLS, MAP_CACHE_ENTRIES, PASSIVE_WAIT,
-    REFRESH_AT_PERCENT, REFRESH_RETRY_MAX, REQUEST_RETRY, STALE_MAX, STALE_STEP, UNSPECIFIED_TTL,
+    REFRESH_AT_PERCENT, UNSPECIFIED_TTL,
 };
 use super::map_cache::{Chosen, Entry, State};
-use super::miss::{Question, refuse};
+use super::miss::refuse;
 use super::peers::Remaining;
 use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
 
@@ -30,7 +29,7 @@ pub(super) struct Pending {
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    Peer(IpNet, Chosen),
+    Peer(IpNet),
     Route(IpNet),
     Removal,
 }
@@ -60,8 +59,15 @@ impl Agent {
                 self.resolver.refreshed(&prefix);
                 let before = entry.chosen.replace(chosen);
                 if before == Some(chosen) {
+                    if !matches!(entry.state, State::Awaiting(_)) {
+                        self.deadlines.set(Timer::Entry(prefix), expires);
+                    }
                     self.deadlines.set(Timer::Refresh(prefix), refresh);
                     return;
+                }
+                if matches!(entry.state, State::Awaiting(_)) {
+                    // What was awaited was a handshake with another locator.
+                    entry.state = State::Installing;
                 }
                 if let Some(before) = before {
                     self.replace(now, prefix, before, chosen, actions);
@@ -75,6 +81,7 @@ impl Agent {
                 let entry = Entry {
                     state: State::Installing,
                     chosen: Some(chosen),
+                    change: None,
                     expires,
                     stale: None,
                     held: Held::default(),
@@ -111,10 +118,13 @@ impl Agent {
     fn set_peer(&mut self, now: Timestamp, prefix: IpNet, chosen: Chosen, actions: &mut Actions) {
         let spec = self.peers.install(chosen.key, chosen.endpoint, prefix);
         self.watch_liveness(now);
-        self.change(What::Peer(prefix, chosen), Change::SetPeer(spec), actions);
+        let id = self.change(What::Peer(prefix), Change::SetPeer(spec), actions);
+        if let Some(entry) = self.cache.get_mut(&prefix) {
+            entry.change = Some(id);
+        }
     }
 
-    fn change(&mut self, what: What, change: Change, actions: &mut Actions) {
+    fn change(&mut self, what: What, change: Change, actions: &mut Actions) -> ChangeId {
         let id = ChangeId(self.next_change);
         self.next_change += 1;
         self.changes.insert(
@@ -125,6 +135,7 @@ impl Agent {
             },
         );
         actions.push(Action::Apply { id, change });
+        id
     }
 
     /// Makes the acknowledgement `ack` wait for the changes since `before`,
@@ -139,12 +150,14 @@ impl Agent {
         let mut count = 0;
         for (id, pending) in &mut self.changes {
             let wanted = match pending.what {
-                What::Peer(installing, _) => installing == prefix,
+                What::Peer(installing) => installing == prefix,
                 What::Removal => id.0 >= before,
                 What::Route(_) => false,
             };
             if wanted {
-                pending.acks.push(ack);
+                if !pending.acks.contains(&ack) {
+                    pending.acks.push(ack);
+                }
                 count += 1;
             }
         }
@@ -219,9 +232,18 @@ impl Agent {
         let Some(pending) = self.changes.remove(&id) else {
             return;
         };
+        // A later change of the same prefix has taken the place of this one.
+        let superseded = match pending.what {
+            What::Peer(prefix) => {
+                let entry = self.cache.get(&prefix);
+                entry.is_none_or(|entry| entry.change != Some(id))
+            }
+            What::Route(_) | What::Removal => false,
+        };
         match pending.what {
-            What::Peer(prefix, chosen) if ok => self.peer_ready(now, prefix, chosen, actions),
-            What::Peer(prefix, _) => {
+            What::Peer(_) if superseded => {}
+            What::Peer(prefix) if ok => self.peer_ready(now, prefix, actions),
+            What::Peer(prefix) => {
                 actions.event(Event::ChangeFailed { what: "peer" });
                 self.lose(prefix, actions);
             }
@@ -243,20 +265,19 @@ impl Agent {
             What::Removal => {}
         }
         for ack in pending.acks {
-            self.change_done(ack, ok, actions);
+            self.change_done(ack, ok || superseded, actions);
         }
     }
 
-    fn peer_ready(&mut self, now: Timestamp, prefix: IpNet, chosen: Chosen, actions: &mut Actions) {
+    fn peer_ready(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
         let eid = self.eid(prefix);
         let Some(entry) = self.cache.get_mut(&prefix) else {
             return;
         };
-        if entry.chosen != Some(chosen) {
+        let Some(Chosen { key, endpoint }) = entry.chosen else {
             return;
-        }
+        };
         let cause = entry.cause;
-        let Chosen { key, endpoint } = chosen;
         actions.event(Event::PeerInstalled {
             eid,
             key,
@@ -352,83 +373,6 @@ impl Agent {
         }
         self.refresh_used(now, stats, actions);
         self.check_liveness(now, stats, actions);
-    }
-
-    /// Asks again for mappings that carried traffic since the last look.
-    fn refresh_used(&mut self, now: Timestamp, stats: &[PeerStats], actions: &mut Actions) {
-        for prefix in std::mem::take(&mut self.refresh_checks) {
-            let Some(entry) = self.cache.get_mut(&prefix) else {
-                continue;
-            };
-            let key = entry.chosen.map(|chosen| chosen.key);
-            let Some(peer) = stats.iter().find(|peer| Some(peer.key) == key) else {
-                self.refresh_checks.insert(prefix);
-                continue;
-            };
-            let bytes = peer.rx_bytes.wrapping_add(peer.tx_bytes);
-            if bytes != std::mem::replace(&mut entry.bytes_seen, bytes) {
-                self.ask_again(now, prefix, RequestFlags::default(), actions);
-            }
-        }
-    }
-
-    /// Asks for a mapping that we have, again and again until somebody answers.
-    pub(super) fn ask_again(
-        &mut self,
-        now: Timestamp,
-        prefix: IpNet,
-        flags: RequestFlags,
-        actions: &mut Actions,
-    ) {
-        let family = prefix.addr().is_ipv4();
-        let own = &self.config.eid_prefixes;
-        let Some(source) = own.iter().find(|own| own.addr().is_ipv4() == family) else {
-            return;
-        };
-        let source = source.addr();
-        let fresh = Nonce(self.rng.random());
-        let (nonce, tries) = self.resolver.refresh(prefix, fresh);
-        let question = Question {
-            source,
-            asked: prefix,
-            nonce,
-            flags,
-        };
-        self.send_request(question, tries, actions);
-        let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
-        let again = now + wait.min(REFRESH_RETRY_MAX);
-        self.deadlines.set(Timer::Refresh(prefix), again);
-    }
-
-    pub(super) fn refresh_due(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
-        if self.resolver.is_refreshing(&prefix) {
-            self.unanswered(now, 2, actions);
-            self.ask_again(now, prefix, RequestFlags::default(), actions);
-            return;
-        }
-        let entry = self.cache.get(&prefix);
-        if let Some(chosen) = entry.and_then(|entry| entry.chosen) {
-            self.refresh_checks.insert(prefix);
-            actions.push(Action::ReadPeerStats(vec![chosen.key]));
-        }
-    }
-
-    /// Keeps a mapping in use beyond its time while no map server answers: the
-    /// tunnel works, and a server that is down must not end it.
-    fn keep_stale(&mut self, now: Timestamp, prefix: IpNet) -> bool {
-        if !self.resolver.is_refreshing(&prefix) {
-            return false;
-        }
-        let Some(entry) = self.cache.get_mut(&prefix) else {
-            return false;
-        };
-        let since = *entry.stale.get_or_insert(now);
-        if now - since >= STALE_MAX {
-            return false;
-        }
-        entry.expires = now + STALE_STEP;
-        self.deadlines.set(Timer::Entry(prefix), entry.expires);
-        true
     }
 
     pub(super) fn look_for_handshakes(&mut self, now: Timestamp, actions: &mut Actions) {

@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lisp_proto::{Action as MapAction, Nonce, PublicKey, Timestamp};
 use prefix_trie::PrefixMap;
 
+use super::ChangeId;
 use super::event::Cause;
 use super::hold::Held;
 
@@ -42,6 +43,8 @@ pub(super) struct Entry {
     pub(super) state: State,
     /// The peer that serves it; `None` only for negative entries.
     pub(super) chosen: Option<Chosen>,
+    /// The latest change that gives the prefix to that peer.
+    pub(super) change: Option<ChangeId>,
     /// When it stops being true.
     pub(super) expires: Timestamp,
     /// Since when it is used beyond its time because nobody answers.
@@ -241,6 +244,7 @@ mod tests {
         Entry {
             state,
             chosen: None,
+            change: None,
             expires: Timestamp::ZERO,
             stale: None,
             held: Held::default(),

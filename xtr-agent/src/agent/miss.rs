@@ -300,6 +300,7 @@ impl Agent {
         let entry = Entry {
             state: State::Negative(action),
             chosen: None,
+            change: None,
             expires: until,
             stale: None,
             held: Held::default(),

@@ -16,6 +16,7 @@ mod liveness;
 mod map_cache;
 mod miss;
 mod peers;
+mod refresh;
 mod registration;
 mod replay;
 

@@ -20,7 +20,7 @@ pub(super) enum Seen {
 /// the one counter per xTR that section allows).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ReplayWindow {
-    highest: u64,
+    highest: Option<u64>,
     /// Bit n: `highest - n` was seen.
     seen: u128,
 }
@@ -29,25 +29,32 @@ impl ReplayWindow {
     /// Tells whether `nonce` is new, and remembers it.
     pub(super) fn accept(&mut self, nonce: Nonce) -> Seen {
         let nonce = nonce.0;
-        if self.seen == 0 || nonce > self.highest {
-            let shift = nonce.saturating_sub(self.highest);
-            self.seen = match u32::try_from(shift) {
-                Ok(shift) if u64::from(shift) < WINDOW && self.seen != 0 => self.seen << shift,
-                _ => 0,
-            } | 1;
-            self.highest = nonce;
+        let highest = *self.highest.get_or_insert(nonce);
+        if nonce > highest {
+            let shift = u32::try_from(nonce - highest).unwrap_or(u32::MAX);
+            self.seen = self.seen.checked_shl(shift).unwrap_or(0) | 1;
+            self.highest = Some(nonce);
             return Seen::New;
         }
-        let age = self.highest - nonce;
-        if age >= WINDOW {
+        let Some(bit) = Self::bit(highest, nonce) else {
             return Seen::TooOld;
-        }
-        let bit = 1u128 << age;
+        };
         if self.seen & bit != 0 {
             return Seen::Before;
         }
         self.seen |= bit;
         Seen::New
+    }
+
+    /// Makes `nonce` new once more, within the window: what it said could not be done.
+    pub(super) fn forget(&mut self, nonce: Nonce) {
+        let bit = self.highest.and_then(|highest| Self::bit(highest, nonce.0));
+        self.seen &= !bit.unwrap_or(0);
+    }
+
+    fn bit(highest: u64, nonce: u64) -> Option<u128> {
+        let age = highest.checked_sub(nonce).filter(|age| *age < WINDOW)?;
+        Some(1u128 << age)
     }
 }
 
@@ -69,6 +76,18 @@ mod tests {
         assert_eq!(window.accept(Nonce(500)), Seen::New);
         assert_eq!(window.accept(Nonce(5)), Seen::TooOld);
         assert_eq!(window.accept(Nonce(u64::MAX)), Seen::New);
+    }
+
+    #[test]
+    fn a_forgotten_nonce_is_new_and_all_others_stay_seen() {
+        let mut window = ReplayWindow::default();
+        for nonce in [1, 500] {
+            assert_eq!(window.accept(Nonce(nonce)), Seen::New);
+            window.forget(Nonce(nonce));
+        }
+        assert_eq!(window.accept(Nonce(1)), Seen::TooOld);
+        assert_eq!(window.accept(Nonce(500)), Seen::New);
+        assert_eq!(window.accept(Nonce(500)), Seen::Before);
     }
 
     proptest! {

@@ -1,0 +1,80 @@
+//! Mappings that change, or fail, while they are on their way into the data plane.
+
+use super::*;
+
+#[test]
+fn a_key_that_changes_while_the_handshake_is_awaited_is_awaited_anew() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let replaced = bench.notify(2, &far_end(BIGGER));
+    assert_eq!(story(&replaced), ["peer [10.0.0.2/32]", "no peer"]);
+    assert_eq!(story(&bench.done(&replaced)), ["ack"]);
+    assert_eq!(
+        story(&bench.after(limits::PASSIVE_WAIT)),
+        ["kick", "sent on 1", "route 10.0.0.2/32"]
+    );
+}
+
+#[test]
+fn a_change_that_fails_after_it_was_superseded_costs_nothing() {
+    let mut bench = Bench::new();
+    let first = bench.notify(1, &far_end(SMALLER));
+    let second = bench.notify(2, &far_end(BIGGER));
+    assert_eq!(story(&bench.failed(&first)), ["ack"]);
+    assert_eq!(story(&bench.done(&second)), ["ack"]);
+    let peers: Vec<_> = bench.agent.peers().map(|peer| peer.key).collect();
+    assert_eq!(peers, [BIGGER]);
+}
+
+#[test]
+fn a_mapping_that_comes_back_waits_for_its_own_installation() {
+    let mut bench = Bench::new();
+    let first = bench.notify(1, &far_end(SMALLER));
+    let gone = bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::WITHDRAW));
+    let again = bench.notify(3, &far_end(SMALLER));
+    bench.input(Input::TunPacket(&to_far_end(&[1])));
+    bench.done(&first);
+    bench.done(&gone);
+    assert_eq!(
+        story(&bench.after(limits::PASSIVE_WAIT)),
+        [""; 0],
+        "the peer is not there yet"
+    );
+    bench.done(&again);
+    assert_eq!(
+        story(&bench.after(limits::PASSIVE_WAIT)),
+        ["kick", "sent on 1", "route 10.0.0.2/32"]
+    );
+}
+
+#[test]
+fn a_refused_push_is_tried_again_when_it_is_repeated() {
+    let mut bench = Bench::new();
+    bench.notify(1, &record("10.0.0.9/32", SMALLER, Ttl::WITHDRAW));
+    let refused = bench.notify(2, &far_end(SMALLER));
+    assert_eq!(story(&bench.failed(&refused)), ["no peer"]);
+    let repeated = bench.notify(2, &far_end(SMALLER));
+    assert_eq!(story(&repeated), ["peer [10.0.0.2/32]"]);
+    assert_eq!(story(&bench.done(&repeated)), ["ack"]);
+    assert_eq!(
+        story(&bench.notify(1, &far_end(BIGGER))),
+        ["ack"],
+        "what was seen before it stays seen"
+    );
+}
+
+#[test]
+fn a_shorter_ttl_ends_a_mapping_sooner() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
+    assert_eq!(
+        story(&bench.after(Duration::from_secs(61))),
+        ["no route 10.0.0.2/32", "no peer"]
+    );
+}
