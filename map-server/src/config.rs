@@ -62,6 +62,9 @@ pub struct Options {
     pub reply_hold: Duration,
     /// What negative Map-Replies tell the ITR to do.
     pub negative_action: Action,
+    /// How long after time zero nothing configured is denied for lack of a registration. A server
+    /// that has lost its store hears of every xTR within one refresh interval.
+    pub quiet_period: Duration,
     /// Plain sources that get answers larger than their question without being registered.
     pub requests_from: Vec<IpNet>,
     /// Map-Requests accepted per source address.
@@ -79,6 +82,7 @@ impl Default for Options {
             reply_after: ReplyAfter::default(),
             reply_hold: limits::REPLY_HOLD,
             negative_action: Action::Drop,
+            quiet_period: Duration::ZERO,
             requests_from: Vec::new(),
             request_rate: limits::REQUEST_RATE,
             register_rate: limits::REGISTER_RATE,
@@ -129,6 +133,13 @@ impl Config {
             }
         }
         Ok(Self { options, xtrs })
+    }
+
+    /// Sets [`Options::quiet_period`], which depends on what an earlier run has left behind.
+    #[must_use]
+    pub const fn with_quiet_period(mut self, quiet_period: Duration) -> Self {
+        self.options.quiet_period = quiet_period;
+        self
     }
 
     /// Returns what may be chosen freely.

@@ -62,9 +62,11 @@ drop_reasons! {
     ForeignItrRloc => "foreign_itr_rloc",
     /// An answer larger than the question to a source that is not known.
     WouldAmplify => "would_amplify",
+    /// A Map-Request for what nobody has registered yet, soon after the start.
+    TooEarly => "too_early",
     /// A Map-Notify-Ack for nothing outstanding.
     UnexpectedAck => "unexpected_ack",
-    /// An unsolicited Map-Notify was never acknowledged.
+    /// An unsolicited Map-Notify was not acknowledged before its receiver was gone.
     NotifyGivenUp => "notify_given_up",
     /// An unsolicited Map-Notify gave way to newer ones.
     NotifyOverflow => "notify_overflow",

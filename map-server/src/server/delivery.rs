@@ -8,10 +8,10 @@ use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
 use super::held::HeldKey;
-use super::notify::{Due, NotifyKey};
+use super::notify::NotifyKey;
 use super::register::authenticate;
 use super::sites::XtrIndex;
-use super::{MapServer, Origin};
+use super::{MapServer, Origin, limits};
 use crate::store_event::StoreEvent;
 
 impl MapServer {
@@ -34,7 +34,7 @@ impl MapServer {
         {
             return key;
         }
-        notifier.start(at, key, record);
+        notifier.start(key, record);
         if at > now {
             notifier.defer(&key, at);
         } else {
@@ -44,7 +44,7 @@ impl MapServer {
         actions.event(Event::Push { to, eid });
         if let Some(dropped) = self.state.notifier.overflow() {
             actions.count(DropReason::NotifyOverflow);
-            self.release(&dropped.waiting, actions);
+            self.release(now, &dropped.waiting, actions);
         }
         key
     }
@@ -89,6 +89,7 @@ impl MapServer {
     /// Handles a Map-Notify-Ack: the receiver knows now, so whoever waited for that is answered.
     pub(super) fn acknowledged(
         &mut self,
+        now: Timestamp,
         origin: Origin,
         datagram: &[u8],
         ack: &MapNotify<'_>,
@@ -107,19 +108,23 @@ impl MapServer {
         let from = site.name.clone();
         actions.event(Event::PushAcked { from, eid: key.eid });
         if let Some(done) = self.state.notifier.remove(&key) {
-            self.release(&done.waiting, actions);
+            self.release(now, &done.waiting, actions);
         }
     }
 
-    /// Sends again what was not acknowledged, and gives up what never will be.
+    /// Sends again what was not acknowledged.
     pub(super) fn retransmit(&mut self, now: Timestamp, actions: &mut Actions) {
-        while let Some(due) = self.state.notifier.pop_due(now) {
-            match due {
-                Due::Again(key) => self.transmit(now, &key, actions),
-                Due::GivenUp(outstanding) => {
-                    actions.count(DropReason::NotifyGivenUp);
-                    self.release(&outstanding.waiting, actions);
-                }
+        while let Some(key) = self.state.notifier.pop_due(now) {
+            self.transmit(now, &key, actions);
+        }
+    }
+
+    /// Sends again at once what `receiver` has missed: it was just heard, so its path works.
+    pub(super) fn hurry(&mut self, now: Timestamp, receiver: XtrIndex, actions: &mut Actions) {
+        let missed = self.state.notifier.of_receiver(receiver).into_iter();
+        for key in missed.take(limits::NOTIFIES_AT_ONCE as usize) {
+            if self.state.notifier.hurry(&key) {
+                self.transmit(now, &key, actions);
             }
         }
     }
@@ -128,27 +133,28 @@ impl MapServer {
     pub(super) fn release_overdue(&mut self, now: Timestamp, actions: &mut Actions) {
         while let Some(reply) = self.state.held.pop_due(now) {
             actions.count(DropReason::HoldExpired);
-            self.send_reply(&reply, actions);
+            self.send_reply(now, &reply, actions);
         }
     }
 
     /// Forgets what `xtr` was to be told once it has no registration left: it is gone.
-    pub(super) fn tidy(&mut self, xtr: XtrIndex, actions: &mut Actions) {
+    pub(super) fn tidy(&mut self, now: Timestamp, xtr: XtrIndex, actions: &mut Actions) {
         if self.state.mappings.has_registered(xtr) {
             return;
         }
         self.state.subscribers.leave_all(xtr);
         for key in self.state.notifier.of_receiver(xtr) {
             if let Some(pointless) = self.state.notifier.remove(&key) {
-                self.release(&pointless.waiting, actions);
+                actions.count(DropReason::NotifyGivenUp);
+                self.release(now, &pointless.waiting, actions);
             }
         }
     }
 
-    fn release(&mut self, waiting: &[HeldKey], actions: &mut Actions) {
+    fn release(&mut self, now: Timestamp, waiting: &[HeldKey], actions: &mut Actions) {
         for key in waiting {
             if let Some(reply) = self.state.held.acknowledge(key) {
-                self.send_reply(&reply, actions);
+                self.send_reply(now, &reply, actions);
             }
         }
     }

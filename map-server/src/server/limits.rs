@@ -20,6 +20,10 @@ pub(crate) const TTL_UNKNOWN: Ttl = Ttl::from_minutes(15);
 /// TTL of a negative Map-Reply for a configured prefix nobody has registered (RFC 9301 §8.3).
 pub(crate) const TTL_UNREGISTERED: Ttl = Ttl::from_minutes(1);
 
+/// Within this time every xTR that is up refreshes its registrations: a minute, and some jitter.
+#[cfg(feature = "shell")]
+pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(75);
+
 /// UDP port that unsolicited Map-Notifies go to when the receiver never registered (RFC 9301 §4).
 pub(crate) const CONTROL_PORT: u16 = 4342;
 /// UDP port of a WireGuard locator that names none.
@@ -29,8 +33,8 @@ pub(crate) const WIREGUARD_PORT: u16 = 51820;
 pub(crate) const NOTIFY_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest wait between two retransmissions.
 pub(crate) const NOTIFY_INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// An unsolicited Map-Notify is given up after this time.
-pub(crate) const NOTIFY_LIFETIME: Duration = Duration::from_secs(30);
+/// Transmissions of one unsolicited Map-Notify that may still be acknowledged, the latest ones.
+pub(crate) const NONCES_PER_NOTIFY: usize = 16;
 /// Unsolicited Map-Notifies awaiting acknowledgement; the oldest gives way.
 pub(crate) const OUTSTANDING_NOTIFIES: usize = 65_536;
 /// Map-Notifies sent at once when a mapping changes; those to further subscribers follow.
@@ -61,6 +65,9 @@ pub(crate) const XTR_IDS_PER_XTR: usize = 256;
 
 /// Subscriptions in all; the one that would expire first gives way.
 pub(crate) const SUBSCRIPTIONS: usize = 1_048_576;
+/// Negative answers that an xTR with this many subscriptions gets lead to no more of them: whoever
+/// scans the address plan must not drive the subscriptions of others out.
+pub(crate) const SUBSCRIPTIONS_WHEN_DENIED: usize = 65_536;
 /// Plain sources remembered as registered; the one that would expire first gives way.
 pub(crate) const REGISTERED_SOURCES: usize = 65_536;
 

@@ -53,6 +53,8 @@ pub struct MapServer {
     options: Options,
     sites: Sites,
     state: State,
+    /// Until then the absence of a registration means nothing.
+    quiet_until: Timestamp,
     requests: RateLimiter,
     registers: RateLimiter,
     rng: StdRng,
@@ -95,6 +97,7 @@ impl MapServer {
                 notifier: Notifier::new(options.notify_floor),
                 held: HeldReplies::default(),
             },
+            quiet_until: Timestamp::ZERO + options.quiet_period,
             requests: RateLimiter::new(options.request_rate),
             registers: RateLimiter::new(options.register_rate),
             options,
@@ -155,7 +158,7 @@ impl MapServer {
             Ok(Message::MapRegister(register)) => {
                 self.register(now, origin, bytes, &register, actions)
             }
-            Ok(Message::MapNotifyAck(ack)) => self.acknowledged(origin, bytes, &ack, actions),
+            Ok(Message::MapNotifyAck(ack)) => self.acknowledged(now, origin, bytes, &ack, actions),
             Ok(Message::Ecm(ecm)) => match decode(ecm.message) {
                 Ok(Message::MapRequest(request)) => {
                     // The answer goes to the inner source port (RFC 9301 §4), and to the address

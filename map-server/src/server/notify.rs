@@ -1,13 +1,14 @@
 //! Has the far end heard of it?
 //!
-//! Unsolicited Map-Notifies are sent again until they are acknowledged (RFC 9301 §5.7). There is at
-//! most one per receiver and EID-prefix: news about a prefix takes the place of older news.
+//! Unsolicited Map-Notifies are sent again until they are acknowledged (RFC 9301 §5.7), or the
+//! receiver has no registration left. There is at most one per receiver and EID-prefix: news about
+//! a prefix takes the place of older news.
 //!
 //! Every transmission has a nonce of its own, so that a receiver which accepts growing nonces only
 //! never mistakes a retransmission for something it has overtaken; an acknowledgement of any of
-//! them is enough.
+//! the latest is enough.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -30,21 +31,11 @@ pub(crate) struct NotifyKey {
 #[derive(Clone, Debug)]
 pub(crate) struct Outstanding {
     pub(crate) record: Record,
-    /// Of every transmission so far, the last one last.
-    nonces: Vec<Nonce>,
+    /// Of the latest transmissions, the last one last.
+    nonces: VecDeque<Nonce>,
     interval: Duration,
-    give_up: Timestamp,
     /// Map-Replies that wait for the acknowledgement.
     pub(crate) waiting: Vec<HeldKey>,
-}
-
-/// What to do about a Map-Notify whose time has come.
-#[derive(Clone, Debug)]
-pub(crate) enum Due {
-    /// Send it again.
-    Again(NotifyKey),
-    /// Nobody acknowledged it in time.
-    GivenUp(Outstanding),
 }
 
 /// Nonces of one receiver.
@@ -91,13 +82,12 @@ impl Notifier {
 
     /// Starts telling about `record`, in place of what `key` was being told; who waited for that
     /// waits on. The first transmission is due at once: see [`Self::transmit`].
-    pub(crate) fn start(&mut self, now: Timestamp, key: NotifyKey, record: Record) {
+    pub(crate) fn start(&mut self, key: NotifyKey, record: Record) {
         let old = self.remove(&key);
         let outstanding = Outstanding {
             record,
-            nonces: Vec::new(),
+            nonces: VecDeque::new(),
             interval: limits::NOTIFY_INTERVAL,
-            give_up: now + limits::NOTIFY_LIFETIME,
             waiting: old.map(|old| old.waiting).unwrap_or_default(),
         };
         self.outstanding.insert(key, outstanding);
@@ -131,8 +121,13 @@ impl Notifier {
         });
         counter.next = counter.next.saturating_add(1);
         let nonce = Nonce(counter.next);
-        outstanding.nonces.push(nonce);
+        outstanding.nonces.push_back(nonce);
         self.by_nonce.insert((key.receiver, nonce), *key);
+        if outstanding.nonces.len() > limits::NONCES_PER_NOTIFY
+            && let Some(oldest) = outstanding.nonces.pop_front()
+        {
+            self.by_nonce.remove(&(key.receiver, oldest));
+        }
         // A little disorder keeps retransmissions to many receivers from coming in waves.
         let wait = outstanding.interval.mul_f64(rng.random_range(0.9..1.1));
         outstanding.interval = (outstanding.interval * 2).min(limits::NOTIFY_INTERVAL_MAX);
@@ -190,17 +185,19 @@ impl Notifier {
         keys.take_while(|key| key.receiver == receiver).collect()
     }
 
+    /// Starts over with short pauses if `key` was sent more than once in vain; returns whether
+    /// it was.
+    pub(crate) fn hurry(&mut self, key: &NotifyKey) -> bool {
+        let Some(outstanding) = self.outstanding.get_mut(key) else {
+            return false;
+        };
+        outstanding.interval = limits::NOTIFY_INTERVAL;
+        outstanding.nonces.len() > 1
+    }
+
     /// Takes one timer out that is due.
-    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Due> {
-        let key = self.timers.pop_due(now)?;
-        let late = self
-            .outstanding
-            .get(&key)
-            .is_some_and(|outstanding| outstanding.give_up <= now);
-        if late {
-            return self.remove(&key).map(Due::GivenUp);
-        }
-        Some(Due::Again(key))
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<NotifyKey> {
+        self.timers.pop_due(now)
     }
 
     /// Returns when the next retransmission is due.

@@ -28,6 +28,7 @@ impl MapServer {
         eids: &[EidPrefix],
         actions: &mut Actions,
     ) -> Vec<NotifyKey> {
+        self.watch_denied(now, requester, eids, actions);
         let Some(own) = self.own_record(requester, &source) else {
             return Vec::new();
         };
@@ -53,6 +54,36 @@ impl MapServer {
             awaited.push(self.tell(now, now, owner, own.clone(), actions));
         }
         awaited
+    }
+
+    /// Subscribes `requester` to those of `eids` that are configured but lead nowhere, so that it
+    /// hears of a registration before its negative answer is too old.
+    fn watch_denied(
+        &mut self,
+        now: Timestamp,
+        requester: XtrIndex,
+        eids: &[EidPrefix],
+        actions: &mut Actions,
+    ) {
+        if !self.state.mappings.has_registered(requester) {
+            return;
+        }
+        for eid in eids {
+            let ttl = match self.state.mappings.find(eid) {
+                Found::Unregistered(_) => limits::TTL_UNREGISTERED,
+                Found::Registered(mapping) if mapping.record().locators.is_empty() => {
+                    mapping.record().ttl
+                }
+                Found::Registered(_) | Found::Unknown => continue,
+            };
+            if self.state.subscribers.count(requester) >= limits::SUBSCRIPTIONS_WHEN_DENIED {
+                return actions.count(DropReason::SubscriptionOverflow);
+            }
+            let region = self.answered_region(eid, limits::RECORDS_PER_REPLY - 1);
+            if let Some(region) = region {
+                self.subscribe(now, region, requester, ttl, actions);
+            }
+        }
     }
 
     /// Returns the mapping of `source` if `requester` has registered it, cut to a prefix in which

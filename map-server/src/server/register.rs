@@ -79,7 +79,8 @@ impl MapServer {
         for outcome in outcomes {
             self.publish(now, outcome.eid, outcome.change, actions);
         }
-        self.tidy(xtr, actions);
+        self.tidy(now, xtr, actions);
+        self.hurry(now, xtr, actions);
     }
 
     /// Finds out who sent a Map-Register, and that it is authentic and fresh.
@@ -233,7 +234,7 @@ impl MapServer {
         while let Some((eid, registrant, change)) = self.state.mappings.expire(now) {
             self.note_withdrawal(&registrant, eid, actions);
             self.publish(now, eid, change, actions);
-            self.tidy(registrant.xtr, actions);
+            self.tidy(now, registrant.xtr, actions);
         }
     }
 

@@ -36,7 +36,7 @@ impl MapServer {
             return;
         }
         if awaited.is_empty() || self.options.reply_after == ReplyAfter::Send {
-            return self.send_reply(&reply, actions);
+            return self.send_reply(now, &reply, actions);
         }
         let key = (reply.dst, reply.nonce);
         if self.state.held.contains(&key) {
@@ -44,7 +44,7 @@ impl MapServer {
         }
         if self.state.held.is_full() {
             actions.count(DropReason::HoldOverflow);
-            return self.send_reply(&reply, actions);
+            return self.send_reply(now, &reply, actions);
         }
         let until = now + self.options.reply_hold;
         self.state.held.hold(reply, awaited.len(), until);

@@ -3,7 +3,8 @@
 //! Positive and negative Map-Replies on behalf of the owners (RFC 9301 §8.3).
 
 use lisp_proto::{
-    Action as NegativeAction, EidPrefix, Record, ReplyParams, Rloc, Ttl, encode_map_reply,
+    Action as NegativeAction, EidPrefix, Record, ReplyParams, Rloc, Timestamp, Ttl,
+    encode_map_reply,
 };
 
 use super::actions::{Actions, Event};
@@ -14,7 +15,12 @@ use super::{MapServer, limits};
 
 impl MapServer {
     /// Writes and sends a Map-Reply with what is known now.
-    pub(super) fn send_reply(&mut self, reply: &PendingReply, actions: &mut Actions) {
+    pub(super) fn send_reply(
+        &mut self,
+        now: Timestamp,
+        reply: &PendingReply,
+        actions: &mut Actions,
+    ) {
         let most = limits::RECORDS_PER_REPLY / reply.eids.len().max(1);
         let mut records: Vec<Record> = Vec::new();
         for eid in &reply.eids {
@@ -23,6 +29,9 @@ impl MapServer {
                     records.push(record);
                 }
             }
+        }
+        if now < self.quiet_until && records.iter().any(|record| self.is_unregistered(record)) {
+            return actions.count(DropReason::TooEarly);
         }
         if !reply.keys {
             records.iter_mut().for_each(without_keys);
@@ -50,6 +59,12 @@ impl MapServer {
                 actions.event(Event::Reply { xtr, eid });
             }
         }
+    }
+
+    /// Whether `record` denies a configured prefix because nobody has registered it.
+    fn is_unregistered(&self, record: &Record) -> bool {
+        let found = self.state.mappings.find(&record.eid);
+        record.locators.is_empty() && matches!(found, Found::Unregistered(_))
     }
 
     /// Returns the record that answers for `asked`, then those of the prefixes inside it, which
@@ -148,14 +163,17 @@ pub(super) fn without_keys(record: &mut Record) {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::time::Duration;
 
     use ipnet::{IpNet, Ipv4Net};
-    use lisp_proto::{InstanceId, Nonce, Timestamp};
+    use lisp_proto::{InstanceId, Nonce};
     use proptest::prelude::*;
 
     use super::*;
     use crate::config::{Config, Options, XtrConfig};
-    use crate::server::bench::{Bench, eid, empty, key, plain_record, record, request, socket};
+    use crate::server::bench::{
+        Bench, eid, empty, key, own_records, plain_record, record, request, socket,
+    };
     use crate::server::mappings::Registration;
     use crate::server::{Actions, Via, limits::REGISTRATION_LIFETIME};
 
@@ -181,6 +199,23 @@ mod tests {
             answers(&mut bench, "192.168.7.7"),
             ["192.168.4.0/22 drop 1"]
         );
+    }
+
+    #[test]
+    fn a_server_that_has_just_started_knows_too_little_to_deny_what_is_configured() {
+        let mut bench = Bench::with(Options {
+            quiet_period: Duration::from_secs(75),
+            ..Options::default()
+        });
+        bench.register("a", &own_records("a"));
+        assert_eq!(bench.ask("a", "10.0.0.2"), [], "it may be registered soon");
+        assert_eq!(bench.count(DropReason::TooEarly), 1);
+        let denied = bench.ask("a", "172.16.0.1");
+        assert_eq!(denied[0].reply_records().len(), 1, "nobody ever will");
+        bench.register("b", &[empty("10.0.0.2", 5)]);
+        assert_eq!(bench.ask("a", "10.0.0.2").len(), 1, "its owner says so");
+        bench.wait(Duration::from_secs(75));
+        assert_eq!(bench.ask("a", "10.0.0.3").len(), 1);
     }
 
     #[test]
@@ -400,7 +435,7 @@ mod tests {
             max_len: usize::MAX,
         };
         let mut actions = Actions::new();
-        bench.server.send_reply(&reply, &mut actions);
+        bench.server.send_reply(bench.now, &reply, &mut actions);
         let Some(crate::server::Action::Send { dst, via, bytes }) = actions.drain().next() else {
             panic!("no reply");
         };

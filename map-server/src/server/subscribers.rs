@@ -54,6 +54,11 @@ impl Subscribers {
         true
     }
 
+    /// Returns how many subscriptions `xtr` has.
+    pub(crate) fn count(&self, xtr: XtrIndex) -> usize {
+        self.by_xtr.get(&xtr).map_or(0, BTreeSet::len)
+    }
+
     /// Ends all subscriptions of `xtr`.
     pub(crate) fn leave_all(&mut self, xtr: XtrIndex) {
         for eid in self.by_xtr.get(&xtr).cloned().unwrap_or_default() {

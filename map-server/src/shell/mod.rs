@@ -31,8 +31,8 @@ use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::sink::Sink;
 use self::sockets::Sockets;
-use self::store::Store;
-use crate::server::{Actions, Input, MapServer, Via};
+use self::store::{Recovered, Store};
+use crate::server::{Actions, Input, MapServer, Via, limits};
 use crate::store_event::StoreEvent;
 
 pub use self::settings::{Settings, SettingsError};
@@ -76,6 +76,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         warn!(%xtr, "replay_check is off: recorded Map-Registers of this xTR can be replayed");
     }
     let config = settings.config(&private_key, notify_floor())?;
+    let config = config.with_quiet_period(quiet_period(&recovered));
     let mut shell = Shell::new(MapServer::new(config, seed()?), store);
     shell.restore(recovered.events)?;
 
@@ -236,6 +237,15 @@ async fn finished(syncing: &mut Option<JoinHandle<io::Result<()>>>) -> io::Resul
 /// Nonces of unsolicited Map-Notifies never repeat, even if the store is lost: time has passed.
 fn notify_floor() -> Nonce {
     Nonce(u64::try_from(Clock::since_1970().as_micros()).unwrap_or(0))
+}
+
+/// Returns how long the absence of a registration means nothing: one refresh interval, unless an
+/// earlier run has left all its registrations behind.
+fn quiet_period(recovered: &Recovered) -> Duration {
+    if recovered.is_complete() {
+        return Duration::ZERO;
+    }
+    limits::REFRESH_INTERVAL
 }
 
 fn seed() -> Result<[u8; 32]> {

@@ -121,7 +121,7 @@ fn an_acknowledgement_counts_only_from_its_receiver_and_with_its_key() {
 }
 
 #[test]
-fn a_push_is_repeated_with_growing_pauses_for_half_a_minute() {
+fn a_push_is_repeated_with_growing_pauses_while_its_receiver_is_registered() {
     let mut bench = registered();
     bench.ask("a", "10.0.0.2");
     let mut times = Vec::new();
@@ -137,15 +137,60 @@ fn a_push_is_repeated_with_growing_pauses_for_half_a_minute() {
         assert!(pause.abs_diff(expected) <= expected / 10, "{pauses:?}");
     }
     assert!(times.first().unwrap().abs_diff(200) <= 20);
-    assert!(
-        (25_000..30_000).contains(times.last().unwrap()),
-        "{times:?}"
-    );
+    assert!(*times.last().unwrap() >= 170_000, "{times:?}");
+    assert_eq!(bench.now.0 / 1_000_000_000, 180);
+    let b = bench.server.sites.by_name(&"b".into()).unwrap();
+    assert_eq!(bench.server.state.notifier.of_receiver(b), []);
+}
+
+#[test]
+fn a_receiver_that_registers_again_is_told_at_once_what_it_missed() {
+    let mut bench = registered();
+    let first = bench.ask("a", "10.0.0.2");
+    bench.wait(Duration::from_secs(100));
+    let sent = bench.register("b", &own_records("b"));
+    assert_eq!(sent.len(), 2, "the confirmation and the push");
+    assert_eq!(sent[1].notify("b").1, first[0].notify("b").1);
     assert_eq!(
-        bench.server.next_deadline().unwrap().0 / 1_000_000_000,
-        180,
-        "nothing is left over"
+        bench.wait(Duration::from_millis(250)).len(),
+        1,
+        "the pauses are short again"
     );
+    bench.ack("b", &sent[1]);
+    assert_eq!(bench.register("b", &own_records("b")).len(), 1);
+}
+
+#[test]
+fn a_push_that_has_just_left_is_not_repeated_for_a_registration() {
+    let mut bench = registered();
+    bench.ask("a", "10.0.0.2");
+    assert_eq!(bench.register("b", &own_records("b")).len(), 1);
+}
+
+#[test]
+fn who_was_denied_hears_of_the_registration_while_it_believes_the_answer() {
+    for (pause, news) in [(59, 1), (60, 0)] {
+        let mut bench = Bench::new();
+        bench.register("a", &own_records("a"));
+        let denied = bench.ask("a", "10.0.0.2");
+        assert_eq!(denied[0].reply_records()[0].ttl.minutes(), 1);
+        bench.wait(Duration::from_secs(pause));
+        bench.register("b", &own_records("b"));
+        bench.wait(Duration::from_millis(300));
+        let told = bench.sent.iter().filter(|sent| sent.dst == control("a"));
+        let told: Vec<_> = told.skip(2).collect();
+        assert_eq!(told.len() > 0, news > 0, "{told:?}");
+        if news > 0 {
+            assert_eq!(told[0].notify("a").1, own_records("b")[..1]);
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_registers_nothing_is_not_told_of_registrations() {
+    let mut bench = Bench::new();
+    bench.ask("a", "10.0.0.2");
+    assert_eq!(bench.register("b", &own_records("b")).len(), 1);
 }
 
 #[test]

@@ -253,6 +253,7 @@ fn options(source: Source<'_>, raw: &RawConfig) -> Result<Options, SettingsError
             register_burst.as_ref(),
             defaults.register_rate,
         )?,
+        quiet_period: defaults.quiet_period,
         notify_floor: defaults.notify_floor,
     })
 }

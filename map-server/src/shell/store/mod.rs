@@ -49,6 +49,15 @@ pub(super) struct Recovered {
     pub(super) torn_bytes: u64,
 }
 
+impl Recovered {
+    /// Whether these are all registrations that an earlier run had: none was cut off, and some are
+    /// still good.
+    pub(super) fn is_complete(&self) -> bool {
+        let is_good = |event: &StoreEvent| matches!(event, StoreEvent::Registered { lifetime, .. } if !lifetime.is_zero());
+        self.torn_bytes == 0 && self.events.iter().any(is_good)
+    }
+}
+
 impl Store {
     /// Opens the log in `directory`, and reads what an earlier run has left there. The time
     /// without a server counts against the lifetime of registrations.
