@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use testbed::{Binaries, Network, NetworkOptions, Node, Ping, Snapshot};
 
 /// What daemons keep for their next start, as documented; all else must go.
-const KEPT_STATE: [&str; 7] = [
+const KEPT_STATE: [&str; 8] = [
     "state",
     "control.key",
     "data.key",
     "register.nonce",
     "registrations.log",
+    "endpoints",
     // Held while a map server uses its state directory; removing it would be a race.
     "lock",
     // Written by the testbed, not by the daemon.

@@ -10,26 +10,31 @@
 
 mod interop {
     pub(crate) mod capture;
+    pub(crate) mod docs;
     pub(crate) mod encoded;
     pub(crate) mod kinds;
     pub(crate) mod packet;
+    pub(crate) mod site;
     pub(crate) mod tools;
     pub(crate) mod tshark;
 }
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use interop::capture::Capture;
+use interop::docs;
 use interop::encoded;
 use interop::kinds::{Kind, kind_of};
 use interop::packet::Datagram;
+use interop::site::{Site, answers};
 use interop::tools;
-use interop::tshark::{dissect, write_pcap};
-use testbed::{LogPosition, Network, NetworkOptions, Ping};
+use interop::tshark::dissect;
+use testbed::{LogEvent, LogPosition, Network, NetworkOptions, Ping};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[test]
 fn every_message_and_option_is_dissected_without_complaint() {
@@ -96,20 +101,76 @@ fn everything_the_daemons_say_is_dissected_without_complaint() {
     use_everything(&mut network);
     let messages = capture.finish();
 
-    let directory = network.testbed().directory();
-    write_pcap(&directory.join("daemons.pcap"), &messages);
-    let mut seen = BTreeMap::<Kind, usize>::new();
-    for (message, dissection) in messages.iter().zip(dissect(directory, &messages)) {
-        assert_eq!(dissection.complaint(), None, "{message:?}");
-        *seen.entry(kind_of(&message.payload)).or_default() += 1;
-    }
+    let seen = count(network.testbed().directory(), &messages);
     for kind in Kind::ALL {
         assert!(seen.contains_key(&kind), "no {kind:?} in {seen:?}");
     }
-    println!(
-        "{} messages, dissected without complaint: {seen:?}",
-        messages.len()
-    );
+    println!("{} messages: {seen:?}", messages.len());
+}
+
+#[test]
+fn everything_said_in_the_plain_is_dissected_without_complaint() {
+    if !tools::have_root() || !have_tshark() {
+        return;
+    }
+    let mut site = Site::new();
+    let (server, agent, client) = (site.host("server"), site.host("agent"), site.host("client"));
+    let capture = Capture::start(&server.namespace);
+    let map_server = site.start_map_server(&server, PLAIN_MAP_SERVER);
+    map_server.wait_for("started", TIMEOUT).unwrap();
+    let mut agent_daemon = site.start_agent(&agent, &docs::block("xtr-agent.toml"));
+    for eid in ["192.168.2.10/32", "fd00:2::10/128"] {
+        let start = agent_daemon.started_at();
+        let wanted = |event: &LogEvent| event.text("eid") == eid;
+        let registered = agent_daemon.wait_since(start, "registered", TIMEOUT, wanted);
+        assert!(registered.is_ok(), "{eid}: {}", site.story());
+    }
+    for (eid, flags) in [
+        ("192.168.2.10", ""),
+        ("fd00:2::10", ""),
+        ("fd00:2::10", "--ecm"),
+    ] {
+        let command = format!("lig {eid} --server 192.0.2.1 {flags}");
+        let found = site.succeed(&client.namespace, &command);
+        assert!(found.contains("192.0.2.2"), "{command}: {found}");
+    }
+    for nobody in ["192.168.9.9", "fd00:2::9999"] {
+        assert!(!answers(&agent.namespace, nobody, 1));
+    }
+    agent_daemon.wait_for("negative", TIMEOUT).unwrap();
+    agent_daemon.stop(TIMEOUT).unwrap();
+    let messages = capture.finish();
+
+    let seen = count(site.testbed.directory(), &messages);
+    // Without a tunnel nothing is pushed, so nothing is acknowledged.
+    for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::MapNotifyAck) {
+        assert!(seen.contains_key(kind), "no {kind:?} in {seen:?}");
+    }
+    println!("{} messages: {seen:?}", messages.len());
+}
+
+/// What our map server is told of our agent when it registers as with a stock OOR map server.
+const PLAIN_MAP_SERVER: &str = r#"
+[plain]
+listen = ["192.0.2.1:4342"]
+requests_from = ["192.0.2.3/32"]
+
+[[xtr]]
+name = "agent"
+algorithm = "sha1"
+key_id = 0
+key = "password"
+eid_prefixes = ["192.168.2.10/32", "fd00:2::10/128"]
+"#;
+
+/// Has tshark dissect what was captured; counts the messages of each kind.
+fn count(directory: &Path, messages: &[Datagram]) -> BTreeMap<Kind, usize> {
+    let mut seen = BTreeMap::new();
+    for (message, dissection) in messages.iter().zip(dissect(directory, messages)) {
+        assert_eq!(dissection.complaint(), None, "{message:?}");
+        *seen.entry(kind_of(&message.payload)).or_default() += 1;
+    }
+    seen
 }
 
 /// Makes the daemons say all they have to say.

@@ -72,8 +72,8 @@ pub async fn run(settings: Settings) -> Result<()> {
             "cut off an incomplete line at the end of the stored registrations"
         );
     }
-    for xtr in settings.unprotected() {
-        warn!(%xtr, "replay_check is off: recorded Map-Registers of this xTR can be replayed");
+    for (xtr, weakness) in settings.weaknesses() {
+        narrate::warn_of(xtr, weakness);
     }
     let config = settings.config(&private_key, notify_floor())?;
     let config = config.with_quiet_period(quiet_period(&recovered));

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use tracing::info;
+use tracing::{info, warn};
 
+use super::settings::Weakness;
 use crate::server::{Counters, Event};
 
 /// How a source that is not enrolled is called.
@@ -23,6 +24,21 @@ pub(super) fn narrate(event: &Event) {
             info!(event = "reply", xtr = xtr.as_deref().unwrap_or(ANONYMOUS), %eid);
         }
         Event::NegativeReply { eid } => info!(event = "negative_reply", %eid),
+    }
+}
+
+/// Says what is weak about `xtr`, and what it leads to.
+pub(super) fn warn_of(xtr: &str, weakness: Weakness) {
+    match weakness {
+        Weakness::NoReplayCheck => {
+            warn!(%xtr, "replay_check is off: recorded Map-Registers of this xTR can be replayed");
+        }
+        Weakness::Sha1 => {
+            warn!(%xtr, algorithm = "sha1", "Map-Registers of this xTR are authenticated with HMAC-SHA-1 only");
+        }
+        Weakness::Plain => {
+            warn!(%xtr, "registers in the plain: whoever is on the path reads and delays its Map-Registers");
+        }
     }
 }
 

@@ -1,5 +1,4 @@
-//! A network that follows `docs/interop.md`: hosts around a switch with a gateway, and sites
-//! behind some of them.
+//! The network of `docs/interop.md`: hosts around a switch with a gateway.
 
 use std::fs;
 use std::net::IpAddr;
@@ -8,11 +7,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use testbed::{
-    Binaries, Daemon, DaemonSpec, EventLog, Host, Link, LinkEnd, LinkParams, Namespace, Ping,
-    Testbed, Topology, Underlay,
+    Binaries, Daemon, DaemonSpec, EventLog, Host, LinkParams, Namespace, Ping, Testbed, Topology,
+    Underlay,
 };
-
-use super::docs;
 
 /// Prepares what a program finds in its file system, and becomes the program.
 const IN_PRIVATE: &str = r#"mount --bind "$1" "$2" && shift 2 && exec "$@""#;
@@ -22,13 +19,7 @@ pub(crate) struct Site {
     pub(crate) log: EventLog,
     binaries: Binaries,
     topology: Topology,
-    testbed: Testbed,
-}
-
-/// A host behind an xTR.
-pub(crate) struct Behind {
-    pub(crate) namespace: Namespace,
-    _link: Link,
+    pub(crate) testbed: Testbed,
 }
 
 impl Site {
@@ -53,46 +44,11 @@ impl Site {
         site
     }
 
-    /// A directory for captures.
-    pub(crate) fn directory(&self) -> &Path {
-        self.testbed.directory()
-    }
-
     /// The next host.
     pub(crate) fn host(&mut self, role: &str) -> Host {
         let host = self.topology.add_host(role, LinkParams::default()).unwrap();
-        fs::create_dir(self.directory().join(role)).unwrap();
+        fs::create_dir(self.testbed.directory().join(role)).unwrap();
         host
-    }
-
-    /// Host 10 of 192.168.`number`.0/24 behind `xtr`.
-    pub(crate) fn behind(&self, xtr: &Host, number: u8) -> Behind {
-        let namespace = self.testbed.namespace(&format!("behind-{number}")).unwrap();
-        let ends =
-            [(&xtr.namespace, "site0"), (&namespace, "eth0")].map(|(at, interface)| LinkEnd {
-                namespace: at.clone(),
-                interface: interface.into(),
-            });
-        let link = Link::new(&self.testbed, ends, LinkParams::default()).unwrap();
-        let net = |host: u8| format!("192.168.{number}.{host}/24").parse().unwrap();
-        xtr.namespace.add_address("site0", net(1)).unwrap();
-        namespace.add_address("eth0", net(10)).unwrap();
-        self.succeed(
-            &namespace,
-            &format!("ip route add default via 192.168.{number}.1"),
-        );
-        Behind {
-            namespace,
-            _link: link,
-        }
-    }
-
-    /// Starts stock OOR as the page says, with a `/tmp` of its own.
-    pub(crate) fn start_oor(&self, host: &Host, config: &str) -> Daemon {
-        self.succeed(&host.namespace, &docs::block("oor-host.sh"));
-        let directory = self.directory().join(&host.role);
-        fs::write(directory.join("oor.conf"), config).unwrap();
-        self.start(host, "/tmp", &["oor", "-f", "/tmp/oor.conf"])
     }
 
     pub(crate) fn start_map_server(&self, host: &Host, config: &str) -> Daemon {
@@ -105,7 +61,11 @@ impl Site {
 
     /// Starts one of our daemons with a `/var/lib` of its own.
     fn start_ours(&self, host: &Host, program: &Path, config: &str) -> Daemon {
-        let path = self.directory().join(&host.role).join("config.toml");
+        let path = self
+            .testbed
+            .directory()
+            .join(&host.role)
+            .join("config.toml");
         fs::write(&path, config).unwrap();
         let (program, path) = (program.to_str().unwrap(), path.to_str().unwrap());
         let command = [program, "run", "--log-format", "json", "--config", path];
@@ -113,8 +73,8 @@ impl Site {
     }
 
     /// Starts `command` with the host's directory in place of `hidden`.
-    fn start(&self, host: &Host, hidden: &str, command: &[&str]) -> Daemon {
-        let directory = self.directory().join(&host.role);
+    pub(crate) fn start(&self, host: &Host, hidden: &str, command: &[&str]) -> Daemon {
+        let directory = self.testbed.directory().join(&host.role);
         let private = [
             "--mount",
             "sh",

@@ -156,7 +156,7 @@ pub(crate) fn dissect(directory: &Path, datagrams: &[Datagram]) -> Vec<Dissectio
 }
 
 /// Writes a capture file that any version of Wireshark reads.
-pub(crate) fn write_pcap(path: &Path, datagrams: &[Datagram]) {
+fn write_pcap(path: &Path, datagrams: &[Datagram]) {
     let mut file = Vec::new();
     for number in [0xa1b2_c3d4, 0x0002_0004, 0, 0, 65_535, LINKTYPE_RAW] {
         file.extend_from_slice(&u32::to_be_bytes(number));

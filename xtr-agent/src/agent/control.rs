@@ -200,6 +200,12 @@ impl Agent {
             self.registered(now, index, notify, actions);
             return;
         }
+        if (self.config.first_nonce..self.register_nonce).contains(&notify.nonce) {
+            // It acknowledges a Map-Register, late or once more. Taken for a
+            // push it would move the window past the nonces of all pushes.
+            actions.count(DropReason::StaleNotify);
+            return;
+        }
         let records: Vec<Record> = notify
             .records()
             .filter_map(|record| record.to_record(DEFAULT_PORT))

@@ -288,8 +288,10 @@ impl Agent {
             return;
         }
         if !self.peers.handshake_seen(&key) {
+            if self.watched.is_empty() {
+                self.deadlines.set(Timer::Handshakes, now + HANDSHAKE_POLL);
+            }
             self.watched.insert(key, HANDSHAKE_POLLS);
-            self.deadlines.set(Timer::Handshakes, now + HANDSHAKE_POLL);
         }
         let mutual = entry.mutual;
         match cause {

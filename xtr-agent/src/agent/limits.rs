@@ -10,6 +10,8 @@ pub const HELD_IN_ALL: usize = 16_384;
 pub const OUTSTANDING_REQUESTS: usize = 1_024;
 /// Map-cache entries, negative ones included.
 pub const MAP_CACHE_ENTRIES: usize = 65_536;
+/// Negative map-cache entries: a scan of the overlay leaves room for mappings.
+pub const NEGATIVE_ENTRIES: usize = MAP_CACHE_ENTRIES / 4;
 /// Records read from one Map-Reply or Map-Notify.
 pub const RECORDS_PER_MESSAGE: usize = 64;
 /// Changes handed to the data plane and not yet reported back.
@@ -51,6 +53,8 @@ pub const SILENCE_BACKOFF_MAX: Duration = Duration::from_secs(120);
 /// A map server not heard of for this long may have lost the control tunnel
 /// when it does not answer at once.
 pub const CONTROL_SILENCE: Duration = Duration::from_secs(1);
+/// The same, when it has not answered twice.
+pub const CONTROL_SILENCE_SHORT: Duration = Duration::from_millis(600);
 /// Shortest time between two renewals of the control tunnel.
 pub const CONTROL_RENEWAL: Duration = Duration::from_secs(1);
 /// Shortest time between two refreshes of a mapping that others ask for

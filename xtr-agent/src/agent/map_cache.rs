@@ -64,11 +64,19 @@ pub(super) struct Entry {
     pub(super) bytes_seen: u64,
 }
 
+impl Entry {
+    fn is_negative(&self) -> bool {
+        matches!(self.state, State::Negative(_))
+    }
+}
+
 /// The map-cache of one instance.
 #[derive(Debug, Default)]
 pub(super) struct MapCache {
     v4: PrefixMap<Ipv4Net, Entry>,
     v6: PrefixMap<Ipv6Net, Entry>,
+    /// How many of the entries are negative; an entry never becomes so later.
+    negatives: usize,
 }
 
 impl MapCache {
@@ -105,18 +113,33 @@ impl MapCache {
 
     /// Puts `entry` at `prefix` and returns what was there.
     pub(super) fn insert(&mut self, prefix: IpNet, entry: Entry) -> Option<Entry> {
-        match prefix {
+        self.negatives += usize::from(entry.is_negative());
+        let before = match prefix {
             IpNet::V4(prefix) => self.v4.insert(prefix, entry),
             IpNet::V6(prefix) => self.v6.insert(prefix, entry),
-        }
+        };
+        self.gone(before)
     }
 
     /// Takes the entry of exactly `prefix` out.
     pub(super) fn remove(&mut self, prefix: &IpNet) -> Option<Entry> {
-        match prefix {
+        let before = match prefix {
             IpNet::V4(prefix) => self.v4.remove(prefix),
             IpNet::V6(prefix) => self.v6.remove(prefix),
-        }
+        };
+        self.gone(before)
+    }
+
+    fn gone(&mut self, before: Option<Entry>) -> Option<Entry> {
+        let negative = before.as_ref().is_some_and(Entry::is_negative);
+        self.negatives = self.negatives.saturating_sub(usize::from(negative));
+        before
+    }
+
+    /// How many negative entries there are.
+    #[must_use]
+    pub(super) fn negatives(&self) -> usize {
+        self.negatives
     }
 
     /// Every entry, IPv4 first, in prefix order.

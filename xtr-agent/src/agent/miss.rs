@@ -15,7 +15,7 @@ use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::{Unreachable, addresses, unreachable};
 use super::limits::{
-    MAP_CACHE_ENTRIES, NEGATIVE_TTL_MAX, NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY,
+    NEGATIVE_ENTRIES, NEGATIVE_TTL_MAX, NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY,
     REQUEST_TRIES, UNSPECIFIED_TTL,
 };
 use super::map_cache::{Entry, Pending, Purpose, State};
@@ -98,9 +98,13 @@ impl Agent {
                 overflowed(entry.held.push(packet, &mut self.budget), packet, actions);
             }
             State::Awaiting(_) => {
+                let first = entry.held.is_empty();
                 overflowed(entry.held.push(packet, &mut self.budget), packet, actions);
-                let key = entry.chosen.map(|chosen| chosen.key);
-                actions.push(Action::ReadPeerStats(key.into_iter().collect()));
+                if first {
+                    // Later ones are served by the regular look.
+                    let key = entry.chosen.map(|chosen| chosen.key);
+                    actions.push(Action::ReadPeerStats(key.into_iter().collect()));
+                }
             }
             State::Negative(action) => {
                 let why = match action {
@@ -293,7 +297,7 @@ impl Agent {
         {
             return;
         }
-        if self.cache.len() >= MAP_CACHE_ENTRIES {
+        if self.cache.negatives() >= NEGATIVE_ENTRIES {
             actions.count(DropReason::MapCacheFull);
             return;
         }

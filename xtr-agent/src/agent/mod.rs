@@ -377,8 +377,13 @@ impl Agent {
     /// A map server did not answer in time, for the `unanswered`th time.
     /// WireGuard would notice a restarted map server only after 15 s.
     fn unanswered(&mut self, now: Timestamp, unanswered: u32, actions: &mut Actions) {
-        let silent = now - self.heard >= limits::CONTROL_SILENCE;
-        if (silent || unanswered > 1) && now - self.renewed >= limits::CONTROL_RENEWAL {
+        // One that answers others is there, and only slow or overloaded.
+        let silence = if unanswered > 1 {
+            limits::CONTROL_SILENCE_SHORT
+        } else {
+            limits::CONTROL_SILENCE
+        };
+        if now - self.heard >= silence && now - self.renewed >= limits::CONTROL_RENEWAL {
             self.renewed = now;
             actions.push(Action::RenewControlTunnel);
         }

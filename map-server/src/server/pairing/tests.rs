@@ -179,7 +179,7 @@ fn who_was_denied_hears_of_the_registration_while_it_believes_the_answer() {
         bench.wait(Duration::from_millis(300));
         let told = bench.sent.iter().filter(|sent| sent.dst == control("a"));
         let told: Vec<_> = told.skip(2).collect();
-        assert_eq!(told.len() > 0, news > 0, "{told:?}");
+        assert_eq!(!told.is_empty(), news > 0, "{told:?}");
         if news > 0 {
             assert_eq!(told[0].notify("a").1, own_records("b")[..1]);
         }

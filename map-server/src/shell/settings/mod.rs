@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lisp_proto::{AuthKey, Nonce, PublicKey};
+use lisp_proto::{Algorithm, AuthKey, Nonce, PublicKey};
 use toml::Spanned;
 use wg_device::{BackendChoice, PrivateKey};
 
@@ -45,6 +45,17 @@ pub(super) struct ControlSettings {
     pub(super) listen_port: u16,
     pub(super) address: IpAddr,
     pub(super) data_plane: BackendChoice,
+}
+
+/// What an attacker could make use of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weakness {
+    /// The nonces of Map-Registers need not grow.
+    NoReplayCheck,
+    /// Map-Registers are authenticated with an old algorithm.
+    Sha1,
+    /// Map-Registers come outside the control tunnel.
+    Plain,
 }
 
 impl Settings {
@@ -123,12 +134,15 @@ impl Settings {
             .filter_map(|xtr| Some((&*xtr.name, xtr.public_key?, xtr.control_address?)))
     }
 
-    /// Lists the xTRs whose old Map-Registers could be replayed.
-    pub(super) fn unprotected(&self) -> impl Iterator<Item = &str> {
-        self.xtrs
-            .iter()
-            .filter(|xtr| !xtr.replay_check)
-            .map(|xtr| &*xtr.name)
+    /// Lists what an attacker could make use of, xTR by xTR.
+    pub(super) fn weaknesses(&self) -> impl Iterator<Item = (&str, Weakness)> {
+        self.xtrs.iter().flat_map(|xtr| {
+            let replayable = (!xtr.replay_check).then_some(Weakness::NoReplayCheck);
+            let sha1 = (xtr.algorithm == Algorithm::Sha1_96).then_some(Weakness::Sha1);
+            let plain = xtr.control_address.is_none().then_some(Weakness::Plain);
+            let found = [replayable, sha1, plain].into_iter().flatten();
+            found.map(|weakness| (&*xtr.name, weakness))
+        })
     }
 
     /// Returns what the state machine needs. `private_key` is that of the control tunnel, and the

@@ -42,7 +42,6 @@ fn what_is_not_said_has_a_default() {
         Path::new("/var/lib/lispwire/map-server/control.key")
     );
     assert_eq!(settings.plain.len(), 2);
-    assert_eq!(settings.unprotected().collect::<Vec<_>>(), ["oor-1"]);
     assert_eq!(
         settings
             .enrolled()
@@ -55,6 +54,25 @@ fn what_is_not_said_has_a_default() {
 }
 
 #[test]
+fn everything_weak_about_an_xtr_is_listed() {
+    let settings = parse(&[HEAD, ALPHA, GEAR]).unwrap();
+    let all = [Weakness::NoReplayCheck, Weakness::Sha1, Weakness::Plain];
+    assert_eq!(
+        settings.weaknesses().collect::<Vec<_>>(),
+        all.map(|weakness| ("oor-1", weakness)),
+        "and nothing is weak about alpha"
+    );
+    let (agent, gear) = (without(ALPHA, "name"), without(GEAR, "algorithm"));
+    let agent = format!("{agent}name = \"beta\"\nalgorithm = \"sha1\"\nkey = \"word\"");
+    let gear = gear.replace("replay_check = false", "");
+    let settings = parse(&[HEAD, &agent, &gear]).unwrap();
+    assert_eq!(
+        settings.weaknesses().collect::<Vec<_>>(),
+        [("beta", Weakness::Sha1), ("oor-1", Weakness::Plain)]
+    );
+}
+
+#[test]
 fn secrets_of_agents_are_derived_from_both_control_keys() {
     let settings = parse(&[HEAD, ALPHA, GEAR]).unwrap();
     let config = settings.config(&PrivateKey::generate(), Nonce(5)).unwrap();
@@ -63,11 +81,11 @@ fn secrets_of_agents_are_derived_from_both_control_keys() {
     };
     assert_eq!(
         (alpha.auth.key_id(), alpha.auth.algorithm()),
-        (1, lisp_proto::Algorithm::Sha256_128Hkdf)
+        (1, Algorithm::Sha256_128Hkdf)
     );
     assert_eq!(
         (gear.auth.key_id(), gear.auth.algorithm()),
-        (0, lisp_proto::Algorithm::Sha1_96)
+        (0, Algorithm::Sha1_96)
     );
     assert_eq!(config.options().notify_floor, Nonce(5));
 }

@@ -12,6 +12,7 @@ use lisp_proto::{
 };
 
 mod changes;
+mod floods;
 mod paths;
 mod refusals;
 

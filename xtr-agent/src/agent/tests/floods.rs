@@ -1,0 +1,76 @@
+//! What many packets, many peers and late messages may not do.
+
+use super::*;
+
+#[test]
+fn a_late_acknowledgement_of_a_registration_is_no_push() {
+    let mut bench = Bench::new();
+    bench.input(Input::Start);
+    let own = record("10.0.0.1/32", OWN, Ttl::from_minutes(15));
+    bench.after(Duration::from_secs(1));
+    assert_eq!(story(&bench.notify(1000, &own)), ["StaleNotify"]);
+    bench.notify(1001, &own);
+    assert_eq!(story(&bench.notify(1001, &own)), ["StaleNotify"]);
+    assert_eq!(
+        story(&bench.notify(1, &far_end(SMALLER))),
+        ["peer [10.0.0.2/32]"],
+        "pushes have nonces of their own"
+    );
+}
+
+#[test]
+fn peers_that_keep_coming_do_not_put_off_the_look_for_handshakes() {
+    let mut bench = Bench::new();
+    let mut looks = 0;
+    for n in 1..=20u8 {
+        let eid = format!("10.0.1.{n}/32");
+        let far = record(&eid, PublicKey([n + 20; 32]), Ttl::from_minutes(15));
+        let installing = bench.notify(u64::from(n), &far);
+        bench.done(&installing);
+        let later = bench.after(limits::HANDSHAKE_POLL / 2);
+        looks += later
+            .iter()
+            .filter(|action| matches!(action, Action::ReadPeerStats(_)))
+            .count();
+    }
+    assert!(looks >= 9, "{looks} looks in ten intervals");
+}
+
+#[test]
+fn of_many_packets_that_await_a_handshake_the_first_looks_for_it() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let looks = (0..50).flat_map(|n| bench.input(Input::TunPacket(&to_far_end(&[n]))));
+    let looks = looks.filter(|action| matches!(action, Action::ReadPeerStats(_)));
+    assert_eq!(looks.count(), 1);
+}
+
+#[test]
+fn negative_mappings_leave_room_for_positive_ones() {
+    let mut bench = Bench::new();
+    for n in 0..u32::try_from(limits::MAP_CACHE_ENTRIES).unwrap() {
+        let dst = std::net::Ipv4Addr::from(0x0a01_0000 + n).to_string();
+        let asked = bench.input(Input::TunPacket(&packet("10.0.0.1", &dst, &[1])));
+        let nonce = requests(&asked)[0].nonce;
+        let mut none = record(&format!("{dst}/32"), OWN, Ttl::from_minutes(15));
+        none.locators.clear();
+        bench.reply(nonce, &none);
+    }
+    let installing = bench.notify(1, &far_end(SMALLER));
+    assert_eq!(story(&installing), ["peer [10.0.0.2/32]"]);
+    assert!(bench.agent.sizes().map_cache <= limits::MAP_CACHE_ENTRIES);
+}
+
+#[test]
+fn a_map_server_that_answers_others_keeps_its_tunnel() {
+    let mut bench = Bench::new();
+    bench.now = Timestamp::ZERO + Duration::from_secs(100);
+    bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let mut later = Vec::new();
+    for n in 1..60 {
+        later.extend(bench.after(Duration::from_millis(50)));
+        bench.notify(n, &record("10.0.0.9/32", SMALLER, Ttl::WITHDRAW));
+    }
+    assert!(!story(&later).contains(&"new control tunnel".to_owned()));
+}
