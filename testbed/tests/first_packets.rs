@@ -1,5 +1,12 @@
 //! Two agents that know nothing of each other, and a stream that starts at full pace: its first
 //! packets wait for the tunnel, and all arrive in order.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;

@@ -58,7 +58,8 @@ impl Endpoints {
         &mut self,
         peers: impl Iterator<Item = (PublicKey, Option<SocketAddr>)>,
     ) -> bool {
-        let seen = peers.filter_map(|(key, endpoint)| Some((key, endpoint.or(self.of(&key))?)));
+        let seen =
+            peers.filter_map(|(key, endpoint)| Some((key, endpoint.or_else(|| self.of(&key))?)));
         let seen: BTreeMap<_, _> = seen.collect();
         if seen == self.known {
             return false;
