@@ -234,6 +234,7 @@ impl Sent {
             Message::MapRequest(_)
             | Message::MapRegister(_)
             | Message::MapNotifyAck(_)
+            | Message::MapReferral(_)
             | Message::InfoRequest(_)
             | Message::Ecm(_) => panic!("no message of a Map-Server"),
         };

@@ -159,6 +159,7 @@ impl MapServer {
                 self.register(now, origin, bytes, &register, actions)
             }
             Ok(Message::MapNotifyAck(ack)) => self.acknowledged(now, origin, bytes, &ack, actions),
+            Ok(Message::Ecm(ecm)) if !ecm.intact => actions.count(DropReason::Malformed),
             Ok(Message::Ecm(ecm)) => match decode(ecm.message) {
                 Ok(Message::MapRequest(request)) => {
                     // The answer goes to the inner source port (RFC 9301 §4), and to the address
@@ -169,9 +170,12 @@ impl MapServer {
                 Ok(_) => actions.count(DropReason::UnexpectedMessage),
                 Err(error) => actions.count(unreadable(error)),
             },
-            Ok(Message::MapReply(_) | Message::MapNotify(_) | Message::InfoRequest(_)) => {
-                actions.count(DropReason::UnexpectedMessage)
-            }
+            Ok(
+                Message::MapReply(_)
+                | Message::MapNotify(_)
+                | Message::MapReferral(_)
+                | Message::InfoRequest(_),
+            ) => actions.count(DropReason::UnexpectedMessage),
             Err(error) => actions.count(unreadable(error)),
         }
     }

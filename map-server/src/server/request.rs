@@ -259,6 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_was_damaged_inside_its_ecm_is_dropped() {
+        let mut bench = open_bench();
+        let inner = request(None, &[socket(STRANGER).ip()], &["10.0.0.1"], 5);
+        let mut damaged = ecm("198.51.100.66", 4342, "10.0.0.1", &inner);
+        assert_eq!(
+            bench.datagram(socket(STRANGER), Via::Plain, &damaged).len(),
+            1
+        );
+        // The inner UDP checksum: 4 bytes of ECM and 20 of IPv4 before it, 6 of UDP.
+        damaged[30] ^= 1;
+        assert_eq!(bench.datagram(socket(STRANGER), Via::Plain, &damaged), []);
+        assert_eq!(bench.count(DropReason::Malformed), 1);
+    }
+
+    #[test]
     fn a_request_that_wants_no_reply_gets_none() {
         let mut bench = open_bench();
         let flags = RequestFlags {
