@@ -16,6 +16,7 @@ mod notify;
 mod pairing;
 mod prefix_table;
 mod publish;
+mod pubsub;
 mod rate;
 mod register;
 mod replay;
