@@ -45,6 +45,8 @@ pub(super) struct Register {
     pub(super) merge: bool,
     pub(super) use_ttl: bool,
     pub(super) want_notify: bool,
+    pub(super) proxy_reply: bool,
+    pub(super) echo_notify: bool,
 }
 
 impl Bench {
@@ -121,6 +123,8 @@ impl Bench {
             merge: false,
             use_ttl: false,
             want_notify: true,
+            proxy_reply: true,
+            echo_notify: false,
         }
     }
 
@@ -168,7 +172,8 @@ impl Register {
     pub(super) fn bytes(&self) -> Vec<u8> {
         let params = RegisterParams {
             flags: RegisterFlags {
-                proxy_reply: true,
+                proxy_reply: self.proxy_reply,
+                echo_notify: self.echo_notify,
                 use_ttl: self.use_ttl,
                 merge: self.merge,
                 want_notify: self.want_notify,
@@ -198,6 +203,11 @@ impl Sent {
             panic!("not a Map-Reply: {}", self.line());
         };
         reply
+    }
+
+    /// Whether it is a Map-Notify.
+    pub(super) fn is_notify(&self) -> bool {
+        matches!(decode(&self.bytes), Ok(Message::MapNotify(_)))
     }
 
     /// Returns nonce and records of a Map-Notify for the agent called `name`.
@@ -397,11 +407,13 @@ fn number(name: &str) -> usize {
         + 1
 }
 
-fn xtrs() -> Vec<XtrConfig> {
+pub(super) fn xtrs() -> Vec<XtrConfig> {
     let agent = |name: &str| XtrConfig {
         name: name.into(),
         control_address: Some(control(name).ip()),
         auth: key(name),
+        xtr_id: None,
+        site_id: None,
         replay_check: true,
         eid_prefixes: own_records(name).iter().map(|record| record.eid).collect(),
         more_specifics: false,
@@ -410,6 +422,8 @@ fn xtrs() -> Vec<XtrConfig> {
         name: "gear".into(),
         control_address: None,
         auth: key("gear"),
+        xtr_id: None,
+        site_id: None,
         replay_check: true,
         eid_prefixes: vec![eid("192.168.0.0/16")],
         more_specifics: true,

@@ -12,14 +12,28 @@ use super::sites::XtrIndex;
 /// Names a Map-Request: a repeated one has the same key.
 pub(crate) type HeldKey = (SocketAddr, Nonce);
 
+/// How a Map-Request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// By a Map-Reply.
+    Told,
+    /// By a Map-Notify, since it subscribes (RFC 9437 §5).
+    Subscribed,
+    /// By a Map-Notify, since it unsubscribes.
+    Unsubscribed,
+}
+
 /// Whom to answer, about what. The answer itself is written when it leaves, so that it is fresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PendingReply {
     pub(crate) dst: SocketAddr,
     pub(crate) via: Via,
     pub(crate) nonce: Nonce,
+    pub(crate) answer: Answer,
     pub(crate) requester: Option<XtrIndex>,
     pub(crate) eids: Vec<EidPrefix>,
+    /// Owners of what is asked for that were told of the requester.
+    pub(crate) owners: Vec<XtrIndex>,
     /// Whether the requester can read keys: other LISP gear crashes on them.
     pub(crate) keys: bool,
     /// Largest Map-Reply this requester may get, in bytes.
@@ -56,6 +70,13 @@ impl HeldReplies {
         let key = (reply.dst, reply.nonce);
         self.timers.set(key, until);
         self.replies.insert(key, Held { reply, missing });
+    }
+
+    /// Makes the reply wait for one acknowledgement more, if it still waits.
+    pub(crate) fn expect_more(&mut self, key: &HeldKey) {
+        if let Some(held) = self.replies.get_mut(key) {
+            held.missing += 1;
+        }
     }
 
     /// Counts one acknowledgement; returns the reply if it was the last one missing.

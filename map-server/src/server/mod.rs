@@ -15,6 +15,8 @@ mod mappings;
 mod notify;
 mod pairing;
 mod prefix_table;
+mod publish;
+mod pubsub;
 mod rate;
 mod register;
 mod replay;

@@ -2,6 +2,7 @@
 //!
 //! Map-Registers (RFC 9301 §5.6): authenticate, then check, then store, then tell.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lisp_proto::{
@@ -12,7 +13,8 @@ use lisp_proto::{
 use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
-use super::mappings::{Change, Registration};
+use super::mappings::Registration;
+use super::publish::Changed;
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, Origin, limits};
@@ -23,17 +25,15 @@ use crate::store_event::StoreEvent;
 struct Terms {
     registrant: Registrant,
     contact: Contact,
-    /// Whether the store has the contact already.
-    contact_known: bool,
     merge: bool,
     use_ttl: bool,
+    want_notify: bool,
 }
 
 /// What a record has led to.
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
-    eid: EidPrefix,
-    change: Change,
+    changed: Changed,
     /// Whether the store was told.
     persisted: bool,
 }
@@ -49,7 +49,7 @@ impl MapServer {
         register: &MapRegister<'_>,
         actions: &mut Actions,
     ) {
-        let mut terms = match self.authenticate_register(origin, datagram, register) {
+        let terms = match self.authenticate_register(origin, datagram, register) {
             Ok(terms) => terms,
             Err(reason) => return actions.count(reason),
         };
@@ -59,11 +59,8 @@ impl MapServer {
             return;
         };
         let xtr = terms.registrant.xtr;
-        terms.contact_known =
-            !self
-                .state
-                .contacts
-                .learn(xtr, terms.contact, origin.via, now + lifetime);
+        let contacts = &mut self.state.contacts;
+        contacts.learn(xtr, terms.contact, origin.via, now, lifetime);
 
         let mut outcomes = Vec::with_capacity(records.len());
         records.retain(|record| {
@@ -73,14 +70,13 @@ impl MapServer {
         });
         let persisted = outcomes.iter().any(|outcome| outcome.persisted);
         self.note_nonce(terms.registrant, register, persisted, actions);
-        if register.flags.want_notify && !records.is_empty() {
+        if terms.want_notify && !records.is_empty() {
             self.confirm(origin, terms, register, records, actions);
         }
-        for outcome in outcomes {
-            self.publish(now, outcome.eid, outcome.change, actions);
-        }
+        let changes: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
+        self.publish(now, Some(terms.registrant), &changes, actions);
         self.tidy(now, xtr, actions);
-        self.hurry(now, xtr, actions);
+        self.hurry(now, terms.registrant, actions);
     }
 
     /// Finds out who sent a Map-Register, and that it is authentic and fresh.
@@ -103,6 +99,9 @@ impl MapServer {
         };
         let site = self.sites.site(xtr);
         let tag = authenticate(&site.auth, &register.auth, datagram)?;
+        if register.ids.is_some_and(|ids| !site.may_be(ids)) {
+            return Err(DropReason::WrongXtrId);
+        }
         let registrant = Registrant {
             xtr,
             ids: register.ids,
@@ -118,9 +117,9 @@ impl MapServer {
                 source: origin.src,
                 full_tag: tag.full,
             },
-            contact_known: false,
             merge: register.flags.merge,
             use_ttl: register.flags.use_ttl,
+            want_notify: register.flags.want_notify,
         })
     }
 
@@ -163,13 +162,16 @@ impl MapServer {
             ttl: record.ttl,
             locators: record.locators.clone(),
             merge: terms.merge,
+            want_notify: terms.want_notify,
+            contact: terms.contact,
             lifetime,
         };
-        let known = self
+        let before = self
             .state
             .mappings
-            .registration(&record.eid, &terms.registrant)
-            == Some(&registration);
+            .registration(&record.eid, &terms.registrant);
+        let known = before == Some(&registration);
+        let newcomer = before.is_none().then_some(terms.registrant.xtr);
         let Ok(stored) = self
             .state
             .mappings
@@ -182,13 +184,13 @@ impl MapServer {
         for replaced in &stored.replaced {
             actions.persist(self.withdrawn(replaced, record.eid));
         }
-        let persisted = !known || !terms.contact_known;
-        if persisted {
+        if !known {
             actions.persist(StoreEvent::Registered {
                 xtr: xtr.clone(),
                 ids: terms.registrant.ids,
                 record: record.clone(),
                 merge: terms.merge,
+                want_notify: terms.want_notify,
                 lifetime,
                 source: terms.contact.source,
                 full_tag: terms.contact.full_tag,
@@ -198,11 +200,13 @@ impl MapServer {
         if !known {
             actions.event(Event::Registered { xtr, eid });
         }
-        let change = stored.change;
         Some(Outcome {
-            eid,
-            change,
-            persisted,
+            changed: Changed {
+                eid,
+                change: stored.change,
+                newcomer,
+            },
+            persisted: !known,
         })
     }
 
@@ -223,19 +227,32 @@ impl MapServer {
             self.note_withdrawal(&registrant, eid, actions);
         }
         Outcome {
-            eid,
-            change,
+            changed: Changed {
+                eid,
+                change,
+                newcomer: None,
+            },
             persisted,
         }
     }
 
     /// Ends the registrations whose time is over.
     pub(super) fn expire_registrations(&mut self, now: Timestamp, actions: &mut Actions) {
+        let mut changes = Vec::new();
+        let mut gone = BTreeSet::new();
         while let Some((eid, registrant, change)) = self.state.mappings.expire(now) {
             self.note_withdrawal(&registrant, eid, actions);
-            self.publish(now, eid, change, actions);
-            self.tidy(now, registrant.xtr, actions);
+            gone.insert(registrant.xtr);
+            changes.push(Changed {
+                eid,
+                change,
+                newcomer: None,
+            });
         }
+        for xtr in gone {
+            self.tidy(now, xtr, actions);
+        }
+        self.publish(now, None, &changes, actions);
     }
 
     fn note_withdrawal(&self, registrant: &Registrant, eid: EidPrefix, actions: &mut Actions) {

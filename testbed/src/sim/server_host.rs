@@ -320,6 +320,8 @@ impl World {
                 XtrConfig {
                     name: format!("agent-{agent}").into(),
                     control_address: Some(addresses::control(agent).ip()),
+                    xtr_id: None,
+                    site_id: None,
                     auth: addresses::secret(self.scenario.seed, agent, number),
                     replay_check: true,
                     eid_prefixes: eids.to_vec(),
