@@ -44,6 +44,8 @@ pub struct UdpReport {
     pub reordered: u32,
     /// Time from sending to first arrival of each packet that arrived, by number.
     pub delays: Vec<(u32, Duration)>,
+    /// Numbers of the packets in the order of their first arrival.
+    pub order: Vec<u32>,
     /// Time from sending the first packet to the first arrival of any.
     pub first_arrival: Option<Duration>,
 }
@@ -162,6 +164,7 @@ impl UdpReport {
                 continue;
             }
             seen.insert(arrival.number, delay);
+            report.order.push(arrival.number);
             if highest > Some(arrival.number) {
                 report.reordered += 1;
             }
@@ -225,6 +228,7 @@ mod tests {
     #[test]
     fn lost_late_and_doubled_packets_are_told_apart() {
         let report = report(&[0, 2, 1, 2]);
+        assert_eq!(report.order, [0, 2, 1]);
         assert_eq!(report.lost, [3]);
         assert_eq!(
             (report.duplicates, report.reordered, report.received),

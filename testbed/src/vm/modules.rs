@@ -10,7 +10,7 @@ use super::error::VmError;
 use crate::error::Doing;
 
 /// What the guest loads, with everything these depend on.
-pub(super) const WANTED: [&str; 25] = [
+pub(super) const WANTED: [&str; 26] = [
     // The ports to the host.
     "virtio_pci",
     "virtio_console",
@@ -20,10 +20,11 @@ pub(super) const WANTED: [&str; 25] = [
     "tun",
     "bridge",
     "dummy",
-    // Impairments of links, and what redirects packets.
+    // Impairments of links, what keeps packets waiting, and what redirects them.
     "sch_netem",
     "sch_tbf",
     "sch_ingress",
+    "sch_plug",
     "cls_matchall",
     "act_mirred",
     "act_gact",

@@ -199,19 +199,26 @@ impl Device {
 
     /// Stops reading the interface: what is sent to it waits, injected packets pass.
     ///
-    /// The kernel's data plane does nothing here; a route that does not exist yet has the same use.
+    /// A moment only: what waits is bounded. A kernel without the queueing discipline `plug`
+    /// does nothing here.
     pub fn pause(&self) {
-        match &self.plane {
-            Plane::Kernel(_) => {}
-            Plane::Embedded(embedded) => embedded.pause(true),
-        }
+        self.set_paused(true);
     }
 
     /// Reads the interface again.
     pub fn resume(&self) {
+        self.set_paused(false);
+    }
+
+    fn set_paused(&self, paused: bool) {
         match &self.plane {
-            Plane::Kernel(_) => {}
-            Plane::Embedded(embedded) => embedded.pause(false),
+            Plane::Kernel(kernel) => {
+                if let Err(error) = kernel.pause(paused) {
+                    let name = self.name();
+                    tracing::warn!(name, paused, %error, "packets may be overtaken, or wait");
+                }
+            }
+            Plane::Embedded(embedded) => embedded.pause(paused),
         }
     }
 

@@ -1,5 +1,6 @@
 //! WireGuard in the kernel, programmed over netlink.
 
+mod gate;
 mod packet_socket;
 mod wireguard;
 
@@ -13,6 +14,7 @@ use crate::link_guard::{BRINGING_UP, LinkGuard, NameClaim};
 use crate::netlink::link::Links;
 use crate::table::AllowedIpsChange;
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
+use gate::Gate;
 use packet_socket::PacketSocket;
 use wireguard::WireGuard;
 
@@ -23,6 +25,8 @@ pub(crate) struct Kernel {
     /// Its own socket: reading many peers takes long, and changes shall not wait for it.
     reads: Arc<Mutex<WireGuard>>,
     packets: PacketSocket,
+    /// `None` where the kernel cannot keep packets waiting.
+    gate: Option<Mutex<Gate>>,
     listen_port: u16,
 }
 
@@ -55,6 +59,14 @@ impl Kernel {
         let mut changes = WireGuard::open(link.index).map_err(failed)?;
         let reads = WireGuard::open(link.index).map_err(failed)?;
         let packets = PacketSocket::open(link.index).map_err(failed)?;
+        let gate = Gate::put(link.index).map_err(failed)?;
+        if gate.is_none() {
+            let name = &config.name;
+            tracing::warn!(
+                name,
+                "this kernel has no sch_plug: packets held for a new tunnel may be overtaken"
+            );
+        }
         changes
             .configure(config.private_key.secret().to_bytes(), config.listen_port)
             .map_err(failed)?;
@@ -74,6 +86,7 @@ impl Kernel {
             changes: Mutex::new(changes),
             reads: Arc::new(Mutex::new(reads)),
             packets,
+            gate: gate.map(Mutex::new),
             listen_port,
         };
         Ok(Made::Up(Box::new(kernel), guard))
@@ -115,6 +128,15 @@ impl Kernel {
             }
             DeviceError::system(INJECTING, name, source)
         })
+    }
+
+    /// Makes packets wait that are sent to the interface; injected ones pass.
+    pub(crate) fn pause(&self, paused: bool) -> io::Result<()> {
+        let Some(gate) = &self.gate else {
+            return Ok(());
+        };
+        let mut gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused { gate.shut() } else { gate.open() }
     }
 
     fn changes(&self) -> MutexGuard<'_, WireGuard> {

@@ -1,6 +1,7 @@
 //! Sends IP packets out through an interface, past routing.
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -21,6 +22,8 @@ impl PacketSocket {
         // Protocol 0: nothing is received.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
+        // Past what waits in front of the interface.
+        bypass_queue(&socket)?;
         Ok(Self {
             socket,
             ipv4: link_address(index, libc::ETH_P_IP)?,
@@ -34,6 +37,26 @@ impl PacketSocket {
         let destination = if is_ipv4 { &self.ipv4 } else { &self.ipv6 };
         self.socket.send_to(packet, destination)?;
         Ok(())
+    }
+}
+
+#[expect(unsafe_code, reason = "socket2 does not know this option")]
+fn bypass_queue(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    // SAFETY: the option's value is an int that outlives the call.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_QDISC_BYPASS,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -158,10 +158,6 @@ fn injected_packets_leave_in_order_and_before_later_ones() {
 #[test]
 fn while_paused_only_injected_packets_leave() {
     with_each_backend(|choice| async move {
-        if choice == BackendChoice::Kernel {
-            println!("skipped for the kernel: it does not pause");
-            return;
-        }
         let (cable, near, far) = joined_pair(choice).await;
         cable.near.enter();
         let near_socket = bind("10.0.0.1", &near.device);
