@@ -59,7 +59,7 @@ fn what_is_not_said_has_a_default() {
 fn an_identity_is_written_in_hexadecimal() {
     let ids = "xtr_id = \"000102030405060708090a0b0c0d0e0F\"\nsite_id = \"1011121314151617\"";
     let settings = parse(&[HEAD, ALPHA, ids]).unwrap();
-    let xtr_id: [u8; 16] = std::array::from_fn(|at| at as u8);
+    let xtr_id = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f_u128.to_be_bytes();
     assert_eq!(settings.xtrs[0].xtr_id, Some(XtrId(xtr_id)));
     let site_id = Some(SiteId([16, 17, 18, 19, 20, 21, 22, 23]));
     assert_eq!(settings.xtrs[0].site_id, site_id);
