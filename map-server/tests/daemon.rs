@@ -28,6 +28,10 @@ state_dir = "state"
 listen = ["127.0.0.1:0"]
 requests_from = ["127.0.0.0/8"]
 
+[limits]
+registers_per_s = 100000
+register_burst = 100000
+
 [[xtr]]
 name = "gear"
 algorithm = "sha256"
@@ -77,22 +81,24 @@ fn registrations_and_nonces_survive_a_kill() {
 
 #[test]
 fn nothing_is_lost_while_the_log_is_made_short() {
-    const CHANGES: u64 = 300;
     let directory = tempfile::tempdir().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut server = Server::start(directory.path());
-    let changes: Vec<_> = (1..=CHANGES).map(change).collect();
-    for change in &changes {
-        exchange(&socket, server.address, change);
+    let log = directory.path().join("state/registrations.log");
+    let mut longest = 0;
+    let mut nonce = 0;
+    loop {
+        nonce += 1;
+        exchange(&socket, server.address, &change(nonce));
+        let len = std::fs::metadata(&log).unwrap().len();
+        if len < longest {
+            break;
+        }
+        longest = len;
     }
     server.process.kill().unwrap();
     server.process.wait().unwrap();
-    let written = server.log().matches("\"event\":\"registered\"").count();
-    assert_eq!(written, 20 * changes.len());
-    let log = std::fs::read_to_string(directory.path().join("state/registrations.log")).unwrap();
-    let kept = log.matches("\"registered\"").count();
-    assert!(kept < written, "the log was never made short");
 
     let server = Server::start(directory.path());
     let reply = exchange(&socket, server.address, &request());
@@ -100,10 +106,9 @@ fn nothing_is_lost_while_the_log_is_made_short() {
         panic!("not a Map-Reply");
     };
     let ttl = reply.records().next().unwrap().ttl();
-    assert_eq!(u64::from(ttl.minutes()), CHANGES);
+    assert_eq!(u64::from(ttl.minutes()), nonce);
     socket.set_read_timeout(Some(SILENCE)).unwrap();
-    let last = changes.last().unwrap();
-    socket.send_to(last, server.address).unwrap();
+    socket.send_to(&change(nonce), server.address).unwrap();
     let answer = socket.recv(&mut [0; 512]);
     assert!(answer.is_err(), "a replay is not answered");
 }
