@@ -5,7 +5,9 @@
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use lisp_proto::{
@@ -25,6 +27,10 @@ state_dir = "state"
 [plain]
 listen = ["127.0.0.1:0"]
 requests_from = ["127.0.0.0/8"]
+
+[limits]
+registers_per_s = 100000
+register_burst = 100000
 
 [[xtr]]
 name = "gear"
@@ -71,6 +77,40 @@ fn registrations_and_nonces_survive_a_kill() {
 
     assert_eq!(server.stop().code(), Some(0));
     assert!(server.log().contains("replayed_nonce=1"));
+}
+
+#[test]
+fn nothing_is_lost_while_the_log_is_made_short() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut server = Server::start(directory.path());
+    let log = directory.path().join("state/registrations.log");
+    let mut longest = 0;
+    let mut nonce = 0;
+    loop {
+        nonce += 1;
+        exchange(&socket, server.address, &change(nonce));
+        let len = std::fs::metadata(&log).unwrap().len();
+        if len < longest {
+            break;
+        }
+        longest = len;
+    }
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+
+    let server = Server::start(directory.path());
+    let reply = exchange(&socket, server.address, &request());
+    let Message::MapReply(reply) = decode(&reply).unwrap() else {
+        panic!("not a Map-Reply");
+    };
+    let ttl = reply.records().next().unwrap().ttl();
+    assert_eq!(u64::from(ttl.minutes()), nonce);
+    socket.set_read_timeout(Some(SILENCE)).unwrap();
+    socket.send_to(&change(nonce), server.address).unwrap();
+    let answer = socket.recv(&mut [0; 512]);
+    assert!(answer.is_err(), "a replay is not answered");
 }
 
 #[test]
@@ -132,7 +172,8 @@ fn the_public_key_stays_the_same() {
 /// A server process; killed when a test fails.
 struct Server {
     process: Child,
-    stderr: BufReader<ChildStderr>,
+    /// Reads what the server says, lest it waits for somebody who does.
+    log: Option<JoinHandle<String>>,
     address: SocketAddr,
 }
 
@@ -147,23 +188,26 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut stderr = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        let address = loop {
-            line.clear();
-            assert!(
-                stderr.read_line(&mut line).unwrap() > 0,
-                "the server has stopped"
-            );
-            if let Some((_, rest)) = line.split_once("\"listen\":\"") {
-                break rest.split('"').next().unwrap().parse().unwrap();
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let (found, listening) = mpsc::channel();
+        let log = thread::spawn(move || {
+            let mut log = String::new();
+            for line in stderr.lines().map_while(Result::ok) {
+                if let Some((_, rest)) = line.split_once("\"listen\":\"") {
+                    let address = rest.split('"').next().unwrap().parse().unwrap();
+                    found.send(address).unwrap();
+                }
+                log += &line;
             }
-        };
-        Self {
+            log
+        });
+        let mut server = Self {
             process,
-            stderr,
-            address,
-        }
+            log: Some(log),
+            address: SocketAddr::from(([0; 4], 0)),
+        };
+        server.address = listening.recv_timeout(PATIENCE).unwrap();
+        server
     }
 
     /// Stops the server as an init system does.
@@ -179,11 +223,9 @@ impl Server {
         self.process.wait().unwrap()
     }
 
-    /// Returns what the server has said since it listened. Only of a server that has stopped.
+    /// Returns what the server has said. Only of a server that has stopped.
     fn log(&mut self) -> String {
-        let mut log = String::new();
-        std::io::Read::read_to_string(&mut self.stderr, &mut log).unwrap();
-        log
+        self.log.take().unwrap().join().unwrap()
     }
 }
 
@@ -212,14 +254,28 @@ fn exchange(socket: &UdpSocket, server: SocketAddr, datagram: &[u8]) -> Vec<u8> 
     answer
 }
 
+/// Returns a Map-Register that changes twenty mappings: their TTL is its nonce.
+fn change(nonce: u64) -> Vec<u8> {
+    let records = (1..=20u8).map(|number| Record {
+        eid: EidPrefix::host(InstanceId(0), [192, 168, 1, number].into()),
+        ttl: Ttl::from_minutes(u32::try_from(nonce).unwrap()),
+        ..record()
+    });
+    register_of(nonce, &records.collect::<Vec<_>>())
+}
+
 fn register(nonce: u64) -> Vec<u8> {
+    register_of(nonce, &[record()])
+}
+
+fn register_of(nonce: u64, records: &[Record]) -> Vec<u8> {
     let params = RegisterParams {
         flags: RegisterFlags {
             want_notify: true,
             ..RegisterFlags::default()
         },
         nonce: Nonce(nonce),
-        records: &[record()],
+        records,
         ids: None,
     };
     let mut bytes = Vec::new();

@@ -147,6 +147,14 @@ impl Bench {
         self.datagram(control(name), Via::Tunnel, &bytes)
     }
 
+    /// Lets `requester` ask for `eid`, and both ends acknowledge what they are told.
+    pub(super) fn pair(&mut self, requester: &str, owner: &str, eid: &str) {
+        let push = self.ask(requester, eid);
+        let answer = self.ack(owner, &push[0]);
+        assert_eq!(answer.len(), 2, "the reply, and what else the owner has");
+        self.ack(requester, &answer[1]);
+    }
+
     /// Acknowledges a Map-Notify as the agent called `name`.
     pub(super) fn ack(&mut self, name: &str, notify: &Sent) -> Vec<Sent> {
         self.datagram(control(name), Via::Tunnel, &ack(name, notify))

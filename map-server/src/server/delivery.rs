@@ -10,7 +10,7 @@ use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
 use super::held::HeldKey;
-use super::notify::{NotifyKey, Started, Telling};
+use super::notify::{NotifyKey, Purpose, Started, Telling};
 use super::register::authenticate;
 use super::resolve::negative;
 use super::sites::{Registrant, XtrIndex};
@@ -35,7 +35,7 @@ impl MapServer {
         let telling = Telling {
             receiver,
             to: None,
-            answers: None,
+            purpose: Purpose::News,
             records,
         };
         self.begin(now, at, telling, actions)
@@ -50,7 +50,7 @@ impl MapServer {
         actions: &mut Actions,
     ) -> NotifyKey {
         let site = self.sites.site(telling.receiver.xtr);
-        if telling.answers.is_none() {
+        if telling.purpose == Purpose::News {
             for record in &telling.records {
                 let (to, eid) = (site.name.clone(), record.eid);
                 actions.event(Event::Push { to, eid });
@@ -188,9 +188,11 @@ impl MapServer {
         if self.sites.via(xtr) == Via::Plain {
             return;
         }
-        let answers = given_up.last_nonce();
+        let Some(nonce) = given_up.last_nonce() else {
+            return;
+        };
         let mut telling = Telling {
-            answers,
+            purpose: Purpose::Receipt(nonce),
             ..given_up.telling
         };
         for record in &mut telling.records {
@@ -232,6 +234,25 @@ impl MapServer {
             if let Some(pointless) = self.state.notifier.remove(&key) {
                 actions.count(DropReason::NotifyGivenUp);
                 self.release(now, &pointless.waiting, actions);
+            }
+        }
+    }
+
+    /// Stops telling `xtr` what it is not subscribed to any more.
+    pub(super) fn forget_news(&mut self, now: Timestamp, xtr: XtrIndex, actions: &mut Actions) {
+        for key in self.state.notifier.of_xtr(xtr) {
+            let subscribers = &self.state.subscribers;
+            let wanted = |telling: &Telling| {
+                let mut eids = telling.records.iter().map(|record| record.eid);
+                matches!(telling.purpose, Purpose::Receipt(_))
+                    || eids.any(|eid| subscribers.hears_of(xtr, &eid))
+            };
+            let notifier = &mut self.state.notifier;
+            if notifier.get(&key).is_some_and(|it| wanted(&it.telling)) {
+                continue;
+            }
+            if let Some(unwanted) = notifier.remove(&key) {
+                self.release(now, &unwanted.waiting, actions);
             }
         }
     }

@@ -33,14 +33,25 @@ pub(crate) struct NotifyKey {
     number: u64,
 }
 
+/// What a Map-Notify is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It says what has become of mappings.
+    News,
+    /// It says the same in answer to the Map-Request with this nonce.
+    Answer(Nonce),
+    /// It says that a subscription is over, and nothing about mappings: it neither takes the place
+    /// of news nor gives way to them.
+    Receipt(Nonce),
+}
+
 /// Who is to be told what.
 #[derive(Clone, Debug)]
 pub(crate) struct Telling {
     pub(crate) receiver: Registrant,
     /// Where to, if not where the xTR registered from last.
     pub(crate) to: Option<Contact>,
-    /// The nonce of the Map-Request that this answers.
-    pub(crate) answers: Option<Nonce>,
+    pub(crate) purpose: Purpose,
     pub(crate) records: Vec<Record>,
 }
 
@@ -152,7 +163,8 @@ impl Notifier {
         self.next_number += 1;
         let key = NotifyKey { receiver, number };
         let (mut waiting, mut waiting_on) = (Vec::new(), Vec::new());
-        for record in &telling.records {
+        let is_receipt = matches!(telling.purpose, Purpose::Receipt(_));
+        for record in telling.records.iter().filter(|_| !is_receipt) {
             let Some(older) = self.by_eid.insert((receiver, record.eid), key) else {
                 continue;
             };
@@ -224,13 +236,13 @@ impl Notifier {
         let floor = self.floor.0;
         let counter = self.counters.entry(key.receiver.xtr);
         let counter = counter.or_insert(Counter { next: floor, floor });
-        let nonce = match outstanding.telling.answers {
-            Some(nonce) => {
+        let nonce = match outstanding.telling.purpose {
+            Purpose::Answer(nonce) | Purpose::Receipt(nonce) => {
                 // What is published from now on is newer than the answer.
                 counter.next = counter.next.max(nonce.0);
                 nonce
             }
-            None => {
+            Purpose::News => {
                 counter.next = counter.next.saturating_add(1);
                 Nonce(counter.next)
             }
@@ -251,6 +263,12 @@ impl Notifier {
         outstanding.interval = (outstanding.interval * 2).min(limits::NOTIFY_INTERVAL_MAX);
         self.timers.set(*key, now + wait);
         Some((nonce, &outstanding.telling.records))
+    }
+
+    /// Whether `nonce` is above all that were sent to `receiver`.
+    pub(crate) fn is_next(&self, receiver: XtrIndex, nonce: Nonce) -> bool {
+        let counter = self.counters.get(&receiver);
+        counter.is_none_or(|counter| nonce.0 > counter.next)
     }
 
     /// Returns the nonce up to which the store must reserve nonces of `receiver`, when its
@@ -293,7 +311,10 @@ impl Notifier {
             }
         }
         for record in &outstanding.telling.records {
-            self.by_eid.remove(&(key.receiver, record.eid));
+            let about = (key.receiver, record.eid);
+            if self.by_eid.get(&about) == Some(key) {
+                self.by_eid.remove(&about);
+            }
         }
         self.timers.cancel(key);
         Some(outstanding)

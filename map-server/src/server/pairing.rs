@@ -102,7 +102,8 @@ impl MapServer {
         Paired { owners, awaited }
     }
 
-    /// Tells the requester of `reply` what else those have registered that were told of it.
+    /// Tells the requester of `reply` all that those have registered that were told of it, if that is
+    /// more than it asked for: no pair is left half installed when the answer is lost.
     pub(super) fn accompany(
         &mut self,
         now: Timestamp,
@@ -116,15 +117,21 @@ impl MapServer {
         if self.state.notifier.is_full() {
             return;
         }
+        // Nobody acknowledges a Map-Reply, so what it says is said again with the rest.
+        let may_be_lost = reply.answer == Answer::Told;
+        let covers = |record: &Record, asked: &EidPrefix| match reply.answer {
+            Answer::Told => record.eid.covers(asked),
+            Answer::Subscribed | Answer::Unsubscribed => asked.covers(&record.eid),
+        };
+        let is_new = |record: &Record| !reply.eids.iter().any(|asked| covers(record, asked));
         let mut records = Vec::new();
         for owner in &reply.owners {
-            records.extend(self.whole_records(*owner, asked.iid()));
+            let mut theirs = self.whole_records(*owner, asked.iid());
+            if theirs.iter().any(is_new) {
+                theirs.retain(|record| may_be_lost || is_new(record));
+                records.extend(theirs);
+            }
         }
-        let answered = |eid: &EidPrefix, asked: &EidPrefix| match reply.answer {
-            Answer::Told => eid.covers(asked),
-            Answer::Subscribed | Answer::Unsubscribed => asked.covers(eid),
-        };
-        records.retain(|record| !reply.eids.iter().any(|asked| answered(&record.eid, asked)));
         records.truncate(limits::RECORDS_PER_ANSWER);
         self.introduce(now, now, requester, records, actions);
     }

@@ -13,7 +13,7 @@ use lisp_proto::{
 use super::actions::{Actions, Via};
 use super::contacts::Contact;
 use super::mappings::{Change, Found};
-use super::notify::{NotifyKey, Telling};
+use super::notify::{NotifyKey, Purpose, Telling};
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, limits};
@@ -147,7 +147,7 @@ impl MapServer {
                 let telling = Telling {
                     receiver,
                     to: Some(to),
-                    answers: None,
+                    purpose: Purpose::News,
                     records,
                 };
                 self.begin(now, now, telling, actions);
@@ -258,3 +258,6 @@ pub(super) const fn withdrawal(eid: EidPrefix) -> Record {
         locators: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

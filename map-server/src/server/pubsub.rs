@@ -13,7 +13,7 @@ use super::contacts::Contact;
 use super::counters::DropReason;
 use super::held::{Answer, PendingReply};
 use super::mappings::Found;
-use super::notify::{NotifyKey, Telling};
+use super::notify::{NotifyKey, Purpose, Telling};
 use super::pairing::Paired;
 use super::publish::{parcels, withdrawal};
 use super::resolve::negative;
@@ -208,10 +208,35 @@ impl MapServer {
         self.tell_of_answer(reply.requester, &records, actions);
         let mut parcels = parcels(records).into_iter();
         if let Some(first) = parcels.next() {
-            self.answer_by_notify(now, subscriber, reply, first, actions);
+            self.answer_in_order(now, subscriber, reply, first, actions);
         }
         for parcel in parcels {
             self.tell(now, now, subscriber, parcel, actions);
+        }
+    }
+
+    /// Answers a subscription; once more with a fresh nonce if that of the request is not above all
+    /// that is on its way to the subscriber, which would otherwise seem newer than the answer.
+    fn answer_in_order(
+        &mut self,
+        now: Timestamp,
+        subscriber: XtrIndex,
+        reply: &PendingReply,
+        records: Vec<Record>,
+        actions: &mut Actions,
+    ) {
+        let receiver = Registrant::any(subscriber);
+        let in_order = self.state.notifier.is_next(subscriber, reply.nonce);
+        let purpose = Purpose::Answer(reply.nonce);
+        self.answer_by_notify(now, subscriber, reply, purpose, records.clone(), actions);
+        if !in_order {
+            let again = Telling {
+                receiver,
+                to: None,
+                purpose: Purpose::News,
+                records,
+            };
+            self.begin(now, now, again, actions);
         }
     }
 
@@ -252,20 +277,23 @@ impl MapServer {
             let xtr = self.sites.site(subscriber).name.clone();
             actions.event(Event::Unsubscribed { xtr, eid: *eid });
         }
+        self.forget_news(now, subscriber, actions);
         let records = reply.eids.iter().map(|eid| withdrawal(*eid)).collect();
-        let key = self.answer_by_notify(now, subscriber, reply, records, actions);
+        let purpose = Purpose::Receipt(reply.nonce);
+        let key = self.answer_by_notify(now, subscriber, reply, purpose, records, actions);
         if !self.state.mappings.has_registered(subscriber) {
             // It is about to leave, and may be gone before it has acknowledged.
             self.state.notifier.remove(&key);
         }
     }
 
-    /// Sends a Map-Notify with the nonce of the Map-Request to where that came from.
+    /// Sends a Map-Notify in answer to a Map-Request to where that came from.
     fn answer_by_notify(
         &mut self,
         now: Timestamp,
         subscriber: XtrIndex,
         reply: &PendingReply,
+        purpose: Purpose,
         records: Vec<Record>,
         actions: &mut Actions,
     ) -> NotifyKey {
@@ -276,7 +304,7 @@ impl MapServer {
                 source: reply.dst,
                 full_tag: known.is_some_and(|contact| contact.full_tag),
             }),
-            answers: Some(reply.nonce),
+            purpose,
             records,
         };
         self.begin(now, now, telling, actions)

@@ -98,6 +98,12 @@ impl Subscribers {
         asked.is_some_and(|asked| asked.contains_key(eid))
     }
 
+    /// Whether `xtr` is subscribed to `eid` or to a prefix around it.
+    pub(crate) fn hears_of(&self, xtr: XtrIndex, eid: &EidPrefix) -> bool {
+        let mut around = self.table.covering(eid);
+        around.any(|(_, xtrs)| xtrs.contains(&xtr))
+    }
+
     /// Returns how many prefixes `xtr` has asked to be told about, not counting `besides`.
     pub(crate) fn asked_for(&self, xtr: XtrIndex, besides: &[EidPrefix]) -> usize {
         let asked = self.asked.get(&xtr).into_iter().flatten();

@@ -82,7 +82,7 @@ fn path_b_request_push_acknowledge_reply() {
         0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820, fd00:1::1/128 for 1440 min at 192.0.2.1:51820
         10 ms < b acknowledges
         10 ms > Tunnel [fd4c:1::a]:4342 Map-Reply, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820
-        10 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
+        10 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
         20 ms < a acknowledges
         ",
     );
@@ -108,7 +108,7 @@ fn path_b_reply_right_after_the_push_when_so_configured() {
         0 ms < a asks for 10.0.0.2
         0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820, fd00:1::1/128 for 1440 min at 192.0.2.1:51820
         0 ms > Tunnel [fd4c:1::a]:4342 Map-Reply, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820
-        0 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
+        0 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
         ",
     );
 }
@@ -130,7 +130,7 @@ fn path_b_with_a_dead_owner_the_reply_leaves_after_the_hold_time() {
         0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820, fd00:1::1/128 for 1440 min at 192.0.2.1:51820
         1000 ms < nothing: the hold time is over
         1000 ms > Tunnel [fd4c:1::a]:4342 Map-Reply, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820
-        1000 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
+        1000 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
         ",
     );
 }

@@ -22,7 +22,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 use wg_device::PrivateKey;
@@ -31,7 +31,7 @@ use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::sink::Sink;
 use self::sockets::Sockets;
-use self::store::{Recovered, Store};
+use self::store::{Recovered, Snapshot, Store};
 use crate::server::{Actions, Input, MapServer, Via, limits};
 use crate::store_event::StoreEvent;
 
@@ -151,6 +151,7 @@ impl Shell {
 
     async fn run(&mut self, terminate: &mut Signal, interrupt: &mut Signal) -> Result<()> {
         let mut syncing: Option<JoinHandle<io::Result<()>>> = None;
+        let mut compacting: Option<JoinHandle<Result<Snapshot, StoreError>>> = None;
         loop {
             let deadline = self.server.next_deadline();
             let wake = deadline.map_or(self.heartbeat, |deadline| deadline.min(self.heartbeat));
@@ -160,7 +161,11 @@ impl Shell {
                 _ = interrupt.recv() => break,
                 synced = finished(&mut syncing) => {
                     syncing = None;
-                    synced.context("bringing the stored registrations to the disk")?;
+                    synced?.context("bringing the stored registrations to the disk")?;
+                }
+                snapshot = finished(&mut compacting) => {
+                    compacting = None;
+                    self.sink.store.install(snapshot??)?;
                 }
                 () = self.sockets.readable() => {}
                 () = sleep_until(self.clock.instant(wake)) => {}
@@ -174,20 +179,29 @@ impl Shell {
             self.sink.store.flush()?;
             self.send().await;
             if self.sink.store.wants_snapshot() {
-                self.sink
-                    .store
-                    .replace(Clock::since_1970(), self.server.snapshot())?;
+                compacting = Some(self.compact()?);
             }
             if syncing.is_none()
-                && let Some(file) = self.sink.store.unsynced()?
+                && let Some(unsynced) = self.sink.store.unsynced()?
             {
-                syncing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+                syncing = Some(spawn_blocking(move || unsynced.sync()));
             }
+        }
+        // It would be in the way of the last snapshot.
+        if let Some(compacting) = compacting {
+            compacting.await??;
         }
         self.sink
             .store
             .replace(Clock::since_1970(), self.server.snapshot())?;
         Ok(())
+    }
+
+    /// Begins to write a snapshot of what is known now, while the server goes on.
+    fn compact(&mut self) -> Result<JoinHandle<Result<Snapshot, StoreError>>, StoreError> {
+        let facts: Vec<_> = self.server.snapshot().collect();
+        let draft = self.sink.store.draft(Clock::since_1970(), facts)?;
+        Ok(spawn_blocking(move || draft.write()))
     }
 
     /// Handles the datagrams that have arrived; returns whether there are no more.
@@ -226,10 +240,10 @@ impl Shell {
     }
 }
 
-/// Waits for the disk; for ever if nothing is on its way there.
-async fn finished(syncing: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
-    match syncing {
-        Some(handle) => handle.await?,
+/// Waits for work in the background; for ever if there is none.
+async fn finished<T>(work: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    match work {
+        Some(handle) => handle.await,
         None => std::future::pending().await,
     }
 }

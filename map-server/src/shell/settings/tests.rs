@@ -1,5 +1,7 @@
 //! Configuration files that are good, and what is said about those that are not.
 
+use lisp_proto::{SiteId, XtrId};
+
 use super::*;
 
 const HEAD: &str = r#"
@@ -51,6 +53,16 @@ fn what_is_not_said_has_a_default() {
     );
     assert_eq!(settings.options.reply_after, ReplyAfter::Ack);
     assert_eq!(settings.options.reply_hold, Duration::from_secs(1));
+}
+
+#[test]
+fn an_identity_is_written_in_hexadecimal() {
+    let ids = "xtr_id = \"000102030405060708090a0b0c0d0e0F\"\nsite_id = \"1011121314151617\"";
+    let settings = parse(&[HEAD, ALPHA, ids]).unwrap();
+    let xtr_id = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f_u128.to_be_bytes();
+    assert_eq!(settings.xtrs[0].xtr_id, Some(XtrId(xtr_id)));
+    let site_id = Some(SiteId([16, 17, 18, 19, 20, 21, 22, 23]));
+    assert_eq!(settings.xtrs[0].site_id, site_id);
 }
 
 #[test]
@@ -234,6 +246,14 @@ fn an_incomplete_or_impossible_xtr_is_refused() {
         (
             &[HEAD, &GEAR.replace("[\"192.168.0.0/16\"]", "[]")],
             "[[xtr]]: it has no EID-prefix; list at least one",
+        ),
+        (
+            &[HEAD, ALPHA, "site_id = \"0011\""],
+            "site_id: \"0011\" is no identity of 8 bytes; write 16 hexadecimal digits",
+        ),
+        (
+            &[HEAD, ALPHA, "xtr_id = \"+123456789abcdef0123456789abcdef\""],
+            "xtr_id: ",
         ),
         (
             &[HEAD, &GEAR.replace("oor-1", " ")],

@@ -2,10 +2,11 @@
 //!
 //! In an append-only log in the state directory, one line per fact. What is appended is handed to
 //! the kernel at once and survives the end of this process; the disk follows in the background,
-//! many lines at a time. Now and then the log is replaced by a snapshot. Memory is the truth for
-//! reads; this file only follows.
+//! many lines at a time. Now and then the log is replaced by a snapshot, which is written in the
+//! background while the log goes on. Memory is the truth for reads; this file only follows.
 
 mod line;
+mod snapshot;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
@@ -16,6 +17,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use self::line::Entry;
+pub(super) use self::snapshot::{Draft, Snapshot};
 use crate::store_event::StoreEvent;
 
 /// Name of the log in the state directory.
@@ -37,6 +39,10 @@ pub(super) struct Store {
     len: u64,
     len_after_snapshot: u64,
     dirty: bool,
+    /// Whether the name of the log is not on the disk yet.
+    renamed: bool,
+    /// What was appended since a snapshot was begun.
+    tail: Option<Vec<u8>>,
     _lock: File,
 }
 
@@ -47,6 +53,25 @@ pub(super) struct Recovered {
     pub(super) events: Vec<StoreEvent>,
     /// Bytes of an incomplete last line that were cut off.
     pub(super) torn_bytes: u64,
+}
+
+/// What is to be brought to the disk.
+#[derive(Debug)]
+pub(super) struct Unsynced {
+    log: File,
+    directory: Option<File>,
+}
+
+impl Unsynced {
+    /// Waits for the disk.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(super) fn sync(self) -> io::Result<()> {
+        self.log.sync_data()?;
+        self.directory
+            .map_or(Ok(()), |directory| directory.sync_all())
+    }
 }
 
 impl Recovered {
@@ -90,6 +115,8 @@ impl Store {
             len: good_len,
             len_after_snapshot: 0,
             dirty: false,
+            renamed: false,
+            tail: None,
             _lock: lock,
         };
         Ok((store, recovered))
@@ -126,28 +153,36 @@ impl Store {
             .write_all(&self.buffer)
             .map_err(|source| self.failed(source))?;
         self.len += self.buffer.len() as u64;
+        if let Some(tail) = &mut self.tail {
+            tail.extend_from_slice(&self.buffer);
+        }
         self.buffer.clear();
         self.dirty = true;
         Ok(())
     }
 
-    /// Returns a handle to bring what was flushed to the disk, if there is anything new.
+    /// Returns what is to be brought to the disk: the log, and the directory after a change of name.
     ///
     /// # Errors
     /// The system refuses another handle.
-    pub(super) fn unsynced(&mut self) -> Result<Option<File>, StoreError> {
+    pub(super) fn unsynced(&mut self) -> Result<Option<Unsynced>, StoreError> {
         if !std::mem::take(&mut self.dirty) {
             return Ok(None);
         }
-        self.log
-            .try_clone()
-            .map(Some)
-            .map_err(|source| self.failed(source))
+        let renamed = std::mem::take(&mut self.renamed);
+        let handles = || {
+            let directory = renamed.then(|| File::open(&self.directory));
+            Ok(Unsynced {
+                log: self.log.try_clone()?,
+                directory: directory.transpose()?,
+            })
+        };
+        handles().map(Some).map_err(|source| self.failed(source))
     }
 
     /// Whether the log has grown so much that a snapshot would be shorter.
     pub(super) const fn wants_snapshot(&self) -> bool {
-        self.len > 2 * self.len_after_snapshot + GROWTH
+        self.tail.is_none() && self.len > 2 * self.len_after_snapshot + GROWTH
     }
 
     /// Puts a log in place that holds nothing but `events`. A crash on the way leaves the old one.
@@ -159,43 +194,52 @@ impl Store {
         since_1970: Duration,
         events: impl Iterator<Item = StoreEvent>,
     ) -> Result<(), StoreError> {
-        self.flush()?;
-        let path = self.directory.join(SNAPSHOT);
-        let written = self.write_snapshot(&path, since_1970, events);
-        let (log, len) = written.map_err(|source| StoreError::Io { path, source })?;
-        self.log = log;
-        self.len = len;
-        self.len_after_snapshot = len;
-        self.dirty = false;
-        Ok(())
+        let snapshot = self.draft(since_1970, events)?.write()?;
+        self.install(snapshot)?;
+        match self.unsynced()? {
+            Some(unsynced) => unsynced.sync().map_err(|source| self.failed(source)),
+            None => Ok(()),
+        }
     }
 
-    fn write_snapshot(
-        &self,
-        path: &Path,
+    /// Begins a snapshot of `events`, to be written while the log goes on, and then to be given to
+    /// [`Self::install`]. Only one is under way at a time.
+    ///
+    /// # Errors
+    /// The system refuses to write to the log.
+    pub(super) fn draft<E: IntoIterator<Item = StoreEvent>>(
+        &mut self,
         since_1970: Duration,
-        events: impl Iterator<Item = StoreEvent>,
-    ) -> io::Result<(File, u64)> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let file = owned_file(path, OpenOptions::new().append(true))?;
-        let mut writer = io::BufWriter::new(&file);
-        let mut line = Vec::new();
-        let mut len = 0;
-        for event in std::iter::once(None).chain(events.map(Some)) {
-            line.clear();
-            Entry::new(since_1970, event).write(&mut line)?;
-            writer.write_all(&line)?;
-            len += line.len() as u64;
-        }
-        writer.flush()?;
-        drop(writer);
-        file.sync_all()?;
-        fs::rename(path, self.directory.join(LOG))?;
-        File::open(&self.directory)?.sync_all()?;
-        Ok((file, len))
+        events: E,
+    ) -> Result<Draft<E>, StoreError> {
+        // What was appended so far is part of the events, and must not follow them.
+        self.flush()?;
+        self.tail = Some(Vec::new());
+        Ok(Draft {
+            path: self.directory.join(SNAPSHOT),
+            since_1970,
+            events,
+        })
+    }
+
+    /// Puts a snapshot in the place of the log, together with what was appended in the meantime.
+    ///
+    /// # Errors
+    /// The system refuses to write; the old log is still in use then.
+    pub(super) fn install(&mut self, snapshot: Snapshot) -> Result<(), StoreError> {
+        self.flush()?;
+        let tail = self.tail.take().unwrap_or_default();
+        let path = self.directory.join(SNAPSHOT);
+        let Snapshot { mut file, len } = snapshot;
+        let installed = file
+            .write_all(&tail)
+            .and_then(|()| fs::rename(&path, self.directory.join(LOG)));
+        installed.map_err(|source| StoreError::Io { path, source })?;
+        self.log = file;
+        self.len = len + tail.len() as u64;
+        self.len_after_snapshot = len;
+        (self.dirty, self.renamed) = (true, true);
+        Ok(())
     }
 
     fn failed(&self, source: io::Error) -> StoreError {

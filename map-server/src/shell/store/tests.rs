@@ -94,6 +94,51 @@ fn a_snapshot_takes_the_place_of_the_log() {
 }
 
 #[test]
+fn what_is_appended_while_a_snapshot_is_written_follows_it() {
+    let directory = with_facts(3);
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    store.append(NOON, Some(fact(4))).unwrap();
+    let draft = store.draft(NOON, facts(2)).unwrap();
+    assert!(!store.wants_snapshot(), "one at a time");
+    store.append(NOON, Some(fact(5))).unwrap();
+    store.flush().unwrap();
+    let snapshot = draft.write().unwrap();
+    store.append(NOON, Some(fact(6))).unwrap();
+    store.flush().unwrap();
+    store.append(NOON, Some(fact(7))).unwrap();
+    store.install(snapshot).unwrap();
+    store.append(NOON, Some(fact(8))).unwrap();
+    store.flush().unwrap();
+    assert!(store.unsynced().unwrap().unwrap().directory.is_some());
+    let len = fs::metadata(directory.path().join(LOG)).unwrap().len();
+    assert_eq!(store.len, len);
+    drop(store);
+    let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+    assert_eq!(recovered.events, [1, 2, 5, 6, 7, 8].map(fact));
+}
+
+#[test]
+fn a_crash_while_a_snapshot_is_written_leaves_the_log() {
+    for written in [false, true] {
+        let directory = with_facts(3);
+        let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+        let draft = store.draft(NOON, facts(1)).unwrap();
+        store.append(NOON, Some(fact(4))).unwrap();
+        store.flush().unwrap();
+        if written {
+            draft.write().unwrap();
+        }
+        drop(store);
+        let (mut store, recovered) = Store::open(directory.path(), NOON).unwrap();
+        assert_eq!(recovered.events, [1, 2, 3, 4].map(fact));
+        store.replace(NOON, facts(1).into_iter()).unwrap();
+        drop(store);
+        let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+        assert_eq!(recovered.events, [fact(1)]);
+    }
+}
+
+#[test]
 fn a_log_that_has_grown_wants_a_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(directory.path(), NOON).unwrap();

@@ -1,7 +1,7 @@
 //! Messages with authentication data: Map-Register, Map-Notify, Map-Notify-Ack.
 
 use lisp_proto::{
-    Algorithm, AuthKey, NotifyParams, Record, RegisterFlags, RegisterParams, Ttl,
+    Action, Algorithm, AuthKey, NotifyParams, Record, RegisterFlags, RegisterParams, Ttl,
     encode_map_notify, encode_map_notify_ack, encode_map_register,
 };
 
@@ -13,6 +13,7 @@ pub(super) fn all() -> Vec<Encoded> {
     let mut all = vec![with_ids(), all_flags(), withdrawal()];
     all.extend(algorithms());
     all.extend(notifies());
+    all.extend(publications());
     all
 }
 
@@ -159,6 +160,49 @@ fn notifies() -> [Encoded; 2] {
         encode_map_notify_ack(&params, &key, out).unwrap();
     });
     [notify, ack]
+}
+
+/// PubSub (RFC 9437 §5 and §6): what a subscriber is told that is no mapping.
+fn publications() -> [Encoded; 3] {
+    let gone = |ttl| Record {
+        ttl,
+        ..record("10.0.0.2", Vec::new())
+    };
+    let hole = Record {
+        action: Action::Drop,
+        ..gone(Ttl::from_minutes(15))
+    };
+    let refusal = Record {
+        action: Action::AuthFailure,
+        ..gone(Ttl::from_minutes(1))
+    };
+    [
+        (
+            "Map-Notify that withdraws, or ends a subscription",
+            gone(Ttl::WITHDRAW),
+            "0",
+            "0",
+        ),
+        ("Map-Notify of a hole", hole, "15", "3"),
+        ("Map-Notify that drops a subscriber", refusal, "1", "5"),
+    ]
+    .map(|(name, record, ttl, action)| {
+        let params = NotifyParams {
+            nonce: NONCE,
+            records: &[record],
+        };
+        let expected = [
+            ("lisp.type", "4"),
+            ("lisp.nonce", NONCE_TEXT),
+            ("lisp.mapping.eid.ipv4", "10.0.0.2"),
+            ("lisp.mapping.loccnt", "0"),
+            ("lisp.mapping.ttl", ttl),
+            ("lisp.mapping.act", action),
+        ];
+        message(name, &expected, |out| {
+            encode_map_notify(&params, &hkdf_key(), out).unwrap();
+        })
+    })
 }
 
 fn hkdf_key() -> AuthKey {

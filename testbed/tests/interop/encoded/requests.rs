@@ -17,8 +17,9 @@ pub(super) fn all() -> Vec<Encoded> {
         several_eids(),
         all_flags(),
         with_own_record(),
-        subscription("Map-Request that subscribes", &[ip("192.0.2.7")]),
-        subscription("Map-Request that unsubscribes", &[]),
+        subscription("Map-Request that subscribes", ITR_RLOCS, "192.0.2.7"),
+        // That is how tshark shows an address of AFI 0.
+        subscription("Map-Request that unsubscribes", &[], "0.0.0.0"),
         encapsulated("ECM, IPv4", "10.0.0.1:4342", "10.0.0.2:4342"),
         encapsulated("ECM, IPv6", "[fd00:1::1]:40000", "[fd00:1::2]:4342"),
     ]
@@ -120,9 +121,18 @@ fn with_own_record() -> Encoded {
     })
 }
 
-/// PubSub (RFC 9437 §4).
-fn subscription(name: &'static str, itr_rlocs: &[IpAddr]) -> Encoded {
-    let expected = [("lisp.mreq.record.prefix.ipv4", "10.0.0.2")];
+/// PubSub (RFC 9437 §4). Without ITR-RLOCs it unsubscribes, which is written as an address of AFI 0.
+fn subscription(name: &'static str, itr_rlocs: &[IpAddr], itr_rloc: &'static str) -> Encoded {
+    let expected = [
+        ("lisp.type", "1"),
+        ("lisp.nonce", NONCE_TEXT),
+        ("lisp.irc", "0"),
+        // I is among the bits that tshark calls reserved.
+        ("lisp.mreq.res", "0x000080"),
+        ("lisp.mreq.itr_rloc_ipv4", itr_rloc),
+        ("lisp.mreq.record.prefix.length", "32"),
+        ("lisp.mreq.record.prefix.ipv4", "10.0.0.2"),
+    ];
     let eids = [RequestedEid {
         subscribe: true,
         ..asked("10.0.0.2")
