@@ -2,8 +2,8 @@
 
 use ipnet::IpNet;
 use lisp_proto::{
-    Action as MapAction, MapNotify, Nonce, NotifyParams, Record, RequestFlags, Timestamp,
-    encode_map_notify_ack, verify,
+    Action as MapAction, EidPrefix, MapNotify, Nonce, NotifyParams, Record, RequestFlags,
+    Timestamp, encode_map_notify_ack, verify,
 };
 
 use super::answer::around;
@@ -12,7 +12,7 @@ use super::event::{Cause, DropReason, Event};
 use super::limits::RECORDS_PER_MESSAGE;
 use super::map_cache::{Chosen, Purpose, State};
 use super::replay::Seen;
-use super::{Action, Actions, Agent};
+use super::{Action, Actions, Agent, Config};
 
 /// A Map-Notify that is acknowledged once all its mappings are in the data plane.
 #[derive(Debug)]
@@ -42,15 +42,17 @@ impl Agent {
         }
         server.heard(now);
         let nonce = notify.nonce;
-        if server.registration.acknowledge(nonce, now) {
-            self.registered(now, index, notify, actions);
-            return;
-        }
-        if (self.config.first_nonce..self.register_nonce).contains(&nonce) {
-            // It acknowledges a Map-Register, late or once more. Taken for a
-            // push it would move the window past the nonces of all pushes.
-            actions.count(DropReason::StaleNotify);
-            return;
+        if is_about(&self.config, notify) {
+            if server.registration.acknowledge(nonce, now) {
+                self.registered(now, index, notify, actions);
+                return;
+            }
+            if (self.config.first_nonce..self.register_nonce).contains(&nonce) {
+                // It acknowledges a Map-Register, late or once more. Taken for a
+                // push it would move the window past the nonces of all pushes.
+                actions.count(DropReason::StaleNotify);
+                return;
+            }
         }
         let records: Vec<Record> = notify
             .records()
@@ -272,6 +274,18 @@ impl Agent {
             });
         }
     }
+}
+
+/// Whether `notify` names nothing but what we register ourselves: a push may happen to carry the
+/// nonce of a Map-Register.
+fn is_about(own: &Config, notify: &MapNotify<'_>) -> bool {
+    let registered = |eid: EidPrefix| {
+        let mut prefixes = own.eid_prefixes.iter();
+        eid.iid() == own.iid && prefixes.any(|prefix| prefix.contains(&eid.net()))
+    };
+    notify
+        .records()
+        .all(|record| record.eid().is_some_and(registered))
 }
 
 /// Whether `record` says that the map server has ended our subscription, because it has heard no

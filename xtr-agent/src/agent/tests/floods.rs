@@ -19,6 +19,18 @@ fn a_late_acknowledgement_of_a_registration_is_no_push() {
 }
 
 #[test]
+fn a_push_with_the_nonce_of_a_registration_is_a_push() {
+    let mut bench = Bench::new();
+    bench.input(Input::Start);
+    let first = bench.notify(1000, &far_end(SMALLER));
+    assert_eq!(story(&first), ["peer [10.0.0.2/32]"]);
+    bench.notify(1000, &record("10.0.0.1/32", OWN, Ttl::from_minutes(15)));
+    assert!(bench.agent.acknowledged(0).is_some());
+    let later = record("10.0.0.9/32", BIGGER, Ttl::from_minutes(15));
+    assert_eq!(story(&bench.notify(1001, &later)), ["peer [10.0.0.9/32]"]);
+}
+
+#[test]
 fn peers_that_keep_coming_do_not_put_off_the_look_for_handshakes() {
     let mut bench = Bench::new();
     let mut looks = 0;
