@@ -27,6 +27,7 @@ impl Agent {
             .take(RECORDS_PER_MESSAGE)
             .filter_map(|record| record.to_record(DEFAULT_PORT))
             .collect();
+        self.resolver.expire(now);
         let purpose = self.resolver.answered(reply.nonce);
         let refused = self.subscriptions.answered(index, reply.nonce);
         if let Some(server) = self.servers.get_mut(index)

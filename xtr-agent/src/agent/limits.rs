@@ -21,6 +21,10 @@ pub const CHANGES_IN_FLIGHT: usize = 8_192;
 
 /// First retransmission of an unanswered Map-Request; doubles from there.
 pub const REQUEST_RETRY: Duration = Duration::from_millis(300);
+/// How long an answer is still taken in after packets have waited long enough.
+pub const LATE_ANSWER: Duration = Duration::from_secs(10);
+/// Requests whose late answers are taken in.
+pub const LATE_ANSWERS: usize = 1_024;
 /// How long a destination that nobody answered for stays refused.
 pub const NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Longest time a negative answer is believed, whatever its TTL says.
