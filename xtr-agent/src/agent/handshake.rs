@@ -51,6 +51,7 @@ impl Agent {
             return;
         };
         entry.state = State::Awaiting(until);
+        self.awaiting.insert(prefix);
         self.deadlines.set(Timer::Entry(prefix), until);
         let key = entry.chosen.map(|chosen| chosen.key);
         // A session proves that the far end knows our key. That it knows this
@@ -63,6 +64,7 @@ impl Agent {
 
     /// Sends the held packets on, in order, and lets the kernel have the rest.
     pub(super) fn fire(&mut self, prefix: IpNet, actions: &mut Actions) {
+        self.awaiting.remove(&prefix);
         self.absorb_pending(prefix, actions);
         let eid = self.eid(prefix);
         let routes = self.routes_for(&prefix);
@@ -101,6 +103,9 @@ impl Agent {
             let seen = self.peers.handshake_seen(&peer.key);
             if seen {
                 self.watched.remove(&peer.key);
+            }
+            if self.awaiting.is_empty() && self.refresh_checks.is_empty() {
+                continue;
             }
             for prefix in self.peers.prefixes(&peer.key) {
                 let entry = self.cache.get(&prefix);

@@ -21,6 +21,10 @@ pub const CHANGES_IN_FLIGHT: usize = 8_192;
 
 /// First retransmission of an unanswered Map-Request; doubles from there.
 pub const REQUEST_RETRY: Duration = Duration::from_millis(300);
+/// How long an answer is still taken in after packets have waited long enough.
+pub const LATE_ANSWER: Duration = Duration::from_secs(10);
+/// Requests whose late answers are taken in.
+pub const LATE_ANSWERS: usize = 1_024;
 /// How long a destination that nobody answered for stays refused.
 pub const NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Longest time a negative answer is believed, whatever its TTL says.
@@ -29,7 +33,7 @@ pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
 pub const UNSPECIFIED_TTL: Duration = Duration::from_secs(900);
 
 /// ICMP errors per second to senders whose packets are not delivered.
-pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
+pub const ICMP_ERRORS_PER_SECOND: u32 = 10_000;
 /// RLOC-probes and solicited refreshes per second that are heeded.
 pub const QUESTIONS_PER_SECOND: u32 = 100;
 

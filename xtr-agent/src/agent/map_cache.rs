@@ -1,6 +1,6 @@
 //! The map-cache: what the agent knows about EID-prefixes, by longest match.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -10,6 +10,7 @@ use prefix_trie::PrefixMap;
 use super::ChangeId;
 use super::event::Cause;
 use super::hold::Held;
+use super::limits::LATE_ANSWERS;
 
 /// How far a mapping is on its way into the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +227,8 @@ pub(super) struct Resolver {
     /// Mappings being asked for again: the nonce and the requests sent so far.
     refreshing: BTreeMap<IpNet, (Nonce, u32)>,
     outstanding: BTreeMap<Nonce, Purpose>,
+    /// Requests given up whose answers are still welcome, and until when.
+    late: VecDeque<(Timestamp, Nonce)>,
 }
 
 impl Resolver {
@@ -282,6 +285,30 @@ impl Resolver {
             self.refreshing.remove(&prefix);
         }
         Some(purpose)
+    }
+
+    /// Ends the resolution of `dst` like [`Self::finish`], but lets an answer
+    /// that comes before `until` in: the map server has told the far end of us.
+    pub(super) fn give_up(&mut self, dst: &IpAddr, until: Timestamp) -> Option<Pending> {
+        let pending = self.pending.remove(dst)?;
+        self.late.push_back((until, pending.nonce));
+        if self.late.len() > LATE_ANSWERS {
+            self.forget_oldest();
+        }
+        Some(pending)
+    }
+
+    /// Forgets given up requests whose time is over.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        while self.late.front().is_some_and(|(until, _)| *until <= now) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, nonce)) = self.late.pop_front() {
+            self.outstanding.remove(&nonce);
+        }
     }
 
     /// Ends the resolution of `dst` and gives back what waited for it.

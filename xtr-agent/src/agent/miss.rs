@@ -15,7 +15,7 @@ use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::{Unreachable, addresses};
 use super::limits::{
-    HELD_PER_DESTINATION, HELD_PER_MAPPING, NEGATIVE_ENTRIES, NEGATIVE_TTL_MAX,
+    HELD_PER_DESTINATION, HELD_PER_MAPPING, LATE_ANSWER, NEGATIVE_ENTRIES, NEGATIVE_TTL_MAX,
     NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY, UNSPECIFIED_TTL,
 };
 use super::map_cache::{Entry, Pending, Purpose, State};
@@ -245,7 +245,8 @@ impl Agent {
     /// Nobody answered: tells the senders and refuses the destination for a moment.
     pub(super) fn give_up(&mut self, now: Timestamp, dst: IpAddr, actions: &mut Actions) {
         self.deadlines.cancel(&Timer::Request(dst));
-        let Some(mut pending) = self.resolver.finish(&dst) else {
+        let late = now + LATE_ANSWER;
+        let Some(mut pending) = self.resolver.give_up(&dst, late) else {
             return;
         };
         for packet in pending.held.take(&mut self.budget) {

@@ -146,6 +146,8 @@ pub struct Agent {
     questions: Bucket,
     /// Peers whose first handshake is being looked for, with the looks left.
     watched: BTreeMap<PublicKey, u32>,
+    /// Mappings that await a handshake, or did.
+    awaiting: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
     refresh_checks: BTreeSet<IpNet>,
     liveness: Liveness,
@@ -177,6 +179,7 @@ impl Agent {
             subscriptions: Subscriptions::default(),
             questions: Bucket::per_second(limits::QUESTIONS_PER_SECOND),
             watched: BTreeMap::new(),
+            awaiting: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
             liveness: Liveness::default(),
             liveness_asked: false,

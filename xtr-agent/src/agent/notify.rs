@@ -2,7 +2,8 @@
 
 use ipnet::IpNet;
 use lisp_proto::{
-    MapNotify, Nonce, NotifyParams, Record, Timestamp, encode_map_notify_ack, verify,
+    Action as MapAction, EidPrefix, MapNotify, Nonce, NotifyParams, Record, RequestFlags,
+    Timestamp, encode_map_notify_ack, verify,
 };
 
 use super::answer::around;
@@ -11,7 +12,7 @@ use super::event::{Cause, DropReason, Event};
 use super::limits::RECORDS_PER_MESSAGE;
 use super::map_cache::{Chosen, Purpose, State};
 use super::replay::Seen;
-use super::{Action, Actions, Agent};
+use super::{Action, Actions, Agent, Config};
 
 /// A Map-Notify that is acknowledged once all its mappings are in the data plane.
 #[derive(Debug)]
@@ -39,16 +40,19 @@ impl Agent {
             actions.count(DropReason::BadAuthentication);
             return;
         }
+        server.heard(now);
         let nonce = notify.nonce;
-        if server.registration.acknowledge(nonce, now) {
-            self.registered(now, index, notify, actions);
-            return;
-        }
-        if (self.config.first_nonce..self.register_nonce).contains(&nonce) {
-            // It acknowledges a Map-Register, late or once more. Taken for a
-            // push it would move the window past the nonces of all pushes.
-            actions.count(DropReason::StaleNotify);
-            return;
+        if is_about(&self.config, notify) {
+            if server.registration.acknowledge(nonce, now) {
+                self.registered(now, index, notify, actions);
+                return;
+            }
+            if (self.config.first_nonce..self.register_nonce).contains(&nonce) {
+                // It acknowledges a Map-Register, late or once more. Taken for a
+                // push it would move the window past the nonces of all pushes.
+                actions.count(DropReason::StaleNotify);
+                return;
+            }
         }
         let records: Vec<Record> = notify
             .records()
@@ -60,7 +64,11 @@ impl Agent {
             return;
         }
         let answer = self.subscriptions.answered(index, nonce);
-        match server.notifies.accept(nonce) {
+        let seen = server.notifies.accept(nonce);
+        for record in records.iter().filter(|record| is_over(record)) {
+            self.no_longer_told(now, index, record.eid.net(), actions);
+        }
+        match seen {
             Seen::TooOld if answer.is_none() => actions.count(DropReason::StaleNotify),
             // Our acknowledgement was lost, unless it is still to be sent.
             Seen::Before if self.acks.contains_key(&(index, nonce)) => {
@@ -128,6 +136,10 @@ impl Agent {
         answer: Option<IpNet>,
     ) -> Option<Vec<IpNet>> {
         let region = record.eid.net();
+        if is_over(record) {
+            // That says nothing about the mapping.
+            return None;
+        }
         if self.stopping || record.eid.iid() != self.config.iid || !self.in_overlay(&region) {
             return None;
         }
@@ -173,10 +185,37 @@ impl Agent {
                 }
                 match answer {
                     Some(asked) if !record.ttl.is_withdrawal() => {
-                        self.negative(now, record, Purpose::Refresh(asked), actions);
+                        // Nobody serves what was asked for, or a part of it.
+                        let gone = if prefix.contains(&asked) {
+                            asked
+                        } else {
+                            prefix
+                        };
+                        self.negative(now, record, Purpose::Refresh(gone), actions);
                     }
                     Some(_) | None => self.withdrawn(now, prefix, actions),
                 }
+            }
+        }
+    }
+
+    /// The map server will not tell us what becomes of `region`, and may have said what we have
+    /// missed: asks for what we hold of it.
+    fn no_longer_told(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        region: IpNet,
+        actions: &mut Actions,
+    ) {
+        self.subscribe_soon(now, index, &region);
+        let mut held = self.cache.parts(&region);
+        held.push(region);
+        for prefix in held {
+            let entry = self.cache.get(&prefix);
+            let mapped = entry.is_some_and(|entry| entry.chosen.is_some());
+            if mapped && !self.resolver.is_refreshing(&prefix) {
+                self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }
     }
@@ -235,4 +274,22 @@ impl Agent {
             });
         }
     }
+}
+
+/// Whether `notify` names nothing but what we register ourselves: a push may happen to carry the
+/// nonce of a Map-Register.
+fn is_about(own: &Config, notify: &MapNotify<'_>) -> bool {
+    let registered = |eid: EidPrefix| {
+        let mut prefixes = own.eid_prefixes.iter();
+        eid.iid() == own.iid && prefixes.any(|prefix| prefix.contains(&eid.net()))
+    };
+    notify
+        .records()
+        .all(|record| record.eid().is_some_and(registered))
+}
+
+/// Whether `record` says that the map server has ended our subscription, because it has heard no
+/// acknowledgement for too long (RFC 9437 5).
+fn is_over(record: &Record) -> bool {
+    record.locators.is_empty() && record.action == MapAction::AuthFailure
 }

@@ -38,6 +38,7 @@ impl Agent {
         };
         self.deadlines.cancel(&Timer::Entry(prefix));
         self.deadlines.cancel(&Timer::Refresh(prefix));
+        self.awaiting.remove(&prefix);
         self.refresh_checks.remove(&prefix);
         self.resolver.refreshed(&prefix);
         for packet in entry.held.take(&mut self.budget) {

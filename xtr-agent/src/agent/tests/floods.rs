@@ -19,6 +19,18 @@ fn a_late_acknowledgement_of_a_registration_is_no_push() {
 }
 
 #[test]
+fn a_push_with_the_nonce_of_a_registration_is_a_push() {
+    let mut bench = Bench::new();
+    bench.input(Input::Start);
+    let first = bench.notify(1000, &far_end(SMALLER));
+    assert_eq!(story(&first), ["peer [10.0.0.2/32]"]);
+    bench.notify(1000, &record("10.0.0.1/32", OWN, Ttl::from_minutes(15)));
+    assert!(bench.agent.acknowledged(0).is_some());
+    let later = record("10.0.0.9/32", BIGGER, Ttl::from_minutes(15));
+    assert_eq!(story(&bench.notify(1001, &later)), ["peer [10.0.0.9/32]"]);
+}
+
+#[test]
 fn peers_that_keep_coming_do_not_put_off_the_look_for_handshakes() {
     let mut bench = Bench::new();
     let mut looks = 0;
@@ -81,7 +93,7 @@ fn senders_are_told_only_so_often_that_their_packets_are_dropped() {
     bench.now = Timestamp::ZERO + Duration::from_secs(100);
     let stray = packet("10.9.9.9", "10.0.0.2", b"");
     let told = |bench: &mut Bench| {
-        let actions = (0..5_000).flat_map(|_| bench.input(Input::TunPacket(&stray)));
+        let actions = (0..15_000).flat_map(|_| bench.input(Input::TunPacket(&stray)));
         let errors = actions.filter(|action| matches!(action, Action::Deliver(_)));
         errors.count()
     };

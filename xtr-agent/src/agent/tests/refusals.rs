@@ -81,6 +81,7 @@ fn strangers_and_forgers_change_nothing() {
     bench.input(Input::Start);
     let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
     let nonce = requests(&asked)[0].nonce;
+    bench.after(Duration::from_millis(10));
     let before = bench.fingerprint();
     let mut good = Vec::new();
     let record = far_end(SMALLER);
@@ -282,4 +283,36 @@ fn packets_wait_for_an_answer_no_longer_than_the_hold_time() {
         assert_eq!(bench.now, Timestamp::ZERO + Duration::from_millis(hold));
         assert!(asked <= 8, "{asked} requests in {hold} ms");
     }
+}
+
+#[test]
+fn an_answer_that_comes_after_packets_were_given_up_is_taken_in() {
+    for (late, expected) in [
+        (Duration::from_secs(1), vec!["peer [10.0.0.2/32]"]),
+        (limits::LATE_ANSWER, vec!["UnknownNonce"]),
+    ] {
+        let mut bench = Bench::new();
+        let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+        let nonce = requests(&asked)[0].nonce;
+        let given_up = bench.after(Duration::from_secs(3));
+        assert!(story(&given_up).contains(&"NoAnswer".to_owned()));
+        bench.after(late);
+        assert_eq!(story(&bench.reply(nonce, &far_end(SMALLER))), expected);
+    }
+}
+
+#[test]
+fn requests_that_were_given_up_are_forgotten_in_the_end() {
+    let mut bench = Bench::new();
+    for n in 0..3_000u32 {
+        let dst = std::net::Ipv4Addr::from(0x0a01_0000 + n).to_string();
+        bench.input(Input::TunPacket(&packet("10.0.0.1", &dst, &[1])));
+        bench.after(Duration::from_millis(10));
+    }
+    bench.after(Duration::from_secs(3));
+    bench.after(limits::LATE_ANSWER);
+    let before = format!("{:?}", bench.agent.resolver).len();
+    bench.reply(Nonce(0), &far_end(SMALLER));
+    let after = format!("{:?}", bench.agent.resolver).len();
+    assert!(after < 200 && before > 1_000, "{before} {after}");
 }
