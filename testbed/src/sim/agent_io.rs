@@ -102,6 +102,7 @@ impl World {
                     return;
                 }
                 self.stats.agent_sent(&bytes);
+                self.note_registration(number, &bytes);
                 self.trace.say(now, || {
                     format!("agent {number} -> {dst}: {}", words::message(&bytes))
                 });

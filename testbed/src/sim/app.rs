@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lisp_proto::Timestamp;
 use rand::Rng;
 
 use super::addresses;
@@ -34,7 +33,7 @@ impl World {
             return;
         }
         self.queue.after(state.interval(), Event::Packet(number));
-        let flow = state.flow.clone();
+        let flow = state.flow;
         let src = addresses::eid(flow.from, flow.ipv6, 0);
         let dst = destination(&flow);
         let cold = self.is_cold(&flow);
@@ -136,7 +135,7 @@ impl World {
         let Some(state) = self.flows.get(probe.flow as usize) else {
             return;
         };
-        let flow = state.flow.clone();
+        let flow = state.flow;
         let far_end = match flow.to {
             Target::Agent(agent, _) => agent,
             Target::Nobody(_) => u32::MAX,
@@ -205,14 +204,12 @@ impl World {
                 last = Some(failure.sent);
             }
         }
-        let flow = state.flow.clone();
-        let bound = self.scenario.convergence_bound();
+        let flow = state.flow;
         if let Some(sent) = last
-            && sent > self.scenario.quiet_from() + bound
-            && sent > self.warm_from()
+            && self.is_healthy(sent)
             && self.can_work(&flow)
         {
-            let late = (sent - self.scenario.quiet_from()).as_secs();
+            let late = (sent - self.bounds.quiet_from).as_secs();
             self.broken(Invariant::Convergence, || {
                 let Flow { from, to, .. } = flow;
                 format!("flow {number} from agent {from} to {to:?} still fails {late} s after the last fault")
@@ -234,11 +231,6 @@ impl World {
         let host = self.agents.get(number as usize);
         host.and_then(|host| host.running.as_ref())
             .is_some_and(|running| !running.stopping)
-    }
-
-    /// From when on all agents have had time to register for the first time.
-    pub(super) fn warm_from(&self) -> Timestamp {
-        super::scenario::millis(self.scenario.start_within_ms + 3_000)
     }
 
     fn answer(&mut self, number: u32, probe: &Probe, inner: &Inner) {

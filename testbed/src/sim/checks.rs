@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use lisp_proto::{PublicKey, Timestamp};
-use xtr_agent::agent::{PeerSpec, limits};
+use xtr_agent::agent::limits;
 
-use super::addresses;
 use super::invariant::Invariant;
-use super::scenario::{FaultKind, Scenario, Target};
+use super::scenario::{FaultKind, Scenario, Target, millis};
 use super::stats::peak;
 use super::world::World;
 
@@ -18,6 +17,8 @@ const REGISTERED_WITHIN: Duration = Duration::from_secs(90);
 /// A withdrawal that can be told is told within this time: the first tries of a Map-Notify, and
 /// the data plane.
 const TOLD_WITHIN: Duration = Duration::from_secs(10);
+/// A first registration takes no longer than this.
+const WARM_UP: Duration = Duration::from_secs(3);
 
 impl Scenario {
     /// How long after the last fault all traffic must flow again.
@@ -63,6 +64,29 @@ impl Scenario {
     }
 }
 
+/// How long what may take: it follows from the scenario alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// When the last fault is over.
+    pub(super) quiet_from: Timestamp,
+    /// How long after that all traffic flows again.
+    pub(super) convergence: Duration,
+    /// From when on all agents have had time to register for the first time.
+    pub(super) warm_from: Timestamp,
+    freshness: Duration,
+}
+
+impl Bounds {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        Self {
+            quiet_from: scenario.quiet_from(),
+            convergence: scenario.convergence_bound(),
+            warm_from: millis(scenario.start_within_ms) + WARM_UP,
+            freshness: scenario.freshness_bound(),
+        }
+    }
+}
+
 impl World {
     /// Checks everything that is checked now and then.
     pub(super) fn inspect(&mut self) {
@@ -82,7 +106,7 @@ impl World {
     pub(super) fn final_check(&mut self) {
         self.inspect();
         self.check_registered();
-        let quiet = self.scenario.quiet_from();
+        let quiet = self.bounds.quiet_from;
         for state in &self.flows {
             if !matches!(state.flow.to, Target::Agent(..)) || !self.can_work(&state.flow) {
                 continue;
@@ -102,26 +126,13 @@ impl World {
 
     /// Whether no fault is active at `since` or was shortly before, and none since.
     pub(super) fn is_healthy(&self, since: Timestamp) -> bool {
-        since > self.scenario.quiet_from() + self.scenario.convergence_bound()
-            && since >= self.warm_from()
-    }
-
-    /// Checks a peer that an agent is about to have.
-    pub(super) fn check_authority(&mut self, number: u32, spec: &PeerSpec) {
-        let owner = self.keys.get(&spec.key).copied();
-        for prefix in &spec.allowed_ips {
-            let inside = owner.is_some_and(|owner| {
-                addresses::eid_prefixes(owner)
-                    .iter()
-                    .any(|own| own.contains(prefix))
-            });
-            if !inside {
-                self.broken(Invariant::Authority, || {
-                    let key = spec.key.short();
-                    format!("agent {number} gives {prefix} to key {key} of {owner:?}")
-                });
-            }
-        }
+        let Bounds {
+            quiet_from,
+            convergence,
+            warm_from,
+            ..
+        } = self.bounds;
+        since > quiet_from + convergence && since >= warm_from
     }
 
     fn check_limits(&mut self) {
@@ -166,9 +177,8 @@ impl World {
 
     fn check_freshness(&mut self) {
         let now = self.now();
-        let since = self.scenario.quiet_from();
-        let bound = self.scenario.freshness_bound();
-        if self.refusals || now <= since + bound {
+        let bound = self.bounds.freshness;
+        if self.refusals || now <= self.bounds.quiet_from + bound {
             return;
         }
         let mut stale = None;
@@ -209,7 +219,7 @@ impl World {
 
     fn check_registered(&mut self) {
         let now = self.now();
-        if now < self.scenario.quiet_from() + REGISTERED_WITHIN {
+        if now < self.bounds.quiet_from + REGISTERED_WITHIN {
             return;
         }
         let mut missing = None;
