@@ -6,10 +6,14 @@ use lisp_proto::{PublicKey, Timestamp};
 use xtr_agent::agent::limits;
 
 use super::invariant::Invariant;
-use super::scenario::{FaultKind, Scenario, Target, millis};
+use super::scenario::{Disk, FaultKind, Scenario, Target, millis};
 use super::stats::peak;
 use super::world::World;
 
+/// The longest time between two Map-Registers of an agent.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(75);
+/// All traffic flows again this long after the last fault.
+const RECOVERY: Duration = Duration::from_secs(30);
 /// A live agent has been acknowledged by every live map server within this time: the longest
 /// refresh interval (75 s), and three tries. A longer pause between tries (60 s) is over by then
 /// if the last fault is that long ago.
@@ -25,20 +29,27 @@ impl Scenario {
     ///
     /// Without faults: at once. With them a one-way flow to a host that came back with nothing is
     /// the slowest to recover: its agent notices the silence after 12 s, up to 4 s late, and asks;
-    /// the far end installs the peer and hears the next initiation up to 5.3 s later.
+    /// the far end installs the peer and hears the next initiation up to 5.3 s later. What a map
+    /// server has lost from its disk it hears again within one refresh interval of the agents.
     #[must_use]
     pub fn convergence_bound(&self) -> Duration {
         let bounds = self.faults.iter().map(|fault| match &fault.kind {
             FaultKind::Attack { .. } | FaultKind::Scan { .. } => Duration::ZERO,
+            FaultKind::CrashServer {
+                disk: Disk::Torn(_) | Disk::Lost,
+                ..
+            } => REFRESH_INTERVAL + RECOVERY,
             FaultKind::Weather { .. }
             | FaultKind::Cut { .. }
             | FaultKind::Crash { .. }
             | FaultKind::Stop { .. }
-            | FaultKind::CrashServer { .. }
+            | FaultKind::CrashServer {
+                disk: Disk::Kept, ..
+            }
             | FaultKind::Move { .. }
             | FaultKind::NatRestart { .. }
             | FaultKind::ClockJump { .. }
-            | FaultKind::DataPlane { .. } => Duration::from_secs(30),
+            | FaultKind::DataPlane { .. } => RECOVERY,
         });
         bounds.max().unwrap_or(Duration::ZERO)
     }

@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::net::{Host, Network};
 use super::sabotage::Sabotage;
 use super::scenario::{Scenario, millis};
-use super::seeds::Streams;
+use super::seeds::{Streams, dice, stream};
 use super::server_host::ServerHost;
 use super::stats::Stats;
 use super::trace::Trace;
@@ -118,6 +118,9 @@ impl World {
             refusals: false,
             scenario,
         };
+        if world.sabotaged(Sabotage::Dice) {
+            world.streams.hosts = stream(dice(), "hosts");
+        }
         world.populate();
         world
     }
