@@ -200,6 +200,11 @@ impl Sent {
         reply
     }
 
+    /// Whether it is a Map-Notify.
+    pub(super) fn is_notify(&self) -> bool {
+        matches!(decode(&self.bytes), Ok(Message::MapNotify(_)))
+    }
+
     /// Returns nonce and records of a Map-Notify for the agent called `name`.
     pub(super) fn notify(&self, name: &str) -> (Nonce, Vec<Record>) {
         let Ok(Message::MapNotify(notify)) = decode(&self.bytes) else {

@@ -8,40 +8,40 @@ use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
 use super::held::HeldKey;
-use super::notify::NotifyKey;
+use super::notify::{NotifyKey, Started};
 use super::register::authenticate;
 use super::sites::XtrIndex;
 use super::{MapServer, Origin, limits};
 use crate::store_event::StoreEvent;
 
 impl MapServer {
-    /// Sends `record` to `receiver`, from `at` on, until it is acknowledged; unless that is being
-    /// done already.
+    /// Sends `records` to `receiver`, from `at` on, until they are acknowledged; unless that is being
+    /// done already. They must fit one Map-Notify.
     pub(super) fn tell(
         &mut self,
         now: Timestamp,
         at: Timestamp,
         receiver: XtrIndex,
-        record: Record,
+        records: Vec<Record>,
         actions: &mut Actions,
     ) -> NotifyKey {
-        let eid = record.eid;
-        let key = NotifyKey { receiver, eid };
-        let notifier = &mut self.state.notifier;
-        if notifier
-            .outstanding(&key)
-            .is_some_and(|outstanding| outstanding.record == record)
-        {
+        if let Some(key) = self.state.notifier.telling(receiver, &records) {
             return key;
         }
-        notifier.start(key, record);
+        let eids: Vec<_> = records.iter().map(|record| record.eid).collect();
+        let Started { key, waiting_on } = self.state.notifier.start(receiver, records);
+        for held in &waiting_on {
+            self.state.held.expect_more(held);
+        }
         if at > now {
-            notifier.defer(&key, at);
+            self.state.notifier.defer(&key, at);
         } else {
             self.transmit(now, &key, actions);
         }
-        let to = self.sites.site(receiver).name.clone();
-        actions.event(Event::Push { to, eid });
+        for eid in eids {
+            let to = self.sites.site(receiver).name.clone();
+            actions.event(Event::Push { to, eid });
+        }
         if let Some(dropped) = self.state.notifier.overflow() {
             actions.count(DropReason::NotifyOverflow);
             self.release(now, &dropped.waiting, actions);
@@ -63,13 +63,10 @@ impl MapServer {
         let Some(contact) = known.or_else(default) else {
             return;
         };
-        let Some((nonce, record)) = self.state.notifier.transmit(now, key, &mut self.rng) else {
+        let Some((nonce, records)) = self.state.notifier.transmit(now, key, &mut self.rng) else {
             return;
         };
-        let params = NotifyParams {
-            nonce,
-            records: std::slice::from_ref(record),
-        };
+        let params = NotifyParams { nonce, records };
         self.scratch.clear();
         let encoded = encode_map_notify(
             &params,
@@ -106,9 +103,18 @@ impl MapServer {
             return actions.count(reason);
         }
         let from = site.name.clone();
-        actions.event(Event::PushAcked { from, eid: key.eid });
-        if let Some(done) = self.state.notifier.remove(&key) {
-            self.release(now, &done.waiting, actions);
+        let Some(done) = self.state.notifier.remove(&key) else {
+            return;
+        };
+        for record in &done.records {
+            let (from, eid) = (from.clone(), record.eid);
+            actions.event(Event::PushAcked { from, eid });
+        }
+        self.release(now, &done.waiting, actions);
+        for next in &done.next {
+            if self.state.notifier.is_deferred(next) {
+                self.transmit(now, next, actions);
+            }
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct PendingReply {
     pub(crate) nonce: Nonce,
     pub(crate) requester: Option<XtrIndex>,
     pub(crate) eids: Vec<EidPrefix>,
+    /// Owners of what is asked for that were told of the requester.
+    pub(crate) owners: Vec<XtrIndex>,
     /// Whether the requester can read keys: other LISP gear crashes on them.
     pub(crate) keys: bool,
     /// Largest Map-Reply this requester may get, in bytes.
@@ -56,6 +58,13 @@ impl HeldReplies {
         let key = (reply.dst, reply.nonce);
         self.timers.set(key, until);
         self.replies.insert(key, Held { reply, missing });
+    }
+
+    /// Makes the reply wait for one acknowledgement more, if it still waits.
+    pub(crate) fn expect_more(&mut self, key: &HeldKey) {
+        if let Some(held) = self.replies.get_mut(key) {
+            held.missing += 1;
+        }
     }
 
     /// Counts one acknowledgement; returns the reply if it was the last one missing.

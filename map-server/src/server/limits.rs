@@ -37,6 +37,21 @@ pub(crate) const NOTIFY_INTERVAL_MAX: Duration = Duration::from_secs(5);
 pub(crate) const NONCES_PER_NOTIFY: usize = 16;
 /// Unsolicited Map-Notifies awaiting acknowledgement; the oldest gives way.
 pub(crate) const OUTSTANDING_NOTIFIES: usize = 65_536;
+/// Largest unsolicited Map-Notify in bytes: it passes every path without being cut in pieces.
+pub(crate) const NOTIFY_LEN: usize = 1_200;
+/// What of a Map-Notify is no record, in bytes (RFC 9301 §5.7), with the longest authentication
+/// data.
+pub(crate) const NOTIFY_HEADER_LEN: usize = 16 + 32;
+/// Length of a Map-Reply without records in bytes (RFC 9301 §5.4).
+pub(crate) const REPLY_HEADER_LEN: usize = 12;
+/// Records per unsolicited Map-Notify, however short they are.
+pub(crate) const RECORDS_PER_NOTIFY: usize = 32;
+/// Prefixes of one xTR that the other end of a pair is told of.
+pub(crate) const RECORDS_PER_XTR: usize = 64;
+/// Records that a requester is told of besides those it asked for.
+pub(crate) const RECORDS_PER_ANSWER: usize = 128;
+/// Subscribers that an xTR is told of when it registers what they wait for.
+pub(crate) const INTRODUCTIONS: usize = 1_024;
 /// Map-Notifies sent at once when a mapping changes; those to further subscribers follow.
 pub(crate) const NOTIFIES_AT_ONCE: u32 = 256;
 /// Time between Map-Notifies beyond those sent at once.

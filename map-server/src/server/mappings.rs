@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lisp_proto::{Action, Deadlines, EidPrefix, Locator, Record, Rloc, Timestamp, Ttl};
+use ipnet::IpNet;
+use lisp_proto::{Action, Deadlines, EidPrefix, InstanceId, Locator, Record, Rloc, Timestamp, Ttl};
 
 use super::limits;
 use super::prefix_table::PrefixTable;
@@ -99,22 +100,30 @@ pub(crate) struct Mappings {
 #[derive(Clone, Debug)]
 struct Ledger {
     expiry: Deadlines<(EidPrefix, Registrant)>,
-    by_xtr: BTreeMap<XtrIndex, usize>,
+    /// How many registrations of each prefix an xTR has: one for each of its xTR-IDs.
+    by_xtr: BTreeMap<XtrIndex, BTreeMap<EidPrefix, usize>>,
 }
 
 impl Ledger {
     fn add(&mut self, eid: EidPrefix, registrant: Registrant, expires: Timestamp) {
         self.expiry.set((eid, registrant), expires);
-        *self.by_xtr.entry(registrant.xtr).or_default() += 1;
+        let prefixes = self.by_xtr.entry(registrant.xtr).or_default();
+        *prefixes.entry(eid).or_default() += 1;
     }
 
     fn remove(&mut self, eid: EidPrefix, registrant: Registrant) {
         self.expiry.cancel(&(eid, registrant));
-        if let Some(count) = self.by_xtr.get_mut(&registrant.xtr) {
+        let Some(prefixes) = self.by_xtr.get_mut(&registrant.xtr) else {
+            return;
+        };
+        if let Some(count) = prefixes.get_mut(&eid) {
             *count -= 1;
             if *count == 0 {
-                self.by_xtr.remove(&registrant.xtr);
+                prefixes.remove(&eid);
             }
+        }
+        if prefixes.is_empty() {
+            self.by_xtr.remove(&registrant.xtr);
         }
     }
 }
@@ -199,6 +208,20 @@ impl Mappings {
     /// Whether `xtr` has registered anything.
     pub(crate) fn has_registered(&self, xtr: XtrIndex) -> bool {
         self.ledger.by_xtr.contains_key(&xtr)
+    }
+
+    /// Lists the prefixes of one instance-id that `xtr` has registered.
+    pub(crate) fn registered_by(
+        &self,
+        xtr: XtrIndex,
+        iid: InstanceId,
+    ) -> impl Iterator<Item = EidPrefix> {
+        let first = EidPrefix::new(iid, IpNet::default());
+        let prefixes = self.ledger.by_xtr.get(&xtr).into_iter();
+        let prefixes = prefixes.flat_map(move |prefixes| prefixes.range(first..));
+        prefixes
+            .map(|(eid, _)| *eid)
+            .take_while(move |eid| eid.iid() == iid)
     }
 
     /// Stores a registration for its lifetime. Without the merge bit it takes the place of all

@@ -15,6 +15,7 @@ mod mappings;
 mod notify;
 mod pairing;
 mod prefix_table;
+mod publish;
 mod rate;
 mod register;
 mod replay;

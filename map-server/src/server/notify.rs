@@ -1,8 +1,8 @@
 //! Has the far end heard of it?
 //!
 //! Unsolicited Map-Notifies are sent again until they are acknowledged (RFC 9301 §5.7), or the
-//! receiver has no registration left. There is at most one per receiver and EID-prefix: news about
-//! a prefix takes the place of older news.
+//! receiver has no registration left. What a receiver is told about a prefix is told once: news
+//! about a prefix takes the place of older news.
 //!
 //! Every transmission has a nonce of its own, so that a receiver which accepts growing nonces only
 //! never mistakes a retransmission for something it has overtaken; an acknowledgement of any of
@@ -11,8 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use lisp_proto::{Deadlines, EidPrefix, InstanceId, Nonce, Record, Timestamp};
+use lisp_proto::{Deadlines, EidPrefix, Nonce, Record, Timestamp};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -20,22 +19,32 @@ use super::held::HeldKey;
 use super::limits;
 use super::sites::XtrIndex;
 
-/// Who is told about what.
+/// Names what one receiver is told at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NotifyKey {
     pub(crate) receiver: XtrIndex,
-    pub(crate) eid: EidPrefix,
+    number: u64,
 }
 
 /// A Map-Notify that awaits its acknowledgement.
 #[derive(Clone, Debug)]
 pub(crate) struct Outstanding {
-    pub(crate) record: Record,
+    pub(crate) records: Vec<Record>,
     /// Of the latest transmissions, the last one last.
     nonces: VecDeque<Nonce>,
     interval: Duration,
     /// Map-Replies that wait for the acknowledgement.
     pub(crate) waiting: Vec<HeldKey>,
+    /// Other Map-Notifies that leave no later than the acknowledgement comes.
+    pub(crate) next: Vec<NotifyKey>,
+}
+
+/// A Map-Notify that was begun.
+#[derive(Clone, Debug)]
+pub(crate) struct Started {
+    pub(crate) key: NotifyKey,
+    /// Map-Replies that wait for one acknowledgement more than before.
+    pub(crate) waiting_on: Vec<HeldKey>,
 }
 
 /// Nonces of one receiver.
@@ -50,10 +59,12 @@ struct Counter {
 #[derive(Clone, Debug)]
 pub(crate) struct Notifier {
     outstanding: BTreeMap<NotifyKey, Outstanding>,
+    by_eid: BTreeMap<(XtrIndex, EidPrefix), NotifyKey>,
     by_nonce: BTreeMap<(XtrIndex, Nonce), NotifyKey>,
     timers: Deadlines<NotifyKey>,
     counters: BTreeMap<XtrIndex, Counter>,
     floor: Nonce,
+    next_number: u64,
 }
 
 impl Notifier {
@@ -61,16 +72,27 @@ impl Notifier {
     pub(crate) const fn new(floor: Nonce) -> Self {
         Self {
             outstanding: BTreeMap::new(),
+            by_eid: BTreeMap::new(),
             by_nonce: BTreeMap::new(),
             timers: Deadlines::new(),
             counters: BTreeMap::new(),
             floor,
+            next_number: 0,
         }
     }
 
-    /// Returns what is outstanding.
-    pub(crate) fn outstanding(&self, key: &NotifyKey) -> Option<&Outstanding> {
-        self.outstanding.get(key)
+    /// Returns where `receiver` is being told all of `records` already.
+    pub(crate) fn telling(&self, receiver: XtrIndex, records: &[Record]) -> Option<NotifyKey> {
+        let eid = records.first()?.eid;
+        let key = self.by_eid.get(&(receiver, eid))?;
+        let told = &self.outstanding.get(key)?.records;
+        let all = records.iter().all(|record| told.contains(record));
+        all.then_some(*key)
+    }
+
+    /// Whether something would have to give way to more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.outstanding.len() >= limits::OUTSTANDING_NOTIFIES
     }
 
     /// Makes `held` wait for the acknowledgement of `key`; nothing happens if none is awaited.
@@ -80,22 +102,66 @@ impl Notifier {
         }
     }
 
-    /// Starts telling about `record`, in place of what `key` was being told; who waited for that
-    /// waits on. The first transmission is due at once: see [`Self::transmit`].
-    pub(crate) fn start(&mut self, key: NotifyKey, record: Record) {
-        let old = self.remove(&key);
+    /// Makes `next`, which was put off, leave when `key` is acknowledged, if that is earlier.
+    pub(crate) fn follow(&mut self, key: &NotifyKey, next: NotifyKey) {
+        if let Some(outstanding) = self.outstanding.get_mut(key) {
+            outstanding.next.push(next);
+        }
+    }
+
+    /// Starts telling `receiver` about `records`, in place of what it was being told about the same
+    /// prefixes; who waited for that waits for this. The first transmission is due at once: see
+    /// [`Self::transmit`].
+    pub(crate) fn start(&mut self, receiver: XtrIndex, records: Vec<Record>) -> Started {
+        let number = self.next_number;
+        self.next_number += 1;
+        let key = NotifyKey { receiver, number };
+        let (mut waiting, mut waiting_on) = (Vec::new(), Vec::new());
+        for record in &records {
+            let Some(older) = self.by_eid.insert((receiver, record.eid), key) else {
+                continue;
+            };
+            let (waiters, over) = self.overtake(&older, &record.eid);
+            if !over {
+                waiting_on.extend(&waiters);
+            }
+            waiting.extend(waiters);
+        }
         let outstanding = Outstanding {
-            record,
+            records,
             nonces: VecDeque::new(),
             interval: limits::NOTIFY_INTERVAL,
-            waiting: old.map(|old| old.waiting).unwrap_or_default(),
+            waiting,
+            next: Vec::new(),
         };
         self.outstanding.insert(key, outstanding);
+        Started { key, waiting_on }
+    }
+
+    /// Takes the record of `eid` out of `key`, which newer news has overtaken. Returns who waits
+    /// for it, and whether nothing is left to wait for.
+    fn overtake(&mut self, key: &NotifyKey, eid: &EidPrefix) -> (Vec<HeldKey>, bool) {
+        let Some(outstanding) = self.outstanding.get_mut(key) else {
+            return (Vec::new(), true);
+        };
+        outstanding.records.retain(|record| record.eid != *eid);
+        let waiting = outstanding.waiting.clone();
+        let over = outstanding.records.is_empty();
+        if over {
+            self.remove(key);
+        }
+        (waiting, over)
     }
 
     /// Puts the first transmission off until `at`.
     pub(crate) fn defer(&mut self, key: &NotifyKey, at: Timestamp) {
         self.timers.set(*key, at);
+    }
+
+    /// Whether the first transmission of `key` is still to come.
+    pub(crate) fn is_deferred(&self, key: &NotifyKey) -> bool {
+        let outstanding = self.outstanding.get(key);
+        outstanding.is_some_and(|outstanding| outstanding.nonces.is_empty())
     }
 
     /// Takes the oldest one out if there are too many.
@@ -107,13 +173,13 @@ impl Notifier {
         self.remove(&key)
     }
 
-    /// Returns nonce and record of the next transmission and arms the timer for the one after.
+    /// Returns nonce and records of the next transmission and arms the timer for the one after.
     pub(crate) fn transmit(
         &mut self,
         now: Timestamp,
         key: &NotifyKey,
         rng: &mut StdRng,
-    ) -> Option<(Nonce, &Record)> {
+    ) -> Option<(Nonce, &[Record])> {
         let outstanding = self.outstanding.get_mut(key)?;
         let counter = self.counters.entry(key.receiver).or_insert(Counter {
             next: self.floor.0,
@@ -132,7 +198,7 @@ impl Notifier {
         let wait = outstanding.interval.mul_f64(rng.random_range(0.9..1.1));
         outstanding.interval = (outstanding.interval * 2).min(limits::NOTIFY_INTERVAL_MAX);
         self.timers.set(*key, now + wait);
-        Some((nonce, &outstanding.record))
+        Some((nonce, &outstanding.records))
     }
 
     /// Returns the nonce up to which the store must reserve nonces of `receiver`, when its
@@ -171,6 +237,9 @@ impl Notifier {
         for nonce in &outstanding.nonces {
             self.by_nonce.remove(&(key.receiver, *nonce));
         }
+        for record in &outstanding.records {
+            self.by_eid.remove(&(key.receiver, record.eid));
+        }
         self.timers.cancel(key);
         Some(outstanding)
     }
@@ -179,7 +248,7 @@ impl Notifier {
     pub(crate) fn of_receiver(&self, receiver: XtrIndex) -> Vec<NotifyKey> {
         let first = NotifyKey {
             receiver,
-            eid: EidPrefix::new(InstanceId(0), IpNet::default()),
+            number: 0,
         };
         let keys = self.outstanding.range(first..).map(|(key, _)| *key);
         keys.take_while(|key| key.receiver == receiver).collect()

@@ -6,20 +6,33 @@
 
 use std::collections::BTreeSet;
 
-use lisp_proto::{Action as NegativeAction, EidPrefix, Record, Timestamp, Ttl};
+use lisp_proto::{EidPrefix, InstanceId, Record, Timestamp, Ttl};
 
-use super::actions::Actions;
+use super::actions::{Actions, Via};
 use super::counters::DropReason;
-use super::mappings::{Change, Found, Mapping};
+use super::held::PendingReply;
+use super::mappings::Found;
 use super::notify::NotifyKey;
+use super::publish::parcels;
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
 
+/// Those who are told of a requester.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Paired {
+    /// Owners of what was asked for.
+    pub(super) owners: Vec<XtrIndex>,
+    /// What they still have to acknowledge.
+    pub(super) awaited: Vec<NotifyKey>,
+}
+
 impl MapServer {
-    /// Tells the owners of `eids` about the mapping of `requester` for `source`, and makes both
-    /// sides subscribers of each other. Returns the acknowledgements to wait for.
+    /// Tells the owners of `eids` about the mappings of `requester`, that of `source` first, and
+    /// makes both sides subscribers of each other.
     ///
-    /// Only what the requester has registered is passed on, never what its message claims.
+    /// Whoever knows a key knows all its prefixes: WireGuard drops what comes from the others
+    /// without a word. Only what the requester has registered is passed on, never what its message
+    /// claims.
     pub(super) fn pair(
         &mut self,
         now: Timestamp,
@@ -27,10 +40,10 @@ impl MapServer {
         source: EidPrefix,
         eids: &[EidPrefix],
         actions: &mut Actions,
-    ) -> Vec<NotifyKey> {
+    ) -> Paired {
         self.watch_denied(now, requester, eids, actions);
         let Some(own) = self.own_record(requester, &source) else {
-            return Vec::new();
+            return Paired::default();
         };
         let mut owners = BTreeSet::new();
         for eid in eids {
@@ -40,20 +53,82 @@ impl MapServer {
             if mapping.is_registered_by(requester) || mapping.record().locators.is_empty() {
                 continue;
             }
-            let enrolled = |xtr: &XtrIndex| self.sites.site(*xtr).control_address.is_some();
-            owners.extend(mapping.owners().filter(enrolled));
+            owners.extend(mapping.owners().filter(|owner| self.is_agent(*owner)));
             let ttl = mapping.record().ttl;
             let region = self.answered_region(eid, limits::RECORDS_PER_REPLY - 1);
             if let Some(region) = region {
                 self.subscribe(now, region, requester, ttl, actions);
             }
         }
+        let mut records = self.whole_records(requester, source.iid());
+        records.retain(|record| !record.eid.covers(&source));
+        records.insert(0, own);
         let mut awaited = Vec::with_capacity(owners.len());
-        for owner in owners {
-            self.subscribe(now, own.eid, owner, own.ttl, actions);
-            awaited.push(self.tell(now, now, owner, own.clone(), actions));
+        for owner in &owners {
+            awaited.extend(self.introduce(now, *owner, records.clone(), actions));
+        }
+        let owners = owners.into_iter().collect();
+        Paired { owners, awaited }
+    }
+
+    /// Tells the requester of `reply` what else those have registered that were told of it.
+    pub(super) fn accompany(
+        &mut self,
+        now: Timestamp,
+        reply: &PendingReply,
+        actions: &mut Actions,
+    ) {
+        let (Some(requester), Some(asked)) = (reply.requester, reply.eids.first()) else {
+            return;
+        };
+        // What gives way to this might be waited for.
+        if self.state.notifier.is_full() {
+            return;
+        }
+        let mut records = Vec::new();
+        for owner in &reply.owners {
+            records.extend(self.whole_records(*owner, asked.iid()));
+        }
+        records.retain(|record| !reply.eids.iter().any(|asked| record.eid.covers(asked)));
+        records.truncate(limits::RECORDS_PER_ANSWER);
+        self.introduce(now, requester, records, actions);
+    }
+
+    /// Tells `receiver` about `records` and subscribes it to them; returns what it has to
+    /// acknowledge.
+    pub(super) fn introduce(
+        &mut self,
+        now: Timestamp,
+        receiver: XtrIndex,
+        records: Vec<Record>,
+        actions: &mut Actions,
+    ) -> Vec<NotifyKey> {
+        for record in &records {
+            self.subscribe(now, record.eid, receiver, record.ttl, actions);
+        }
+        let mut awaited = Vec::new();
+        for parcel in parcels(records) {
+            awaited.push(self.tell(now, now, receiver, parcel, actions));
         }
         awaited
+    }
+
+    /// Returns the mappings of `xtr` that lead somewhere and inside of which nobody has registered
+    /// anything else.
+    pub(super) fn whole_records(&self, xtr: XtrIndex, iid: InstanceId) -> Vec<Record> {
+        let mappings = &self.state.mappings;
+        let eids = mappings.registered_by(xtr, iid);
+        let records = eids.take(limits::RECORDS_PER_XTR).filter_map(|eid| {
+            let whole = mappings.region(&eid, eid.net().prefix_len(), 0) == Some(eid);
+            let record = mappings.exact(&eid)?.record();
+            (whole && !record.locators.is_empty()).then(|| record.clone())
+        });
+        records.collect()
+    }
+
+    /// Whether `xtr` can be told anything: it has a control tunnel.
+    pub(super) fn is_agent(&self, xtr: XtrIndex) -> bool {
+        self.sites.via(xtr) == Via::Tunnel
     }
 
     /// Subscribes `requester` to those of `eids` that are configured but lead nowhere, so that it
@@ -106,7 +181,7 @@ impl MapServer {
         })
     }
 
-    fn subscribe(
+    pub(super) fn subscribe(
         &mut self,
         now: Timestamp,
         eid: EidPrefix,
@@ -118,74 +193,6 @@ impl MapServer {
         if self.state.subscribers.join(eid, xtr, until) {
             actions.count(DropReason::SubscriptionOverflow);
         }
-    }
-
-    /// Tells the subscribers of `eid` what has become of its mapping.
-    pub(super) fn publish(
-        &mut self,
-        now: Timestamp,
-        eid: EidPrefix,
-        change: Change,
-        actions: &mut Actions,
-    ) {
-        if change == Change::None {
-            return;
-        }
-        let mut news = Vec::new();
-        let record = match self.state.mappings.exact(&eid) {
-            Some(mapping) => mapping.record().clone(),
-            None => withdrawal(eid),
-        };
-        for subscriber in self.state.subscribers.around(&eid) {
-            news.push((subscriber, record.clone()));
-        }
-        // Subscriptions to a part of the mapping follow what covers that part now.
-        for (part, subscribers) in self.state.subscribers.strictly_inside(eid) {
-            let record = match self.state.mappings.find(&part) {
-                Found::Registered(mapping)
-                    if eid.covers(&mapping.record().eid) && mapping.record().eid != eid =>
-                {
-                    continue;
-                }
-                Found::Unregistered(boundary) if eid.covers(&boundary) && boundary != eid => {
-                    continue;
-                }
-                Found::Registered(mapping) => Record {
-                    eid: part,
-                    ..mapping.record().clone()
-                },
-                Found::Unregistered(_) | Found::Unknown => withdrawal(part),
-            };
-            news.extend(
-                subscribers
-                    .iter()
-                    .map(|subscriber| (*subscriber, record.clone())),
-            );
-        }
-        let owners: BTreeSet<_> = self
-            .state
-            .mappings
-            .exact(&eid)
-            .into_iter()
-            .flat_map(Mapping::owners)
-            .collect();
-        news.retain(|(subscriber, _)| !owners.contains(subscriber));
-        for (position, (subscriber, record)) in (0..).zip(news) {
-            let late = u32::saturating_sub(position, limits::NOTIFIES_AT_ONCE);
-            let at = now + limits::NOTIFY_SPACING * late;
-            self.tell(now, at, subscriber, record, actions);
-        }
-    }
-}
-
-/// Takes `eid` out of use at the receiver.
-const fn withdrawal(eid: EidPrefix) -> Record {
-    Record {
-        eid,
-        ttl: Ttl::WITHDRAW,
-        action: NegativeAction::NoAction,
-        authoritative: false,
-        locators: Vec::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Map-Registers (RFC 9301 §5.6): authenticate, then check, then store, then tell.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lisp_proto::{
@@ -12,7 +13,8 @@ use lisp_proto::{
 use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
-use super::mappings::{Change, Registration};
+use super::mappings::Registration;
+use super::publish::Changed;
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, Origin, limits};
@@ -32,8 +34,7 @@ struct Terms {
 /// What a record has led to.
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
-    eid: EidPrefix,
-    change: Change,
+    changed: Changed,
     /// Whether the store was told.
     persisted: bool,
 }
@@ -76,9 +77,8 @@ impl MapServer {
         if register.flags.want_notify && !records.is_empty() {
             self.confirm(origin, terms, register, records, actions);
         }
-        for outcome in outcomes {
-            self.publish(now, outcome.eid, outcome.change, actions);
-        }
+        let changes: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
+        self.publish(now, &changes, actions);
         self.tidy(now, xtr, actions);
         self.hurry(now, xtr, actions);
     }
@@ -165,11 +165,12 @@ impl MapServer {
             merge: terms.merge,
             lifetime,
         };
-        let known = self
+        let before = self
             .state
             .mappings
-            .registration(&record.eid, &terms.registrant)
-            == Some(&registration);
+            .registration(&record.eid, &terms.registrant);
+        let known = before == Some(&registration);
+        let newcomer = before.is_none().then_some(terms.registrant.xtr);
         let Ok(stored) = self
             .state
             .mappings
@@ -198,10 +199,12 @@ impl MapServer {
         if !known {
             actions.event(Event::Registered { xtr, eid });
         }
-        let change = stored.change;
         Some(Outcome {
-            eid,
-            change,
+            changed: Changed {
+                eid,
+                change: stored.change,
+                newcomer,
+            },
             persisted,
         })
     }
@@ -223,19 +226,32 @@ impl MapServer {
             self.note_withdrawal(&registrant, eid, actions);
         }
         Outcome {
-            eid,
-            change,
+            changed: Changed {
+                eid,
+                change,
+                newcomer: None,
+            },
             persisted,
         }
     }
 
     /// Ends the registrations whose time is over.
     pub(super) fn expire_registrations(&mut self, now: Timestamp, actions: &mut Actions) {
+        let mut changes = Vec::new();
+        let mut gone = BTreeSet::new();
         while let Some((eid, registrant, change)) = self.state.mappings.expire(now) {
             self.note_withdrawal(&registrant, eid, actions);
-            self.publish(now, eid, change, actions);
-            self.tidy(now, registrant.xtr, actions);
+            gone.insert(registrant.xtr);
+            changes.push(Changed {
+                eid,
+                change,
+                newcomer: None,
+            });
         }
+        for xtr in gone {
+            self.tidy(now, xtr, actions);
+        }
+        self.publish(now, &changes, actions);
     }
 
     fn note_withdrawal(&self, registrant: &Registrant, eid: EidPrefix, actions: &mut Actions) {

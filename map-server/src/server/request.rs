@@ -9,6 +9,7 @@ use lisp_proto::{EidPrefix, MapRequest, Timestamp};
 use super::actions::{Actions, Event, Via};
 use super::counters::DropReason;
 use super::held::PendingReply;
+use super::pairing::Paired;
 use super::{MapServer, Origin, limits};
 use crate::config::ReplyAfter;
 
@@ -21,17 +22,18 @@ impl MapServer {
         request: &MapRequest<'_>,
         actions: &mut Actions,
     ) {
-        let reply = match self.admit(origin, request, actions) {
+        let mut reply = match self.admit(origin, request, actions) {
             Ok(reply) => reply,
             Err(reason) => return actions.count(reason),
         };
-        let awaited = match (reply.requester, request.source_eid()) {
+        let Paired { owners, awaited } = match (reply.requester, request.source_eid()) {
             (Some(requester), Some((iid, address))) => {
                 let source = EidPrefix::host(iid, address);
                 self.pair(now, requester, source, &reply.eids, actions)
             }
-            (None, _) | (_, None) => Vec::new(),
+            (None, _) | (_, None) => Paired::default(),
         };
+        reply.owners = owners;
         if request.flags.no_reply {
             return;
         }
@@ -104,6 +106,7 @@ impl MapServer {
             nonce: request.nonce,
             requester,
             eids,
+            owners: Vec::new(),
             keys: self.reads_keys(origin),
             max_len: self.reply_limit(origin),
         })

@@ -59,6 +59,7 @@ impl MapServer {
                 actions.event(Event::Reply { xtr, eid });
             }
         }
+        self.accompany(now, reply, actions);
     }
 
     /// Whether `record` denies a configured prefix because nobody has registered it.
@@ -431,6 +432,7 @@ mod tests {
             nonce: Nonce(1),
             requester: None,
             eids: vec![eid(asked)],
+            owners: Vec::new(),
             keys: true,
             max_len: usize::MAX,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, Sent, empty, own_records};
+use super::bench::{Bench, Sent, control, empty, own_records};
 use crate::config::{Options, ReplyAfter};
 
 /// Notes who said what to whom.
@@ -73,12 +73,17 @@ fn path_b_request_push_acknowledge_reply() {
     bench.wait(Duration::from_millis(10));
     let sent = bench.ack("b", &sent[0]);
     timeline.hears(&bench, "b acknowledges", &sent);
+    bench.wait(Duration::from_millis(10));
+    let sent = bench.ack("a", &sent[1]);
+    timeline.hears(&bench, "a acknowledges", &sent);
     timeline.reads(
         "
         0 ms < a asks for 10.0.0.2
-        0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820
+        0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820, fd00:1::1/128 for 1440 min at 192.0.2.1:51820
         10 ms < b acknowledges
         10 ms > Tunnel [fd4c:1::a]:4342 Map-Reply, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820
+        10 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
+        20 ms < a acknowledges
         ",
     );
     assert_eq!(
@@ -101,8 +106,9 @@ fn path_b_reply_right_after_the_push_when_so_configured() {
     timeline.reads(
         "
         0 ms < a asks for 10.0.0.2
-        0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820
+        0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820, fd00:1::1/128 for 1440 min at 192.0.2.1:51820
         0 ms > Tunnel [fd4c:1::a]:4342 Map-Reply, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820
+        0 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
         ",
     );
 }
@@ -114,19 +120,17 @@ fn path_b_with_a_dead_owner_the_reply_leaves_after_the_hold_time() {
     let sent = bench.ask("a", "10.0.0.2");
     timeline.hears(&bench, "a asks for 10.0.0.2", &sent);
     let mut silence = bench.wait(Duration::from_millis(1_000));
-    let reply = silence.pop();
-    timeline.hears(&bench, "nothing: the hold time is over", reply.as_slice());
-    assert_eq!(
-        silence.len(),
-        2,
-        "retransmissions after 200 ms and 400 ms more"
-    );
+    let answer = silence.split_off(2);
+    timeline.hears(&bench, "nothing: the hold time is over", &answer);
+    let retransmissions = silence.iter().filter(|sent| sent.dst == control("b"));
+    assert_eq!(retransmissions.count(), 2, "after 200 ms and 400 ms more");
     timeline.reads(
         "
         0 ms < a asks for 10.0.0.2
-        0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820
+        0 ms > Tunnel [fd4c:1::b]:4342 Map-Notify, 10.0.0.1/32 for 1440 min at 192.0.2.1:51820, fd00:1::1/128 for 1440 min at 192.0.2.1:51820
         1000 ms < nothing: the hold time is over
         1000 ms > Tunnel [fd4c:1::a]:4342 Map-Reply, 10.0.0.2/32 for 1440 min at 192.0.2.2:51820
+        1000 ms > Tunnel [fd4c:1::a]:4342 Map-Notify, fd00:1::2/128 for 1440 min at 192.0.2.2:51820
         ",
     );
 }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use lisp_proto::InstanceId;
+use lisp_proto::{InstanceId, Nonce, NotifyParams, Record, encode_map_notify};
 
 use super::*;
 use crate::config::{Config, Options, XtrConfig};
@@ -11,6 +11,8 @@ use crate::server::bench::{
     Bench, Sent, ack, control, eid, empty, ip, key, own_records, plain_record, record, request,
     socket,
 };
+use crate::server::mappings::Change;
+use crate::server::publish::Changed;
 use crate::server::{Action, Event, Input, Via};
 
 #[test]
@@ -24,8 +26,10 @@ fn a_repeated_request_does_not_repeat_an_outstanding_push() {
         "another request, the same push"
     );
     let push = bench.sent.last().unwrap().clone();
-    let replies = bench.ack("b", &push);
-    let nonces: Vec<_> = replies.iter().map(|sent| sent.reply().nonce.0).collect();
+    let answers = bench.ack("b", &push);
+    assert_eq!(answers.len(), 3, "the other prefix of b is told once");
+    let replies = answers.iter().filter(|sent| !sent.is_notify());
+    let nonces: Vec<_> = replies.map(|sent| sent.reply().nonce.0).collect();
     assert_eq!(nonces, [50, 51], "one acknowledgement answers both");
 }
 
@@ -151,11 +155,9 @@ fn a_receiver_that_registers_again_is_told_at_once_what_it_missed() {
     let sent = bench.register("b", &own_records("b"));
     assert_eq!(sent.len(), 2, "the confirmation and the push");
     assert_eq!(sent[1].notify("b").1, first[0].notify("b").1);
-    assert_eq!(
-        bench.wait(Duration::from_millis(250)).len(),
-        1,
-        "the pauses are short again"
-    );
+    let soon = bench.wait(Duration::from_millis(250));
+    let soon = soon.iter().filter(|sent| sent.dst == control("b"));
+    assert_eq!(soon.count(), 1, "the pauses are short again");
     bench.ack("b", &sent[1]);
     assert_eq!(bench.register("b", &own_records("b")).len(), 1);
 }
@@ -179,9 +181,9 @@ fn who_was_denied_hears_of_the_registration_while_it_believes_the_answer() {
         bench.wait(Duration::from_millis(300));
         let told = bench.sent.iter().filter(|sent| sent.dst == control("a"));
         let told: Vec<_> = told.skip(2).collect();
-        assert_eq!(!told.is_empty(), news > 0, "{told:?}");
+        assert_eq!(told.len(), news, "{told:?}");
         if news > 0 {
-            assert_eq!(told[0].notify("a").1, own_records("b")[..1]);
+            assert_eq!(told[0].notify("a").1, own_records("b"));
         }
     }
 }
@@ -200,7 +202,7 @@ fn any_transmission_may_be_acknowledged() {
     let again = bench.wait(Duration::from_millis(250));
     assert_eq!(first[0].notify("b").1, again[0].notify("b").1);
     assert!(again[0].notify("b").0 > first[0].notify("b").0);
-    assert_eq!(bench.ack("b", &first[0]).len(), 1, "the reply");
+    assert_eq!(bench.ack("b", &first[0]).len(), 2, "the answer");
     assert_eq!(bench.ack("b", &again[0]), []);
     assert_eq!(bench.count(DropReason::UnexpectedAck), 1);
 }
@@ -224,17 +226,123 @@ fn news_takes_the_place_of_older_news() {
     let mut bench = registered();
     let first = bench.ask("a", "10.0.0.2");
     let moved = bench.register("a", &[record("10.0.0.1", "198.51.100.1:51820")]);
-    bench.ack("b", &first[0]);
+    let late = bench.wait(Duration::from_millis(250));
+    let mut told: Vec<_> = late.iter().map(|sent| sent.notify("b").1).collect();
+    told.sort();
+    let news = record("10.0.0.1", "198.51.100.1:51820");
     assert_eq!(
-        bench.count(DropReason::UnexpectedAck),
-        1,
-        "of what is no longer true"
+        told,
+        [vec![news], own_records("a")[1..].to_vec()],
+        "what is no longer true is not repeated"
     );
     assert_eq!(
-        bench.ack("b", &moved[1]).len(),
-        1,
+        bench.ack("b", &first[0]),
+        [],
         "the reply waits for the newer push"
     );
+    assert_eq!(bench.ack("b", &moved[1]).len(), 2);
+}
+
+#[test]
+fn both_ends_hear_of_all_prefixes_of_the_other() {
+    let mut bench = registered();
+    let push = ask_v6(&mut bench);
+    let [own, own_v6] = own_records("a");
+    assert_eq!(
+        push[0].notify("b").1,
+        [own_v6, own],
+        "the one that asks comes first"
+    );
+    let answer = bench.ack("b", &push[0]);
+    assert_eq!(answer[0].reply_records(), own_records("b")[1..]);
+    assert_eq!(answer[1].notify("a").1, own_records("b")[..1]);
+    bench.ack("a", &answer[1]);
+    for (mover, told, endpoint) in [("a", "b", "198.51.100.1:1"), ("b", "a", "198.51.100.2:1")] {
+        let eids = own_records(mover).map(|record| record.eid.net().addr().to_string());
+        let moved = eids.each_ref().map(|eid| record(eid, endpoint));
+        let sent = bench.register(mover, &moved);
+        assert_eq!(sent.len(), 2, "the confirmation, and one message of news");
+        assert_eq!(sent[1].notify(told).1, moved);
+    }
+}
+
+#[test]
+fn another_prefix_of_a_pair_that_is_being_told_leads_to_no_other_push() {
+    let mut bench = registered();
+    let push = bench.ask("a", "10.0.0.2");
+    assert_eq!(ask_v6(&mut bench), []);
+    let answers = bench.ack("b", &push[0]);
+    let replies = answers.iter().filter(|sent| !sent.is_notify());
+    assert_eq!(replies.count(), 2);
+}
+
+#[test]
+fn a_reply_waits_for_all_that_its_push_has_become() {
+    let mut bench = registered();
+    let first = bench.ask("a", "10.0.0.2");
+    let moved = bench.register("a", &[record("10.0.0.1", "198.51.100.1:51820")]);
+    assert_eq!(bench.ack("b", &moved[1]), [], "the IPv6 prefix is missing");
+    assert_eq!(bench.ack("b", &first[0]).len(), 2);
+}
+
+#[test]
+fn what_an_xtr_registers_later_is_told_to_all_its_partners() {
+    let mut bench = Bench::new();
+    bench.register("a", &own_records("a")[..1]);
+    bench.register("b", &own_records("b"));
+    let push = bench.ask("a", "10.0.0.2");
+    let answer = bench.ack("b", &push[0]);
+    bench.ack("a", &answer[1]);
+    let sent = bench.register("a", &own_records("a"));
+    let welcome = &sent[1];
+    assert_eq!(welcome.notify("a").1, own_records("b"));
+    let news = bench.ack("a", welcome);
+    assert_eq!(news[0].notify("b").1, own_records("a"));
+}
+
+#[test]
+fn a_long_list_of_prefixes_is_told_in_datagrams_of_modest_size() {
+    let many: Vec<_> = (1..=250)
+        .map(|n| record(&format!("fd00:1::{n:x}"), "[2001:db8::1]:51820"))
+        .collect();
+    let short: Vec<_> = (1..=250)
+        .map(|n| empty(&format!("10.0.0.{n}"), 0))
+        .collect();
+    for records in [many, short] {
+        let parcels = parcels(records.clone());
+        assert_eq!(parcels.concat(), records, "nothing is lost");
+        for parcel in &parcels {
+            let mut bytes = Vec::new();
+            let params = NotifyParams {
+                nonce: Nonce(1),
+                records: parcel,
+            };
+            encode_map_notify(&params, &key("a"), &mut bytes).unwrap();
+            assert!(bytes.len() <= limits::NOTIFY_LEN);
+            assert!(parcel.len() <= limits::RECORDS_PER_NOTIFY);
+        }
+        assert!(parcels.len() < 40, "{}", parcels.len());
+    }
+    assert_eq!(parcels(Vec::new()), Vec::<Vec<Record>>::new());
+}
+
+#[test]
+fn who_registers_what_others_wait_for_hears_of_them_first() {
+    for acknowledged in [true, false] {
+        let mut bench = Bench::new();
+        bench.register("a", &own_records("a"));
+        bench.ask("a", "10.0.0.2");
+        let sent = bench.register("b", &own_records("b"));
+        assert_eq!(sent.len(), 2, "the confirmation and one push");
+        assert_eq!(sent[1].notify("b").1, own_records("a"));
+        let mut news = match acknowledged {
+            true => bench.ack("b", &sent[1]),
+            false => bench.wait(limits::NOTIFY_INTERVAL),
+        };
+        news.retain(|sent| sent.dst == control("a"));
+        assert_eq!(news.len(), 1);
+        assert_eq!(news[0].notify("a").1, own_records("b"));
+    }
 }
 
 #[test]
@@ -251,7 +359,10 @@ fn both_ends_hear_when_the_other_is_gone() {
         .collect();
     assert_eq!(
         told,
-        ["Tunnel [fd4c:1::a]:4342 Map-Notify, 10.0.0.2/32 for 0 min no-action"]
+        [
+            "Tunnel [fd4c:1::a]:4342 Map-Notify, 10.0.0.2/32 for 0 min no-action, \
+             fd00:1::2/128 for 0 min no-action",
+        ]
     );
 }
 
@@ -312,19 +423,36 @@ fn events_tell_the_story_in_order() {
     pair(&mut bench, "a", "b", "10.0.0.2");
     let (a, b) = (|| "a".into(), || "b".into());
     let (own, wanted) = (eid("10.0.0.1"), eid("10.0.0.2"));
+    let (own_v6, other) = (eid("fd00:1::1"), eid("fd00:1::2"));
     let story = [
         Event::Request {
             xtr: Some(a()),
             eid: wanted,
         },
         Event::Push { to: b(), eid: own },
+        Event::Push {
+            to: b(),
+            eid: own_v6,
+        },
         Event::PushAcked {
             from: b(),
             eid: own,
         },
+        Event::PushAcked {
+            from: b(),
+            eid: own_v6,
+        },
         Event::Reply {
             xtr: Some(a()),
             eid: wanted,
+        },
+        Event::Push {
+            to: a(),
+            eid: other,
+        },
+        Event::PushAcked {
+            from: a(),
+            eid: other,
         },
     ];
     assert_eq!(bench.events, story);
@@ -357,7 +485,12 @@ fn news_for_many_subscribers_leaves_in_portions() {
             .join(eid("::0"), subscriber, Timestamp(u64::MAX));
     }
     let mut actions = Actions::new();
-    server.publish(Timestamp::ZERO, eid("::0"), Change::Removed, &mut actions);
+    let gone = Changed {
+        eid: eid("::0"),
+        change: Change::Removed,
+        newcomer: None,
+    };
+    server.publish(Timestamp::ZERO, &[gone], &mut actions);
     let sent = |actions: &Actions| {
         actions
             .iter()
@@ -382,7 +515,17 @@ fn registered() -> Bench {
 
 fn pair(bench: &mut Bench, requester: &str, owner: &str, eid: &str) {
     let push = bench.ask(requester, eid);
-    assert_eq!(bench.ack(owner, &push[0]).len(), 1);
+    let answer = bench.ack(owner, &push[0]);
+    assert_eq!(answer.len(), 2);
+    bench.ack(requester, &answer[1]);
+}
+
+/// Lets a ask for the IPv6 EID of b, from its own.
+fn ask_v6(bench: &mut Bench) -> Vec<Sent> {
+    let nonce = bench.nonce();
+    let itr = [control("a").ip()];
+    let bytes = request(Some(ip("fd00:1::1")), &itr, &["fd00:1::2"], nonce);
+    bench.datagram(control("a"), Via::Tunnel, &bytes)
 }
 
 fn register_gear(bench: &mut Bench) {

@@ -1,0 +1,211 @@
+//! Who hears what has become of a mapping?
+//!
+//! Subscribers do (RFC 9437 §6). Who has just begun to register is told of them before, and they
+//! hear of all its prefixes: the two are a pair from then on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lisp_proto::{
+    Action as NegativeAction, EidPrefix, InstanceId, Nonce, Record, ReplyParams, Timestamp, Ttl,
+    encode_map_reply,
+};
+
+use super::actions::Actions;
+use super::mappings::{Change, Found};
+use super::notify::NotifyKey;
+use super::sites::XtrIndex;
+use super::{MapServer, limits};
+use crate::config::ReplyAfter;
+
+/// What has become of the mapping of one prefix.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Changed {
+    pub(super) eid: EidPrefix,
+    pub(super) change: Change,
+    /// Who has just begun to register it.
+    pub(super) newcomer: Option<XtrIndex>,
+}
+
+/// What everybody is told, at most one record per prefix.
+type News = BTreeMap<XtrIndex, BTreeMap<EidPrefix, Record>>;
+
+impl MapServer {
+    /// Tells the subscribers what has become of mappings.
+    pub(super) fn publish(&mut self, now: Timestamp, changes: &[Changed], actions: &mut Actions) {
+        let changes: Vec<_> = changes
+            .iter()
+            .filter(|changed| changed.change != Change::None)
+            .collect();
+        let mut news = News::new();
+        for changed in &changes {
+            self.gather(changed.eid, &mut news);
+        }
+        let mut introduced = BTreeMap::new();
+        for (newcomer, iid) in self.newcomers(&changes) {
+            introduced.extend(self.welcome(now, newcomer, iid, &mut news, actions));
+        }
+        let mut told = 0;
+        for (subscriber, records) in news {
+            let first = introduced.get(&subscriber);
+            for parcel in parcels(records.into_values().collect()) {
+                let late = u32::saturating_sub(told, limits::NOTIFIES_AT_ONCE);
+                told = told.saturating_add(1);
+                let hold = match first {
+                    // The far end first: its acknowledgement usually takes less than this.
+                    Some(_) => limits::NOTIFY_INTERVAL,
+                    None => Default::default(),
+                };
+                let at = now + hold + limits::NOTIFY_SPACING * late;
+                let next = self.tell(now, at, subscriber, parcel, actions);
+                if let Some(first) = first {
+                    self.state.notifier.follow(first, next);
+                }
+            }
+        }
+    }
+
+    /// Adds what has become of `eid` to the news of all its subscribers.
+    fn gather(&self, eid: EidPrefix, news: &mut News) {
+        let mapping = self.state.mappings.exact(&eid);
+        let record = mapping.map_or_else(|| withdrawal(eid), |mapping| mapping.record().clone());
+        let mut add = |subscriber: XtrIndex, record: &Record| {
+            if mapping.is_some_and(|mapping| mapping.is_registered_by(subscriber)) {
+                return;
+            }
+            let records = news.entry(subscriber).or_default();
+            records.insert(record.eid, record.clone());
+        };
+        for subscriber in self.state.subscribers.around(&eid) {
+            add(subscriber, &record);
+        }
+        for (part, subscribers) in self.state.subscribers.strictly_inside(eid) {
+            let Some(record) = self.part_of(&eid, part) else {
+                continue;
+            };
+            for subscriber in subscribers {
+                add(*subscriber, &record);
+            }
+        }
+    }
+
+    /// Returns what covers `part` now that the mapping of `eid` around it has changed; `None` if
+    /// that is not `eid`.
+    fn part_of(&self, eid: &EidPrefix, part: EidPrefix) -> Option<Record> {
+        match self.state.mappings.find(&part) {
+            Found::Registered(mapping)
+                if eid.covers(&mapping.record().eid) && mapping.record().eid != *eid =>
+            {
+                None
+            }
+            Found::Unregistered(boundary) if eid.covers(&boundary) && boundary != *eid => None,
+            Found::Registered(mapping) => Some(Record {
+                eid: part,
+                ..mapping.record().clone()
+            }),
+            Found::Unregistered(_) | Found::Unknown => Some(withdrawal(part)),
+        }
+    }
+
+    /// Lists the agents that have begun to register something that leads somewhere.
+    fn newcomers(&self, changes: &[&Changed]) -> BTreeSet<(XtrIndex, InstanceId)> {
+        let found = changes.iter().filter_map(|changed| {
+            let newcomer = changed.newcomer.filter(|xtr| self.is_agent(*xtr))?;
+            let mapping = self.state.mappings.exact(&changed.eid)?;
+            let reachable = !mapping.record().locators.is_empty();
+            reachable.then_some((newcomer, changed.eid.iid()))
+        });
+        found.collect()
+    }
+
+    /// Tells `newcomer` of those who will hear of it, and adds all its prefixes to what they hear.
+    /// Returns what it has to acknowledge about whom.
+    fn welcome(
+        &mut self,
+        now: Timestamp,
+        newcomer: XtrIndex,
+        iid: InstanceId,
+        news: &mut News,
+        actions: &mut Actions,
+    ) -> BTreeMap<XtrIndex, NotifyKey> {
+        let own = self.whole_records(newcomer, iid);
+        let mut partners: BTreeSet<_> = news.keys().copied().collect();
+        for record in &own {
+            partners.extend(self.state.subscribers.around(&record.eid));
+        }
+        partners.remove(&newcomer);
+        let (mut owners, mut records) = (Vec::new(), Vec::new());
+        for partner in partners.into_iter().take(limits::INTRODUCTIONS) {
+            let theirs = self.whole_records(partner, iid);
+            if theirs.is_empty() {
+                continue;
+            }
+            owners.extend(theirs.iter().map(|_| partner));
+            records.extend(theirs);
+            for record in &own {
+                self.subscribe(now, record.eid, partner, record.ttl, actions);
+                let known = news.entry(partner).or_default();
+                known.entry(record.eid).or_insert_with(|| record.clone());
+            }
+        }
+        for record in &records {
+            self.subscribe(now, record.eid, newcomer, record.ttl, actions);
+        }
+        let mut introduced = BTreeMap::new();
+        let mut owners = owners.into_iter();
+        for parcel in parcels(records) {
+            let about: Vec<_> = owners.by_ref().take(parcel.len()).collect();
+            let key = self.tell(now, now, newcomer, parcel, actions);
+            if self.options.reply_after == ReplyAfter::Ack {
+                introduced.extend(about.into_iter().map(|partner| (partner, key)));
+            }
+        }
+        introduced
+    }
+}
+
+/// Divides `records` into as few parts as possible that each fit a Map-Notify of modest size.
+pub(super) fn parcels(records: Vec<Record>) -> Vec<Vec<Record>> {
+    let mut parcels: Vec<Vec<Record>> = Vec::new();
+    let mut room = 0;
+    for record in records {
+        let len = encoded_len(&record);
+        match parcels.last_mut() {
+            Some(parcel) if len <= room && parcel.len() < limits::RECORDS_PER_NOTIFY => {
+                parcel.push(record);
+            }
+            Some(_) | None => {
+                room = limits::NOTIFY_LEN - limits::NOTIFY_HEADER_LEN;
+                parcels.push(vec![record]);
+            }
+        }
+        room = room.saturating_sub(len);
+    }
+    parcels
+}
+
+/// Returns the length of `record` in a message, in bytes.
+fn encoded_len(record: &Record) -> usize {
+    let params = ReplyParams {
+        probe: false,
+        echo_nonce: false,
+        nonce: Nonce(0),
+        records: std::slice::from_ref(record),
+    };
+    let mut encoded = Vec::new();
+    match encode_map_reply(&params, &mut encoded) {
+        Ok(()) => encoded.len().saturating_sub(limits::REPLY_HEADER_LEN),
+        // It fits no message, and is refused when it is sent.
+        Err(_) => usize::MAX,
+    }
+}
+
+/// Takes `eid` out of use at the receiver.
+const fn withdrawal(eid: EidPrefix) -> Record {
+    Record {
+        eid,
+        ttl: Ttl::WITHDRAW,
+        action: NegativeAction::NoAction,
+        authoritative: false,
+        locators: Vec::new(),
+    }
+}
