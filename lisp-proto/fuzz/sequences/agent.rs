@@ -38,6 +38,7 @@ fn new_agent() -> Agent {
         register_interval: Duration::from_secs(60),
         first_nonce: Nonce(1),
         hold: Duration::from_secs(3),
+        subscriptions: Vec::new(),
     };
     Agent::new(config, [9; 32])
 }

@@ -159,12 +159,12 @@ impl World {
         self.agent_input(number, Input::Start);
     }
 
-    /// Forgets the sessions with the map servers; the next datagram makes new ones.
-    pub(super) fn renew_control(&mut self, number: u32) {
-        for server in self.server_endpoints() {
+    /// Forgets the session with a map server; the next datagram makes a new one.
+    pub(super) fn renew_control(&mut self, number: u32, index: usize) {
+        if let Some(server) = self.server_endpoints().get(index) {
             self.with_interface(number, Which::Control, |interface, cx| {
                 interface.remove_peer(&server.key, cx);
-                interface.set_peer(&server, cx);
+                interface.set_peer(server, cx);
             });
         }
     }

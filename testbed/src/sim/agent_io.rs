@@ -119,7 +119,7 @@ impl World {
             }
             Action::Apply { id, change } => self.task(number, Task::Apply(id, change)),
             Action::Kick(key) => self.task(number, Task::Kick(key)),
-            Action::RenewControlTunnel => self.renew_control(number),
+            Action::RenewControlTunnel(index) => self.renew_control(number, index),
             Action::ReadPeerStats(keys) => self.task(number, Task::Stats(keys)),
             Action::Reinject(packet) => self.sabotage_reinject(number, packet),
             Action::Deliver(packet) => {

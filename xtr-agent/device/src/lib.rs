@@ -10,11 +10,13 @@
 //! | which change of a peer is the smallest? | `table` |
 //! | what catches packets to unknown destinations? | `miss_tun` |
 //! | how do packets get into an interface? | `routes` |
+//! | when has this host another address? | `address_watch` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how does the kernel make interfaces? | `netlink` |
 //!
 //! Everything happens in the network namespace of the calling thread. Linux only.
 
+mod address_watch;
 mod device;
 mod embedded;
 mod error;
@@ -29,6 +31,7 @@ mod table;
 mod tun;
 mod types;
 
+pub use address_watch::AddressWatch;
 pub use device::Device;
 pub use error::DeviceError;
 pub use key::{KeyError, PrivateKey};

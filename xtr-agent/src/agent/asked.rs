@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lisp_proto::{
-    EidPrefix, InstanceId, MapRequest, Record, ReplyParams, RequestFlags, Timestamp,
+    EidPrefix, InstanceId, MapRequest, Record, ReplyParams, RequestFlags, Rloc, Timestamp,
     encode_map_reply,
 };
 
@@ -14,7 +14,7 @@ use super::{Action, Actions, Agent};
 impl Agent {
     /// Answers an RLOC-probe (RFC 9301 7.1) or heeds an SMR (RFC 9301 6.1).
     /// `length` is that of the whole datagram: nobody vouches for its sender,
-    /// so it gets no more bytes back.
+    /// so it gets no more bytes back, and no more than so many are heeded.
     pub(super) fn map_request(
         &mut self,
         now: Timestamp,
@@ -23,7 +23,9 @@ impl Agent {
         length: usize,
         actions: &mut Actions,
     ) {
-        if request.flags.smr {
+        if !self.questions.take(now) {
+            actions.count(DropReason::TooManyQuestions);
+        } else if request.flags.smr {
             self.solicited(now, request, actions);
         } else if request.flags.probe {
             self.probed(src, request, length, actions);
@@ -68,14 +70,20 @@ impl Agent {
         length: usize,
         actions: &mut Actions,
     ) {
+        if request.flags.no_reply {
+            return;
+        }
         let reachable = request.itr_rlocs().any(|rloc| rloc.ip() == Some(src.ip()));
         let own = request.eids().find_map(|asked| self.own_answer(asked.eid));
         let (true, Some(mut record)) = (reachable, own) else {
             actions.count(DropReason::UnexpectedMessage);
             return;
         };
+        // Through a control tunnel no locator is probed more than another.
+        let probed = Rloc::Plain(self.config.control_address);
+        let one = record.locators.iter().any(|locator| locator.rloc == probed);
         for locator in &mut record.locators {
-            locator.probed = true;
+            locator.probed = !one || locator.rloc == probed;
         }
         let params = ReplyParams {
             probe: true,

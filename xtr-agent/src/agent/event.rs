@@ -82,6 +82,18 @@ pub enum Event {
         /// The peer.
         key: PublicKey,
     },
+    /// A map server took a subscription, for the first time or once more.
+    Subscribed {
+        /// What was subscribed to.
+        eid: EidPrefix,
+    },
+    /// A map server refused a subscription; it will be asked again.
+    SubscriptionRefused {
+        /// What was to be subscribed to.
+        eid: EidPrefix,
+        /// What the map server says.
+        action: MapAction,
+    },
     /// The data plane refused a change.
     ChangeFailed {
         /// What was refused.
@@ -111,7 +123,7 @@ pub enum DropReason {
     BadAuthentication,
     /// A Map-Reply to nothing we asked.
     UnknownNonce,
-    /// A Map-Notify older than the replay window, or repeated while in work.
+    /// A Map-Notify older than what we were told since, or repeated while in work.
     StaleNotify,
     /// More records in a message than we read.
     TooManyRecords,
@@ -119,6 +131,8 @@ pub enum DropReason {
     NoUsableLocator,
     /// An answer that would be larger than the question of an unknown sender.
     WouldAmplify,
+    /// More questions of others than we heed.
+    TooManyQuestions,
     /// A captured packet that is not IP, or cut short.
     NotIp,
     /// A captured packet to an address outside the overlay.
@@ -129,6 +143,8 @@ pub enum DropReason {
     ToOurselves,
     /// Held packet pushed out by a newer one to the same destination.
     HoldOverflow,
+    /// An ICMP error that was one too many; its packet is counted as well.
+    IcmpLimited,
     /// Too many packets held in all.
     HoldFull,
     /// Too many destinations being resolved.

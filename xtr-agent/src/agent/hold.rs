@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::event::DropReason;
-use super::limits::{HELD_IN_ALL, HELD_PER_DESTINATION};
+use super::limits::HELD_IN_ALL;
 
 /// Room left for held packets, over all destinations.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ impl Default for HoldBudget {
     }
 }
 
+/// Why a packet was not held, and the packet that had to go for it.
+pub(super) type Refused = (DropReason, Option<Bytes>);
+
 /// The packets that wait for one destination, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -33,7 +36,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Appends a copy of `packet`; a full queue gives up its oldest packet.
+    /// Appends a copy of `packet`; a queue with `most` packets gives up its oldest one.
     ///
     /// # Errors
     /// [`DropReason::HoldFull`] when too many packets are held in all, or
@@ -41,9 +44,10 @@ impl Held {
     pub(super) fn push(
         &mut self,
         packet: &[u8],
+        most: usize,
         budget: &mut HoldBudget,
-    ) -> Result<(), (DropReason, Option<Bytes>)> {
-        if self.packets.len() >= HELD_PER_DESTINATION {
+    ) -> Result<(), Refused> {
+        if self.packets.len() >= most {
             let oldest = self.packets.pop_front();
             self.packets.push_back(Bytes::copy_from_slice(packet));
             return Err((DropReason::HoldOverflow, oldest));
@@ -81,14 +85,15 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_up_its_oldest_packet() {
+        const MOST: usize = 8;
         let (mut held, mut budget) = (Held::default(), HoldBudget::default());
-        for n in 0..HELD_PER_DESTINATION {
-            held.push(&n.to_be_bytes(), &mut budget).unwrap();
+        for n in 0..MOST {
+            held.push(&n.to_be_bytes(), MOST, &mut budget).unwrap();
         }
-        let (reason, oldest) = held.push(b"new", &mut budget).unwrap_err();
+        let (reason, oldest) = held.push(b"new", MOST, &mut budget).unwrap_err();
         assert_eq!(reason, DropReason::HoldOverflow);
         assert_eq!(oldest.unwrap(), 0usize.to_be_bytes().as_slice());
-        assert_eq!(held.packets.len(), HELD_PER_DESTINATION);
+        assert_eq!(held.packets.len(), MOST);
         assert_eq!(held.take(&mut budget).back().unwrap(), &b"new".as_slice());
         assert_eq!(budget.left, HELD_IN_ALL);
     }
@@ -97,12 +102,12 @@ mod tests {
     fn the_budget_covers_all_destinations() {
         let mut budget = HoldBudget { left: 1 };
         let (mut one, mut two) = (Held::default(), Held::default());
-        one.push(b"a", &mut budget).unwrap();
+        one.push(b"a", 8, &mut budget).unwrap();
         assert_eq!(
-            two.push(b"b", &mut budget).unwrap_err().0,
+            two.push(b"b", 8, &mut budget).unwrap_err().0,
             DropReason::HoldFull
         );
         one.take(&mut budget);
-        two.push(b"b", &mut budget).unwrap();
+        two.push(b"b", 8, &mut budget).unwrap();
     }
 }

@@ -42,9 +42,10 @@ impl Agent {
     pub fn fingerprint(&self) -> u64 {
         let mut digest = Digest(DefaultHasher::new());
         let tables = (&self.cache, &self.resolver, &self.peers, &self.changes);
-        let messages = (&self.registrations, &self.windows, &self.acks);
+        let wanted = (&self.routes, &self.repairs, &self.subscriptions);
+        let messages = (&self.servers, &self.acks);
         // Writing into a hasher cannot fail.
-        write!(digest, "{tables:?}{messages:?}").map_or(0, |()| digest.0.finish())
+        write!(digest, "{tables:?}{wanted:?}{messages:?}").map_or(0, |()| digest.0.finish())
     }
 }
 

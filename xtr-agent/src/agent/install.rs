@@ -1,8 +1,8 @@
-//! The way of a mapping into the data plane and out again.
+//! The way of a mapping into the data plane.
 //!
-//! In: peer, then held packets, then the route that takes later packets past
-//! the agent. Out: route, then peer. A moment without a route is a captured
-//! packet; a moment without a peer would be a lost one.
+//! Peer, then held packets, then the route that takes later packets past the
+//! agent; out again it goes the other way round (`remove`). A moment without a
+//! route is a captured packet; a moment without a peer would be a lost one.
 
 use ipnet::IpNet;
 use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
@@ -10,14 +10,10 @@ use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
 use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::Unreachable;
-use super::limits::{
-    CHANGES_IN_FLIGHT, HANDSHAKE_POLL, HANDSHAKE_POLLS, MAP_CACHE_ENTRIES, PASSIVE_WAIT,
-    REFRESH_AT_PERCENT, UNSPECIFIED_TTL,
-};
+use super::limits::{CHANGES_IN_FLIGHT, MAP_CACHE_ENTRIES, REFRESH_AT_PERCENT, UNSPECIFIED_TTL};
 use super::map_cache::{Chosen, Entry, State};
-use super::miss::refuse;
-use super::peers::Remaining;
-use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
+use super::remove::Object;
+use super::{Action, Actions, Agent, Change, ChangeId, Timer};
 
 /// A change that the data plane has not reported back yet.
 #[derive(Clone, Debug)]
@@ -27,28 +23,36 @@ pub(super) struct Pending {
     acks: Vec<(usize, Nonce)>,
 }
 
+/// What a change is part of.
 #[derive(Clone, Copy, Debug)]
-enum What {
+pub(super) enum What {
+    /// The mapping of this prefix gets its peer.
     Peer(IpNet),
+    /// The mapping of this prefix gets a route.
     Route(IpNet),
-    Removal,
+    /// A mapping is gone, and with it this.
+    Removal(Object),
+    /// A mapping is gone, and this peer keeps others.
+    Shrinking(PublicKey),
 }
 
 impl Agent {
-    /// Takes in a mapping with a locator we can use.
+    /// Takes in a mapping with a locator we can use, as far as it is used here;
+    /// `region` is what the owner has registered. Says whether there was room.
     pub(super) fn positive(
         &mut self,
         now: Timestamp,
         record: &Record,
+        region: IpNet,
         chosen: Chosen,
         cause: Cause,
         actions: &mut Actions,
-    ) {
+    ) -> bool {
         let prefix = record.eid.net();
         let ttl = record.ttl.duration().unwrap_or(UNSPECIFIED_TTL);
         let expires = now + ttl;
         if self.routes_for(&prefix).is_empty() {
-            return;
+            return false;
         }
         let refresh = now + ttl.mul_f64(f64::from(REFRESH_AT_PERCENT) / 100.0);
         let pending = !self.resolver.within(&prefix).is_empty();
@@ -63,7 +67,8 @@ impl Agent {
                         self.deadlines.set(Timer::Entry(prefix), expires);
                     }
                     self.deadlines.set(Timer::Refresh(prefix), refresh);
-                    return;
+                    self.cache.set_region(prefix, region);
+                    return true;
                 }
                 if matches!(entry.state, State::Awaiting(_)) {
                     // What was awaited was a handshake with another locator.
@@ -76,17 +81,17 @@ impl Agent {
             Some(_) | None => {
                 if self.cache.len() >= MAP_CACHE_ENTRIES {
                     actions.count(DropReason::MapCacheFull);
-                    return;
+                    return false;
                 }
                 let entry = Entry {
                     state: State::Installing,
+                    region: prefix,
                     chosen: Some(chosen),
                     change: None,
                     expires,
                     stale: None,
                     held: Held::default(),
                     cause,
-                    notified: None,
                     mutual: cause == Cause::Push && pending,
                     solicited: None,
                     bytes_seen: 0,
@@ -95,8 +100,10 @@ impl Agent {
                 self.set_peer(now, prefix, chosen, actions);
             }
         }
+        self.cache.set_region(prefix, region);
         self.deadlines.set(Timer::Entry(prefix), expires);
         self.deadlines.set(Timer::Refresh(prefix), refresh);
+        true
     }
 
     /// Moves a prefix to another locator. Giving the AllowedIPs to the new
@@ -124,7 +131,7 @@ impl Agent {
         }
     }
 
-    fn change(&mut self, what: What, change: Change, actions: &mut Actions) -> ChangeId {
+    pub(super) fn change(&mut self, what: What, change: Change, actions: &mut Actions) -> ChangeId {
         let id = ChangeId(self.next_change);
         self.next_change += 1;
         self.changes.insert(
@@ -138,8 +145,8 @@ impl Agent {
         id
     }
 
-    /// Makes the acknowledgement `ack` wait for the changes since `before`,
-    /// and for an installation of `prefix` that is still on its way. Says how
+    /// Makes the acknowledgement `ack` wait for the removals since `before`,
+    /// and for the installation of `prefix` if it is still on its way. Says how
     /// many those are.
     pub(super) fn await_changes(
         &mut self,
@@ -147,18 +154,24 @@ impl Agent {
         prefix: IpNet,
         ack: (usize, Nonce),
     ) -> usize {
+        // Earlier installations of the prefix are done before the latest.
+        let entry = self.cache.get(&prefix);
+        let installing = entry.and_then(|entry| entry.change);
+        let installing = installing.filter(|id| *id < ChangeId(before));
         let mut count = 0;
-        for (id, pending) in &mut self.changes {
-            let wanted = match pending.what {
-                What::Peer(installing) => installing == prefix,
-                What::Removal => id.0 >= before,
-                What::Route(_) => false,
-            };
-            if wanted {
-                if !pending.acks.contains(&ack) {
-                    pending.acks.push(ack);
-                }
+        let mut wait_for = |pending: &mut Pending| {
+            if !pending.acks.contains(&ack) {
+                pending.acks.push(ack);
                 count += 1;
+            }
+        };
+        if let Some(pending) = installing.and_then(|id| self.changes.get_mut(&id)) {
+            wait_for(pending);
+        }
+        for (_, pending) in self.changes.range_mut(ChangeId(before)..) {
+            match pending.what {
+                What::Peer(_) | What::Removal(_) | What::Shrinking(_) => wait_for(pending),
+                What::Route(_) => {}
             }
         }
         count
@@ -177,7 +190,7 @@ impl Agent {
         prefix: IpNet,
         actions: &mut Actions,
     ) {
-        self.absorb_pending(prefix);
+        self.absorb_pending(prefix, actions);
         let own_key = self.config.public_key;
         let Some(entry) = self.cache.get_mut(&prefix) else {
             return;
@@ -207,18 +220,23 @@ impl Agent {
 
     /// Puts the packets that wait for addresses within `prefix` in front of
     /// the later ones that wait for `prefix` itself.
-    fn absorb_pending(&mut self, prefix: IpNet) {
+    pub(super) fn absorb_pending(&mut self, prefix: IpNet, actions: &mut Actions) {
+        let mut waiting = Held::default();
         for dst in self.resolver.within(&prefix) {
             self.deadlines.cancel(&Timer::Request(dst));
-            let Some(mut pending) = self.resolver.finish(&dst) else {
-                continue;
-            };
-            if let Some(entry) = self.cache.get_mut(&prefix) {
-                pending.held.append(std::mem::take(&mut entry.held));
-                entry.held = pending.held;
-            } else {
-                drop(pending.held.take(&mut self.budget));
+            if let Some(pending) = self.resolver.finish(&dst) {
+                waiting.append(pending.held);
             }
+        }
+        if let Some(entry) = self.cache.get_mut(&prefix) {
+            waiting.append(std::mem::take(&mut entry.held));
+            entry.held = waiting;
+            return;
+        }
+        // There was an answer, and no room for it.
+        for packet in waiting.take(&mut self.budget) {
+            let (why, reason) = (Unreachable::Host, DropReason::MapCacheFull);
+            self.refusals.refuse(&packet, why, reason, actions);
         }
     }
 
@@ -232,230 +250,46 @@ impl Agent {
         let Some(pending) = self.changes.remove(&id) else {
             return;
         };
-        // A later change of the same prefix has taken the place of this one.
-        let superseded = match pending.what {
+        match pending.what {
             What::Peer(prefix) => {
                 let entry = self.cache.get(&prefix);
-                entry.is_none_or(|entry| entry.change != Some(id))
-            }
-            What::Route(_) | What::Removal => false,
-        };
-        match pending.what {
-            What::Peer(_) if superseded => {}
-            What::Peer(prefix) if ok => self.peer_ready(now, prefix, actions),
-            What::Peer(prefix) => {
-                actions.event(Event::ChangeFailed { what: "peer" });
-                self.lose(prefix, actions);
-            }
-            What::Route(prefix) => {
-                if let Some(entry) = self.cache.get_mut(&prefix)
-                    && entry.state == State::Routing
-                {
-                    // Without its route a mapping still works, packet by
-                    // packet through the agent.
-                    entry.state = State::Active;
-                    let eid = self.eid(prefix);
-                    actions.event(if ok {
-                        Event::RouteInstalled { eid }
-                    } else {
-                        Event::ChangeFailed { what: "route" }
-                    });
+                if entry.is_none_or(|entry| entry.change != Some(id)) {
+                    // A later change of the same prefix has taken its place.
+                    return self.acknowledge_all(&pending.acks, true, actions);
+                }
+                if ok {
+                    self.peer_ready(now, prefix, actions);
+                } else {
+                    actions.event(Event::ChangeFailed { what: "peer" });
+                    self.lose(prefix, actions);
                 }
             }
-            What::Removal => {}
+            What::Route(prefix) => self.route_set(prefix, ok, actions),
+            What::Removal(object) => self.removed(now, object, ok, actions),
+            What::Shrinking(key) => self.shrunk(now, key, ok, actions),
         }
-        for ack in pending.acks {
-            self.change_done(ack, ok || superseded, actions);
-        }
+        self.acknowledge_all(&pending.acks, ok, actions);
     }
 
-    fn peer_ready(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
+    /// Without its route a mapping still works, packet by packet through the
+    /// agent.
+    fn route_set(&mut self, prefix: IpNet, ok: bool, actions: &mut Actions) {
         let eid = self.eid(prefix);
-        let Some(entry) = self.cache.get_mut(&prefix) else {
-            return;
-        };
-        let Some(Chosen { key, endpoint }) = entry.chosen else {
-            return;
-        };
-        let cause = entry.cause;
-        actions.event(Event::PeerInstalled {
-            eid,
-            key,
-            endpoint,
-            cause,
-        });
-        if entry.state != State::Installing {
-            return;
-        }
-        if !self.peers.handshake_seen(&key) {
-            if self.watched.is_empty() {
-                self.deadlines.set(Timer::Handshakes, now + HANDSHAKE_POLL);
-            }
-            self.watched.insert(key, HANDSHAKE_POLLS);
-        }
-        let mutual = entry.mutual;
-        match cause {
-            Cause::Reply if !mutual || self.config.public_key < key => self.fire(prefix, actions),
-            Cause::Reply => {
-                entry.mutual = false;
-                self.await_handshake(now, prefix, actions);
-            }
-            Cause::Push => self.await_handshake(now, prefix, actions),
-        }
-    }
-
-    fn await_handshake(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
-        let until = now + PASSIVE_WAIT;
-        let Some(entry) = self.cache.get_mut(&prefix) else {
-            return;
-        };
-        entry.state = State::Awaiting(until);
-        self.deadlines.set(Timer::Entry(prefix), until);
-        let key = entry.chosen.map(|chosen| chosen.key);
-        // A session proves that the far end knows our key. That it knows this
-        // EID of ours too, only the answer to our own request tells.
-        let answered = !entry.mutual;
-        if answered && key.is_some_and(|key| self.peers.handshake_seen(&key)) {
-            self.fire(prefix, actions);
-        }
-    }
-
-    /// Sends the held packets on, in order, and lets the kernel have the rest.
-    fn fire(&mut self, prefix: IpNet, actions: &mut Actions) {
-        self.absorb_pending(prefix);
-        let eid = self.eid(prefix);
-        let routes = self.routes_for(&prefix);
-        let Some(entry) = self.cache.get_mut(&prefix) else {
-            return;
-        };
-        entry.state = State::Routing;
-        let packets = entry.held.take(&mut self.budget);
-        if !packets.is_empty() {
-            let count = packets.len();
-            for packet in packets {
-                actions.push(Action::Reinject(packet));
-            }
-            actions.event(Event::Reinjected {
-                eid,
-                packets: count,
+        if let Some(entry) = self.cache.get_mut(&prefix)
+            && entry.state == State::Routing
+        {
+            entry.state = State::Active;
+            actions.event(if ok {
+                Event::RouteInstalled { eid }
+            } else {
+                Event::ChangeFailed { what: "route" }
             });
         }
-        self.deadlines.set(Timer::Entry(prefix), entry.expires);
-        for route in routes {
-            self.change(What::Route(prefix), Change::AddRoute(route), actions);
-        }
     }
 
-    pub(super) fn peer_stats(
-        &mut self,
-        now: Timestamp,
-        stats: &[PeerStats],
-        actions: &mut Actions,
-    ) {
-        for peer in stats {
-            if peer.handshake_seen && self.peers.contains(&peer.key) {
-                self.watched.remove(&peer.key);
-                if self.peers.note_handshake(&peer.key) {
-                    actions.event(Event::Handshake { key: peer.key });
-                }
-            }
-        }
-        let awaiting: Vec<IpNet> = self
-            .cache
-            .iter()
-            .filter(|(_, entry)| matches!(entry.state, State::Awaiting(_)) && !entry.mutual)
-            .filter(|(_, entry)| {
-                let key = entry.chosen.map(|chosen| chosen.key);
-                key.is_some_and(|key| self.peers.handshake_seen(&key))
-            })
-            .map(|(prefix, _)| prefix)
-            .collect();
-        for prefix in awaiting {
-            self.fire(prefix, actions);
-        }
-        self.refresh_used(now, stats, actions);
-        self.check_liveness(now, stats, actions);
-    }
-
-    pub(super) fn look_for_handshakes(&mut self, now: Timestamp, actions: &mut Actions) {
-        self.watched.retain(|_, looks| {
-            *looks = looks.saturating_sub(1);
-            *looks > 0
-        });
-        if self.watched.is_empty() {
-            return;
-        }
-        let keys: Vec<PublicKey> = self.watched.keys().copied().collect();
-        actions.push(Action::ReadPeerStats(keys));
-        self.deadlines.set(Timer::Handshakes, now + HANDSHAKE_POLL);
-    }
-
-    pub(super) fn entry_due(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
-        let Some(entry) = self.cache.get(&prefix) else {
-            return;
-        };
-        if entry.expires <= now {
-            if !self.keep_stale(now, prefix) {
-                self.forget_and_ask_again(now, prefix, actions);
-            }
-        } else if let State::Awaiting(until) = entry.state
-            && until <= now
-        {
-            // The far end is late or lost: nothing is gained by waiting on.
-            if let Some(chosen) = entry.chosen {
-                actions.push(Action::Kick(chosen.key));
-            }
-            self.fire(prefix, actions);
-        } else {
-            let next = entry.expires;
-            self.deadlines.set(Timer::Entry(prefix), next);
-        }
-    }
-
-    /// The data plane refused the peer: tells those who waited.
-    fn lose(&mut self, prefix: IpNet, actions: &mut Actions) {
-        self.absorb_pending(prefix);
-        if let Some(entry) = self.cache.get_mut(&prefix) {
-            for packet in entry.held.take(&mut self.budget) {
-                refuse(&packet, Unreachable::Host, DropReason::MappingLost, actions);
-            }
-        }
-        self.forget(prefix, actions);
-    }
-
-    /// Removes a mapping and whatever it put into the data plane.
-    pub(super) fn forget(&mut self, prefix: IpNet, actions: &mut Actions) {
-        let Some(mut entry) = self.cache.remove(&prefix) else {
-            return;
-        };
-        self.deadlines.cancel(&Timer::Entry(prefix));
-        self.deadlines.cancel(&Timer::Refresh(prefix));
-        self.refresh_checks.remove(&prefix);
-        self.resolver.refreshed(&prefix);
-        for packet in entry.held.take(&mut self.budget) {
-            refuse(&packet, Unreachable::Host, DropReason::MappingLost, actions);
-        }
-        if matches!(entry.state, State::Routing | State::Active) {
-            for route in self.routes_for(&prefix) {
-                self.change(What::Removal, Change::RemoveRoute(route), actions);
-            }
-        }
-        if let Some(chosen) = entry.chosen {
-            self.drop_prefix(prefix, chosen.key, actions);
-        }
-    }
-
-    fn drop_prefix(&mut self, prefix: IpNet, key: PublicKey, actions: &mut Actions) {
-        match self.peers.remove(&key, &prefix) {
-            Some(Remaining::Peer(spec)) => {
-                self.change(What::Removal, Change::SetPeer(spec), actions);
-            }
-            Some(Remaining::Nothing) => {
-                self.watched.remove(&key);
-                self.change(What::Removal, Change::RemovePeer(key), actions);
-                actions.event(Event::PeerRemoved { key });
-            }
-            None => {}
+    fn acknowledge_all(&mut self, acks: &[(usize, Nonce)], ok: bool, actions: &mut Actions) {
+        for ack in acks {
+            self.change_done(*ack, ok, actions);
         }
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Packets held for one destination before the oldest is dropped.
 pub const HELD_PER_DESTINATION: usize = 256;
+/// Packets held for one mapping of many destinations before the oldest is dropped.
+pub const HELD_PER_MAPPING: usize = 4_096;
 /// Packets held in all before new destinations are refused.
 pub const HELD_IN_ALL: usize = 16_384;
 /// Destinations with an outstanding Map-Request.
@@ -19,8 +21,6 @@ pub const CHANGES_IN_FLIGHT: usize = 8_192;
 
 /// First retransmission of an unanswered Map-Request; doubles from there.
 pub const REQUEST_RETRY: Duration = Duration::from_millis(300);
-/// Map-Requests sent for one destination before giving up.
-pub const REQUEST_TRIES: u32 = 4;
 /// How long a destination that nobody answered for stays refused.
 pub const NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Longest time a negative answer is believed, whatever its TTL says.
@@ -28,10 +28,33 @@ pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
 /// Time to live of a mapping whose TTL is left to the receiver (RFC 9301 5.4).
 pub const UNSPECIFIED_TTL: Duration = Duration::from_secs(900);
 
+/// ICMP errors per second to senders whose packets are not delivered.
+pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
+/// RLOC-probes and solicited refreshes per second that are heeded.
+pub const QUESTIONS_PER_SECOND: u32 = 100;
+
 /// First retransmission of an unacknowledged Map-Register; doubles from there.
 pub const REGISTER_RETRY: Duration = Duration::from_secs(1);
 /// Longest pause between Map-Register retransmissions (RFC 9301 5.6).
 pub const REGISTER_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Retransmission of the messages of a stopping agent.
+pub const FAREWELL_RETRY: Duration = Duration::from_millis(200);
+
+/// Requests of one subscription that may still be answered.
+pub const SUBSCRIBE_OUTSTANDING: usize = 8;
+/// First retransmission of an unanswered subscription; doubles from there. An
+/// answer takes as long as the far end needs to be told of us.
+pub const SUBSCRIBE_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause between two tries to subscribe, refused ones included.
+pub const SUBSCRIBE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Longest time between two renewals of a subscription.
+pub const SUBSCRIPTION_RENEWAL: Duration = Duration::from_secs(600);
+
+/// First repetition of a change that the data plane refused; doubles from there.
+pub const REPAIR_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause between two such repetitions.
+pub const REPAIR_RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// How long the side that was told of a peer by a push waits for that peer's
 /// handshake before it starts one itself.

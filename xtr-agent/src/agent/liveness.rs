@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
 use super::limits::{LIVENESS_POLL, SILENCE, SILENCE_BACKOFF_MAX};
@@ -93,13 +92,7 @@ impl Agent {
             if !self.peers.contains(&peer.key) || !self.liveness.silent(now, peer) {
                 continue;
             }
-            let prefixes: Vec<IpNet> = self
-                .cache
-                .iter()
-                .filter(|(_, entry)| entry.chosen.is_some_and(|chosen| chosen.key == peer.key))
-                .map(|(prefix, _)| prefix)
-                .collect();
-            for prefix in prefixes {
+            for prefix in self.peers.prefixes(&peer.key) {
                 self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }

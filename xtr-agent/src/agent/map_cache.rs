@@ -1,6 +1,6 @@
 //! The map-cache: what the agent knows about EID-prefixes, by longest match.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -41,6 +41,9 @@ pub struct Chosen {
 pub(super) struct Entry {
     /// Where it stands.
     pub(super) state: State,
+    /// What its owner registered: the prefix itself, or one around it of which
+    /// others have parts. Set by [`MapCache::set_region`] only.
+    pub(super) region: IpNet,
     /// The peer that serves it; `None` only for negative entries.
     pub(super) chosen: Option<Chosen>,
     /// The latest change that gives the prefix to that peer.
@@ -53,8 +56,6 @@ pub(super) struct Entry {
     pub(super) held: Held,
     /// What made it.
     pub(super) cause: Cause,
-    /// The latest Map-Notify that changed it; older ones are ignored.
-    pub(super) notified: Option<Nonce>,
     /// The far end was told of us by a push while we asked for it, so that
     /// both ends are about to start a handshake.
     pub(super) mutual: bool,
@@ -77,6 +78,8 @@ pub(super) struct MapCache {
     v6: PrefixMap<Ipv6Net, Entry>,
     /// How many of the entries are negative; an entry never becomes so later.
     negatives: usize,
+    /// The entries that are parts of what their owner registered, by that.
+    parts: BTreeMap<IpNet, BTreeSet<IpNet>>,
 }
 
 impl MapCache {
@@ -118,7 +121,7 @@ impl MapCache {
             IpNet::V4(prefix) => self.v4.insert(prefix, entry),
             IpNet::V6(prefix) => self.v6.insert(prefix, entry),
         };
-        self.gone(before)
+        self.gone(prefix, before)
     }
 
     /// Takes the entry of exactly `prefix` out.
@@ -127,10 +130,40 @@ impl MapCache {
             IpNet::V4(prefix) => self.v4.remove(prefix),
             IpNet::V6(prefix) => self.v6.remove(prefix),
         };
-        self.gone(before)
+        self.gone(*prefix, before)
     }
 
-    fn gone(&mut self, before: Option<Entry>) -> Option<Entry> {
+    /// Notes that the entry of `prefix` comes from the registration of `region`.
+    pub(super) fn set_region(&mut self, prefix: IpNet, region: IpNet) {
+        let Some(entry) = self.get_mut(&prefix) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.region, region);
+        self.leave_region(prefix, before);
+        if region != prefix {
+            self.parts.entry(region).or_default().insert(prefix);
+        }
+    }
+
+    /// The entries that are parts of the registration of `region`.
+    pub(super) fn parts(&self, region: &IpNet) -> Vec<IpNet> {
+        let parts = self.parts.get(region);
+        parts.map_or_else(Vec::new, |parts| parts.iter().copied().collect())
+    }
+
+    fn leave_region(&mut self, prefix: IpNet, region: IpNet) {
+        if let Some(parts) = self.parts.get_mut(&region) {
+            parts.remove(&prefix);
+            if parts.is_empty() {
+                self.parts.remove(&region);
+            }
+        }
+    }
+
+    fn gone(&mut self, prefix: IpNet, before: Option<Entry>) -> Option<Entry> {
+        if let Some(before) = &before {
+            self.leave_region(prefix, before.region);
+        }
         let negative = before.as_ref().is_some_and(Entry::is_negative);
         self.negatives = self.negatives.saturating_sub(usize::from(negative));
         before
@@ -171,6 +204,8 @@ pub(super) struct Pending {
     pub(super) source: IpAddr,
     /// Requests sent so far.
     pub(super) tries: u32,
+    /// When packets have waited long enough.
+    pub(super) until: Timestamp,
     /// Packets waiting for the answer.
     pub(super) held: Held,
 }
@@ -223,6 +258,11 @@ impl Resolver {
         (*nonce, before)
     }
 
+    /// How many requests for `prefix` are out that nobody has answered yet.
+    pub(super) fn refresh_tries(&self, prefix: &IpNet) -> u32 {
+        self.refreshing.get(prefix).map_or(0, |(_, tries)| *tries)
+    }
+
     /// Whether `prefix` was asked for again and nobody has answered yet.
     pub(super) fn is_refreshing(&self, prefix: &IpNet) -> bool {
         self.refreshing.contains_key(prefix)
@@ -263,16 +303,16 @@ impl Resolver {
 mod tests {
     use super::*;
 
-    fn entry(state: State) -> Entry {
+    fn entry(prefix: &str, state: State) -> Entry {
         Entry {
             state,
+            region: prefix.parse().unwrap(),
             chosen: None,
             change: None,
             expires: Timestamp::ZERO,
             stale: None,
             held: Held::default(),
             cause: Cause::Reply,
-            notified: None,
             mutual: false,
             solicited: None,
             bytes_seen: 0,
@@ -283,7 +323,7 @@ mod tests {
     fn the_most_specific_entry_wins_in_both_families() {
         let mut cache = MapCache::default();
         for prefix in ["10.0.0.0/8", "10.1.0.0/16", "fd00::/16", "fd00:1::/32"] {
-            cache.insert(prefix.parse().unwrap(), entry(State::Active));
+            cache.insert(prefix.parse().unwrap(), entry(prefix, State::Active));
         }
         let mut found = |dst: &str| {
             cache
@@ -300,6 +340,22 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_found_by_what_their_owner_registered() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let (part, region) = (net("10.0.0.0/28"), net("10.0.0.0/24"));
+        let mut cache = MapCache::default();
+        cache.insert(part, entry("10.0.0.0/28", State::Active));
+        assert_eq!(cache.parts(&region), []);
+        cache.set_region(part, region);
+        assert_eq!(cache.parts(&region), [part]);
+        cache.set_region(part, part);
+        assert!(cache.parts.is_empty());
+        cache.set_region(part, region);
+        cache.remove(&part);
+        assert!(cache.parts.is_empty());
+    }
+
+    #[test]
     fn pending_destinations_are_found_by_prefix_and_nonce() {
         let mut resolver = Resolver::default();
         for (n, dst) in ["10.0.0.1", "10.0.1.1", "fd00::1"].into_iter().enumerate() {
@@ -307,6 +363,7 @@ mod tests {
                 nonce: Nonce(n as u64),
                 source: "10.9.9.9".parse().unwrap(),
                 tries: 1,
+                until: Timestamp::ZERO,
                 held: Held::default(),
             };
             resolver.start(dst.parse().unwrap(), pending);

@@ -13,10 +13,10 @@ use rand::Rng;
 
 use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
-use super::ip_header::{Unreachable, addresses, unreachable};
+use super::ip_header::{Unreachable, addresses};
 use super::limits::{
-    NEGATIVE_ENTRIES, NEGATIVE_TTL_MAX, NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY,
-    REQUEST_TRIES, UNSPECIFIED_TTL,
+    HELD_PER_DESTINATION, HELD_PER_MAPPING, NEGATIVE_ENTRIES, NEGATIVE_TTL_MAX,
+    NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY, UNSPECIFIED_TTL,
 };
 use super::map_cache::{Entry, Pending, Purpose, State};
 use super::{Action, Actions, Agent, Timer};
@@ -62,20 +62,18 @@ impl Agent {
         }
         if !self.is_own(&EidPrefix::host(self.config.iid, src)) {
             // The far end would refuse it: its AllowedIPs name our EIDs only.
-            refuse(
-                packet,
-                Unreachable::Prohibited,
-                DropReason::SourceNotOurs,
-                actions,
-            );
+            let (why, reason) = (Unreachable::Prohibited, DropReason::SourceNotOurs);
+            self.refusals.refuse(packet, why, reason, actions);
             return;
         }
         if self.known(now, dst, packet, actions) {
             return;
         }
         if let Some(pending) = self.resolver.pending_mut(&dst) {
-            let refused = pending.held.push(packet, &mut self.budget);
-            overflowed(refused, packet, actions);
+            let refused = pending
+                .held
+                .push(packet, HELD_PER_DESTINATION, &mut self.budget);
+            self.refusals.overflowed(refused, packet, actions);
             return;
         }
         self.ask(now, src, dst, packet, actions);
@@ -87,19 +85,24 @@ impl Agent {
             return false;
         };
         if entry.expires <= now {
-            self.forget(prefix, actions);
+            if !self.keep_stale(now, prefix) {
+                self.forget_and_ask_again(now, prefix, actions);
+            }
             return self.known(now, dst, packet, actions);
         }
+        let most = held_for(&prefix);
         match entry.state {
             State::Routing | State::Active => {
                 actions.push(Action::Reinject(Bytes::copy_from_slice(packet)));
             }
             State::Installing => {
-                overflowed(entry.held.push(packet, &mut self.budget), packet, actions);
+                let refused = entry.held.push(packet, most, &mut self.budget);
+                self.refusals.overflowed(refused, packet, actions);
             }
             State::Awaiting(_) => {
                 let first = entry.held.is_empty();
-                overflowed(entry.held.push(packet, &mut self.budget), packet, actions);
+                let refused = entry.held.push(packet, most, &mut self.budget);
+                self.refusals.overflowed(refused, packet, actions);
                 if first {
                     // Later ones are served by the regular look.
                     let key = entry.chosen.map(|chosen| chosen.key);
@@ -107,14 +110,8 @@ impl Agent {
                 }
             }
             State::Negative(action) => {
-                let why = match action {
-                    MapAction::PolicyDenied | MapAction::AuthFailure => Unreachable::Prohibited,
-                    MapAction::NoAction
-                    | MapAction::NativelyForward
-                    | MapAction::SendMapRequest
-                    | MapAction::Drop => Unreachable::Host,
-                };
-                refuse(packet, why, DropReason::NegativeMapping, actions);
+                let (why, reason) = (unreachable_by(action), DropReason::NegativeMapping);
+                self.refusals.refuse(packet, why, reason, actions);
             }
         }
         true
@@ -129,17 +126,15 @@ impl Agent {
         actions: &mut Actions,
     ) {
         if self.resolver.len() >= OUTSTANDING_REQUESTS || self.overloaded() {
-            refuse(
-                packet,
-                Unreachable::Host,
-                DropReason::TooManyRequests,
-                actions,
-            );
+            let (why, reason) = (Unreachable::Host, DropReason::TooManyRequests);
+            self.refusals.refuse(packet, why, reason, actions);
             return;
         }
         let mut held = Held::default();
-        if let Err((reason, _)) = held.push(packet, &mut self.budget) {
-            refuse(packet, Unreachable::Host, reason, actions);
+        let refused = held.push(packet, HELD_PER_DESTINATION, &mut self.budget);
+        if let Err((reason, _)) = refused {
+            let why = Unreachable::Host;
+            self.refusals.refuse(packet, why, reason, actions);
             return;
         }
         actions.event(Event::Caught { dst });
@@ -155,18 +150,21 @@ impl Agent {
         actions: &mut Actions,
     ) {
         let nonce = Nonce(self.rng.random());
+        let until = now + self.config.hold;
         self.resolver.start(
             dst,
             Pending {
                 nonce,
                 source,
                 tries: 1,
+                until,
                 held,
             },
         );
         actions.event(Event::MapRequest { eid: dst, nonce });
         self.send_request(Question::first(source, dst, nonce), 0, actions);
-        self.deadlines.set(Timer::Request(dst), now + REQUEST_RETRY);
+        let retry = (now + REQUEST_RETRY).min(until);
+        self.deadlines.set(Timer::Request(dst), retry);
     }
 
     /// Sends one Map-Request; each retry goes to the next map server.
@@ -177,11 +175,6 @@ impl Agent {
             nonce,
             flags,
         } = question;
-        let servers = &self.config.map_servers;
-        let turn = usize::try_from(tries).unwrap_or(0) % servers.len().max(1);
-        let Some(server) = servers.get(turn) else {
-            return;
-        };
         let params = RequestParams {
             flags,
             nonce,
@@ -189,20 +182,35 @@ impl Agent {
             itr_rlocs: &[self.config.control_address],
             eids: &[RequestedEid {
                 subscribe: false,
-                eid: EidPrefix::new(self.config.iid, asked),
+                eid: self.eid(asked),
             }],
             source_record: None,
             ids: None,
         };
+        self.send_map_request(self.turn(tries), source, &params, actions);
+    }
+
+    /// Sends a Map-Request on behalf of `source` to the map server at `index`.
+    pub(super) fn send_map_request(
+        &self,
+        index: usize,
+        source: IpAddr,
+        params: &RequestParams<'_>,
+        actions: &mut Actions,
+    ) {
+        let (Some(server), Some(asked)) = (self.config.map_servers.get(index), params.eids.first())
+        else {
+            return;
+        };
         let dst = server.address;
         let mut bytes = Vec::new();
-        if encode_map_request(&params, &mut bytes).is_err() {
+        if encode_map_request(params, &mut bytes).is_err() {
             return;
         }
         if self.config.encapsulate_requests {
             let inner = std::mem::take(&mut bytes);
             let from = SocketAddr::new(source, dst.port());
-            let to = SocketAddr::new(asked.addr(), dst.port());
+            let to = SocketAddr::new(asked.eid.net().addr(), dst.port());
             if encode_ecm(from, to, &inner, &mut bytes).is_err() {
                 return;
             }
@@ -217,18 +225,21 @@ impl Agent {
         let Some(pending) = self.resolver.pending_mut(&dst) else {
             return;
         };
-        if pending.tries >= REQUEST_TRIES {
+        let (source, nonce, tries, until) =
+            (pending.source, pending.nonce, pending.tries, pending.until);
+        if until <= now {
             self.give_up(now, dst, actions);
             return;
         }
-        let (source, nonce, tries) = (pending.source, pending.nonce, pending.tries);
         pending.tries += 1;
-        let wait = REQUEST_RETRY
-            .saturating_mul(1 << tries)
-            .min(self.config.hold);
-        self.unanswered(now, tries, actions);
+        let silent = self.turn(tries.saturating_sub(1));
+        let servers = u32::try_from(self.config.map_servers.len()).unwrap_or(1);
+        let unanswered = tries.div_ceil(servers.max(1));
+        self.unanswered(now, silent, unanswered, actions);
         self.send_request(Question::first(source, dst, nonce), tries, actions);
-        self.deadlines.set(Timer::Request(dst), now + wait);
+        let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
+        let retry = (now + wait).min(until);
+        self.deadlines.set(Timer::Request(dst), retry);
     }
 
     /// Nobody answered: tells the senders and refuses the destination for a moment.
@@ -238,7 +249,8 @@ impl Agent {
             return;
         };
         for packet in pending.held.take(&mut self.budget) {
-            refuse(&packet, Unreachable::Host, DropReason::NoAnswer, actions);
+            let (why, reason) = (Unreachable::Host, DropReason::NoAnswer);
+            self.refusals.refuse(&packet, why, reason, actions);
         }
         let until = now + NO_ANSWER_HOLD_DOWN;
         self.insert_negative(IpNet::from(dst), MapAction::Drop, until, actions);
@@ -265,18 +277,13 @@ impl Agent {
         }
         let ttl = record.ttl.duration().unwrap_or(UNSPECIFIED_TTL);
         let until = now + ttl.clamp(Duration::from_secs(1), NEGATIVE_TTL_MAX);
-        let why = match record.action {
-            MapAction::PolicyDenied | MapAction::AuthFailure => Unreachable::Prohibited,
-            MapAction::NoAction
-            | MapAction::NativelyForward
-            | MapAction::SendMapRequest
-            | MapAction::Drop => Unreachable::Host,
-        };
+        let why = unreachable_by(record.action);
         for dst in self.resolver.within(&prefix) {
             self.deadlines.cancel(&Timer::Request(dst));
             if let Some(mut pending) = self.resolver.finish(&dst) {
                 for packet in pending.held.take(&mut self.budget) {
-                    refuse(&packet, why, DropReason::NegativeMapping, actions);
+                    let reason = DropReason::NegativeMapping;
+                    self.refusals.refuse(&packet, why, reason, actions);
                 }
             }
         }
@@ -303,13 +310,13 @@ impl Agent {
         }
         let entry = Entry {
             state: State::Negative(action),
+            region: prefix,
             chosen: None,
             change: None,
             expires: until,
             stale: None,
             held: Held::default(),
             cause: Cause::Reply,
-            notified: None,
             mutual: false,
             solicited: None,
             bytes_seen: 0,
@@ -336,26 +343,22 @@ impl Agent {
     }
 }
 
-/// Drops a packet, counts it, and tells its sender.
-pub(super) fn refuse(packet: &[u8], why: Unreachable, reason: DropReason, actions: &mut Actions) {
-    actions.count(reason);
-    if let Some(error) = unreachable(packet, why) {
-        actions.push(Action::Deliver(error));
+/// How many packets may wait for the mapping of `prefix`.
+fn held_for(prefix: &IpNet) -> usize {
+    if prefix.prefix_len() == prefix.max_prefix_len() {
+        HELD_PER_DESTINATION
+    } else {
+        HELD_PER_MAPPING
     }
 }
 
-/// Deals with a packet that a hold had no room for.
-fn overflowed(
-    result: Result<(), (DropReason, Option<Bytes>)>,
-    packet: &[u8],
-    actions: &mut Actions,
-) {
-    if let Err((reason, oldest)) = result {
-        refuse(
-            oldest.as_deref().unwrap_or(packet),
-            Unreachable::Host,
-            reason,
-            actions,
-        );
+/// What a sender is told when a negative answer says `action`.
+const fn unreachable_by(action: MapAction) -> Unreachable {
+    match action {
+        MapAction::PolicyDenied | MapAction::AuthFailure => Unreachable::Prohibited,
+        MapAction::NoAction
+        | MapAction::NativelyForward
+        | MapAction::SendMapRequest
+        | MapAction::Drop => Unreachable::Host,
     }
 }

@@ -1,12 +1,17 @@
 //! The agent as a pure state machine: inputs and a clock in, actions out.
 //!
-//! `mod.rs` says what goes in and out and sends every input to the file that
-//! answers it: `miss` for captured packets, `control` for datagrams from the
-//! map servers, `install` for the way of a mapping into the data plane.
+//! `mod.rs` says what goes in and sends every input to the file that answers
+//! it: `miss` for captured packets, `control` for datagrams from the map
+//! servers, `install` for the way of a mapping into the data plane.
 
+mod action;
+mod answer;
 mod asked;
+mod bucket;
+mod config;
 mod control;
 mod event;
+mod handshake;
 mod hold;
 mod inspect;
 mod install;
@@ -15,82 +20,43 @@ pub mod limits;
 mod liveness;
 mod map_cache;
 mod miss;
+mod notify;
 mod peers;
 mod refresh;
+mod refusal;
 mod registration;
+mod remove;
 mod replay;
+mod routes;
+mod server;
+mod subscribe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
 use ipnet::IpNet;
-use lisp_proto::{
-    AuthKey, Deadlines, EidPrefix, InstanceId, Nonce, PublicKey, SiteId, Timestamp, Ttl, XtrId,
-};
+use lisp_proto::{Deadlines, EidPrefix, Nonce, PublicKey, Timestamp, Ttl};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+pub use action::{Action, Actions, Change, ChangeId};
+pub use config::{Config, MapServer};
 pub use event::{Cause, DropReason, Event};
 pub use inspect::Sizes;
 pub use map_cache::{Chosen, State};
 pub use peers::PeerSpec;
 
+use bucket::Bucket;
 use hold::HoldBudget;
 use liveness::Liveness;
 use map_cache::{MapCache, Resolver};
 use peers::Peers;
-use registration::Registration;
-use replay::ReplayWindow;
-
-/// A map server that the agent registers with and asks.
-#[derive(Clone, Debug)]
-pub struct MapServer {
-    /// Where it listens, inside the control tunnel.
-    pub address: SocketAddr,
-    /// The secret shared with it (RFC 9301 5.6).
-    pub key: AuthKey,
-}
-
-/// All that the agent must be told; nothing in it is invalid.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Registered with all of them; the first is asked.
-    pub map_servers: Vec<MapServer>,
-    /// Which copy of the address plan this is.
-    pub iid: InstanceId,
-    /// The prefixes that live here.
-    pub eid_prefixes: Vec<IpNet>,
-    /// Destinations that are looked up; nothing else is touched.
-    pub overlay: Vec<IpNet>,
-    /// Where map servers answer to: the agent's address inside the control
-    /// tunnel, or its RLOC where there is none.
-    pub control_address: IpAddr,
-    /// Key of the data interface.
-    pub public_key: PublicKey,
-    /// UDP port of the data interface.
-    pub listen_port: u16,
-    /// Addresses at which the data interface can be reached.
-    pub rlocs: Vec<IpAddr>,
-    /// Identity across address changes, and of the site; `None` for map
-    /// servers that predate RFC 9301.
-    pub ids: Option<(XtrId, SiteId)>,
-    /// Registers plain locators, without a key, for map servers that know no
-    /// security key (LCAF 11).
-    pub keyless: bool,
-    /// Sends Map-Requests in Encapsulated Control Messages (RFC 9301 5.8), as
-    /// map resolvers outside a control tunnel want them.
-    pub encapsulate_requests: bool,
-    /// How long others may keep our mappings.
-    pub ttl: Ttl,
-    /// Time between registrations, before jitter.
-    pub register_interval: Duration,
-    /// First nonce of a Map-Register; must exceed all of earlier runs.
-    pub first_nonce: Nonce,
-    /// How long packets wait for a mapping before they are given up.
-    pub hold: Duration,
-}
+use refusal::Refusals;
+use remove::{Object, Repairs};
+use routes::Routes;
+use server::Server;
+use subscribe::Subscriptions;
 
 /// What the data plane says of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,86 +102,6 @@ pub enum Input<'a> {
     Shutdown,
 }
 
-/// Names a change until it is reported back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChangeId(pub u64);
-
-/// A change to the data plane. All are idempotent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Makes the peer exactly so.
-    SetPeer(PeerSpec),
-    /// Removes the peer.
-    RemovePeer(PublicKey),
-    /// Sends packets to the prefix to the data interface, past the agent.
-    AddRoute(IpNet),
-    /// Sends packets to the prefix to the agent again.
-    RemoveRoute(IpNet),
-}
-
-/// Everything the agent can ask of its shell, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Sends a datagram from the control socket.
-    Send {
-        /// Where to.
-        dst: SocketAddr,
-        /// Its payload.
-        bytes: Bytes,
-    },
-    /// Carries out a change and reports back with [`Input::Applied`].
-    Apply {
-        /// Name for the report.
-        id: ChangeId,
-        /// What to do.
-        change: Change,
-    },
-    /// Starts a handshake with the peer now.
-    Kick(PublicKey),
-    /// Sets the control tunnel up anew: the map server may have restarted and
-    /// lost its half of the session.
-    RenewControlTunnel,
-    /// Reports back with [`Input::PeerStats`] of these peers.
-    ReadPeerStats(Vec<PublicKey>),
-    /// Sends a held packet out through the data interface.
-    Reinject(Bytes),
-    /// Hands a packet to the local IP stack.
-    Deliver(Bytes),
-    /// Counts something refused.
-    Count(DropReason),
-    /// Tells the operator.
-    Event(Event),
-}
-
-/// Actions in the order they are to be carried out. Kept and reused by the shell.
-#[derive(Debug, Default)]
-pub struct Actions(Vec<Action>);
-
-impl Actions {
-    /// Takes all actions out, oldest first.
-    pub fn drain(&mut self) -> impl Iterator<Item = Action> + '_ {
-        self.0.drain(..)
-    }
-
-    /// The actions, oldest first.
-    #[must_use]
-    pub fn as_slice(&self) -> &[Action] {
-        &self.0
-    }
-
-    fn push(&mut self, action: Action) {
-        self.0.push(action);
-    }
-
-    fn count(&mut self, reason: DropReason) {
-        self.push(Action::Count(reason));
-    }
-
-    fn event(&mut self, event: Event) {
-        self.push(Action::Event(event));
-    }
-}
-
 /// What waits for a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -227,6 +113,10 @@ enum Timer {
     Entry(IpNet),
     /// The mapping in use should be asked for again.
     Refresh(IpNet),
+    /// The next try to subscribe at the map server with this index.
+    Subscribe(usize, IpNet),
+    /// The next try of what the data plane refused.
+    Repair(Object),
     /// Time to look for first handshakes.
     Handshakes,
     /// Time to look for peers that fell silent.
@@ -239,24 +129,26 @@ pub struct Agent {
     config: Config,
     rng: StdRng,
     register_nonce: Nonce,
-    registrations: Vec<Registration>,
-    windows: Vec<ReplayWindow>,
+    /// In the order of the configuration.
+    servers: Vec<Server>,
     cache: MapCache,
     resolver: Resolver,
     budget: HoldBudget,
+    refusals: Refusals,
     peers: Peers,
+    routes: Routes,
+    repairs: Repairs,
     changes: BTreeMap<ChangeId, install::Pending>,
     next_change: u64,
-    acks: BTreeMap<(usize, Nonce), control::PendingAck>,
+    acks: BTreeMap<(usize, Nonce), notify::PendingAck>,
+    subscriptions: Subscriptions,
+    /// What others may ask of us.
+    questions: Bucket,
     /// Peers whose first handshake is being looked for, with the looks left.
     watched: BTreeMap<PublicKey, u32>,
     /// Mappings whose use is being looked at before they run out.
     refresh_checks: BTreeSet<IpNet>,
     liveness: Liveness,
-    /// When a map server was last heard of.
-    heard: Timestamp,
-    /// When the control tunnel was last set up anew.
-    renewed: Timestamp,
     /// Whether the next counters are for `liveness`.
     liveness_asked: bool,
     deadlines: Deadlines<Timer>,
@@ -267,24 +159,26 @@ impl Agent {
     /// An agent that has done nothing yet; feed it [`Input::Start`] first.
     #[must_use]
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
-        let servers = config.map_servers.len();
+        let servers = config.map_servers.iter();
         Self {
             rng: StdRng::from_seed(seed),
             register_nonce: config.first_nonce,
-            registrations: (0..servers).map(|_| Registration::default()).collect(),
-            windows: vec![ReplayWindow::default(); servers],
+            servers: servers.map(|_| Server::default()).collect(),
             cache: MapCache::default(),
             resolver: Resolver::default(),
             budget: HoldBudget::default(),
+            refusals: Refusals::default(),
             peers: Peers::default(),
+            routes: Routes::default(),
+            repairs: Repairs::default(),
             changes: BTreeMap::new(),
             next_change: 0,
             acks: BTreeMap::new(),
+            subscriptions: Subscriptions::default(),
+            questions: Bucket::per_second(limits::QUESTIONS_PER_SECOND),
             watched: BTreeMap::new(),
             refresh_checks: BTreeSet::new(),
             liveness: Liveness::default(),
-            heard: Timestamp::ZERO,
-            renewed: Timestamp::ZERO,
             liveness_asked: false,
             deadlines: Deadlines::default(),
             stopping: false,
@@ -294,18 +188,14 @@ impl Agent {
 
     /// Takes one input and appends what is to be done about it.
     pub fn handle(&mut self, now: Timestamp, input: Input<'_>, actions: &mut Actions) {
+        self.refusals.at(now);
         match input {
             Input::Start => self.register_all(now, actions),
             Input::Datagram { src, bytes } => self.datagram(now, src, bytes, actions),
             Input::TunPacket(packet) => self.tun_packet(now, packet, actions),
             Input::Applied { id, ok } => self.applied(now, id, ok, actions),
             Input::PeerStats(stats) => self.peer_stats(now, stats, actions),
-            Input::LocalRlocs(rlocs) => {
-                if self.config.rlocs != rlocs {
-                    self.config.rlocs = rlocs.to_vec();
-                    self.register_all(now, actions);
-                }
-            }
+            Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
             Input::Tick => {}
             Input::Shutdown => self.shut_down(now, actions),
         }
@@ -344,21 +234,25 @@ impl Agent {
     /// When the map server at `index` last acknowledged a registration.
     #[must_use]
     pub fn acknowledged(&self, index: usize) -> Option<Timestamp> {
-        self.registrations.get(index)?.acknowledged()
+        self.servers.get(index)?.registration.acknowledged()
+    }
+
+    /// Whether an agent that was told to stop has nothing more to wait for:
+    /// all that it withdrew is acknowledged.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        let withdrawn = |server: &Server| !server.registration.unacknowledged();
+        self.stopping && self.servers.iter().all(withdrawn) && self.subscriptions.all_answered()
     }
 
     fn timer(&mut self, now: Timestamp, timer: Timer, actions: &mut Actions) {
         match timer {
-            Timer::Register(index) => {
-                let registration = self.registrations.get(index);
-                if registration.is_some_and(Registration::unacknowledged) {
-                    self.unanswered(now, 2, actions);
-                }
-                self.register(now, index, actions);
-            }
+            Timer::Register(index) => self.register_due(now, index, actions),
             Timer::Request(dst) => self.retry_request(now, dst, actions),
             Timer::Entry(prefix) => self.entry_due(now, prefix, actions),
             Timer::Refresh(prefix) => self.refresh_due(now, prefix, actions),
+            Timer::Subscribe(index, prefix) => self.subscribe(now, index, prefix, actions),
+            Timer::Repair(object) => self.repair_due(object, actions),
             Timer::Handshakes => self.look_for_handshakes(now, actions),
             Timer::Liveness => self.liveness_due(now, actions),
         }
@@ -367,6 +261,7 @@ impl Agent {
     fn shut_down(&mut self, now: Timestamp, actions: &mut Actions) {
         self.stopping = true;
         self.config.ttl = Ttl::WITHDRAW;
+        self.unsubscribe_all(now, actions);
         self.register_all(now, actions);
         let prefixes: Vec<IpNet> = self.cache.iter().map(|(prefix, _)| prefix).collect();
         for prefix in prefixes {
@@ -374,19 +269,18 @@ impl Agent {
         }
     }
 
-    /// A map server did not answer in time, for the `unanswered`th time.
-    /// WireGuard would notice a restarted map server only after 15 s.
-    fn unanswered(&mut self, now: Timestamp, unanswered: u32, actions: &mut Actions) {
-        // One that answers others is there, and only slow or overloaded.
-        let silence = if unanswered > 1 {
-            limits::CONTROL_SILENCE_SHORT
-        } else {
-            limits::CONTROL_SILENCE
-        };
-        if now - self.heard >= silence && now - self.renewed >= limits::CONTROL_RENEWAL {
-            self.renewed = now;
-            actions.push(Action::RenewControlTunnel);
+    /// The map server at `index` did not answer in time, for the `unanswered`th
+    /// time. WireGuard would notice a restarted map server only after 15 s.
+    fn unanswered(&mut self, now: Timestamp, index: usize, unanswered: u32, actions: &mut Actions) {
+        let server = self.servers.get_mut(index);
+        if server.is_some_and(|server| server.has_lost_us(now, unanswered)) {
+            actions.push(Action::RenewControlTunnel(index));
         }
+    }
+
+    /// Which map server is asked after `tries` tries.
+    fn turn(&self, tries: u32) -> usize {
+        usize::try_from(tries).unwrap_or(0) % self.config.map_servers.len().max(1)
     }
 
     fn eid(&self, prefix: IpNet) -> EidPrefix {

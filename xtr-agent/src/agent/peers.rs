@@ -78,6 +78,18 @@ impl Peers {
         Some(Remaining::Peer(spec(*key, peer, false)))
     }
 
+    /// The prefixes of `key`.
+    pub(super) fn prefixes(&self, key: &PublicKey) -> Vec<IpNet> {
+        let peer = self.by_key.get(key);
+        peer.map_or_else(Vec::new, |peer| peer.allowed_ips.iter().copied().collect())
+    }
+
+    /// The peer as it shall be, wherever it may have roamed to.
+    pub(super) fn spec(&self, key: &PublicKey) -> Option<PeerSpec> {
+        let peer = self.by_key.get(key)?;
+        Some(spec(*key, peer, false))
+    }
+
     /// Whether `key` is wanted.
     #[must_use]
     pub(super) fn contains(&self, key: &PublicKey) -> bool {

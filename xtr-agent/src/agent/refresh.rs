@@ -1,35 +1,43 @@
 //! Mappings in use are asked for again before they run out.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use lisp_proto::{Nonce, RequestFlags, Timestamp};
 use rand::Rng;
 
 use super::limits::{REFRESH_RETRY_MAX, REQUEST_RETRY, STALE_MAX, STALE_STEP};
 use super::miss::Question;
-use super::{Action, Actions, Agent, PeerStats, Timer};
+use super::{Actions, Agent, PeerStats, Timer};
 
 impl Agent {
-    /// Asks again for mappings that carried traffic since the last look.
+    /// Asks again for a mapping that is about to run out and carried traffic
+    /// since the last look at its peer.
     pub(super) fn refresh_used(
         &mut self,
         now: Timestamp,
-        stats: &[PeerStats],
+        prefix: IpNet,
+        peer: &PeerStats,
         actions: &mut Actions,
     ) {
-        for prefix in std::mem::take(&mut self.refresh_checks) {
-            let Some(entry) = self.cache.get_mut(&prefix) else {
-                continue;
-            };
-            let key = entry.chosen.map(|chosen| chosen.key);
-            let Some(peer) = stats.iter().find(|peer| Some(peer.key) == key) else {
-                self.refresh_checks.insert(prefix);
-                continue;
-            };
-            let bytes = peer.rx_bytes.wrapping_add(peer.tx_bytes);
-            if bytes != std::mem::replace(&mut entry.bytes_seen, bytes) {
-                self.ask_again(now, prefix, RequestFlags::default(), actions);
-            }
+        if !self.refresh_checks.remove(&prefix) {
+            return;
         }
+        let Some(entry) = self.cache.get_mut(&prefix) else {
+            return;
+        };
+        let bytes = peer.rx_bytes.wrapping_add(peer.tx_bytes);
+        if bytes != std::mem::replace(&mut entry.bytes_seen, bytes) {
+            self.ask_again(now, prefix, RequestFlags::default(), actions);
+        }
+    }
+
+    /// The EID of ours that asks for `prefix`.
+    pub(super) fn own_source(&self, prefix: &IpNet) -> Option<IpAddr> {
+        let family = prefix.addr().is_ipv4();
+        let mut own = self.config.eid_prefixes.iter();
+        own.find(|own| own.addr().is_ipv4() == family)
+            .map(IpNet::addr)
     }
 
     /// Asks for a mapping that we have, again and again until somebody answers.
@@ -40,12 +48,9 @@ impl Agent {
         flags: RequestFlags,
         actions: &mut Actions,
     ) {
-        let family = prefix.addr().is_ipv4();
-        let own = &self.config.eid_prefixes;
-        let Some(source) = own.iter().find(|own| own.addr().is_ipv4() == family) else {
+        let Some(source) = self.own_source(&prefix) else {
             return;
         };
-        let source = source.addr();
         let fresh = Nonce(self.rng.random());
         let (nonce, tries) = self.resolver.refresh(prefix, fresh);
         let question = Question {
@@ -61,25 +66,32 @@ impl Agent {
     }
 
     pub(super) fn refresh_due(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
-        if self.resolver.is_refreshing(&prefix) {
-            self.unanswered(now, 2, actions);
+        let tries = self.resolver.refresh_tries(&prefix);
+        if tries > 0 {
+            let silent = self.turn(tries - 1);
+            self.unanswered(now, silent, 2, actions);
             self.ask_again(now, prefix, RequestFlags::default(), actions);
             return;
         }
-        let entry = self.cache.get(&prefix);
-        if let Some(chosen) = entry.and_then(|entry| entry.chosen) {
+        // The next look at all counters tells whether it is in use.
+        if self
+            .cache
+            .get(&prefix)
+            .is_some_and(|entry| entry.chosen.is_some())
+        {
             self.refresh_checks.insert(prefix);
-            actions.push(Action::ReadPeerStats(vec![chosen.key]));
         }
     }
 
-    /// Keeps a mapping in use beyond its time while no map server answers: the
-    /// tunnel works, and a server that is down must not end it.
+    /// Keeps a mapping in use, or one that shall be ready, beyond its time while
+    /// no map server answers: the tunnel works, and a server that is down must
+    /// not end it.
     pub(super) fn keep_stale(&mut self, now: Timestamp, prefix: IpNet) -> bool {
-        if !self.resolver.is_refreshing(&prefix) {
+        if !self.resolver.is_refreshing(&prefix) && !self.is_subscribed(&prefix) {
             return false;
         }
-        let Some(entry) = self.cache.get_mut(&prefix) else {
+        let entry = self.cache.get_mut(&prefix);
+        let Some(entry) = entry.filter(|entry| entry.chosen.is_some()) else {
             return false;
         };
         let since = *entry.stale.get_or_insert(now);

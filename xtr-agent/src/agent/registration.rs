@@ -35,6 +35,11 @@ impl Registration {
         wait
     }
 
+    /// Makes the next retransmission a quick one: there is something new to tell.
+    pub(super) fn afresh(&mut self) {
+        self.retry = REGISTER_RETRY;
+    }
+
     /// Whether a Map-Notify with `nonce` acknowledges the Map-Register that is
     /// out; if so it is done.
     pub(super) fn acknowledge(&mut self, nonce: Nonce, now: Timestamp) -> bool {

@@ -1,5 +1,9 @@
-//! Which Map-Notify nonces were seen: a sliding window, because pushes of different mappings may overtake each other.
+//! Which Map-Notifies were seen: a sliding window of nonces, because pushes of different mappings may
+//! overtake each other, and the latest word on each prefix, because those of one mapping may not.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
 use lisp_proto::Nonce;
 
 /// Nonces below the highest that are still told apart.
@@ -16,10 +20,60 @@ pub(super) enum Seen {
     TooOld,
 }
 
+/// What one map server told us by Map-Notifies. Nonces of different map
+/// servers have nothing to do with each other.
+#[derive(Debug, Default)]
+pub(super) struct Notifies {
+    window: ReplayWindow,
+    /// The latest Map-Notify about each prefix, withdrawn ones included, for as
+    /// long as the window lets an older one through.
+    latest: BTreeMap<IpNet, Nonce>,
+    by_nonce: BTreeSet<(Nonce, IpNet)>,
+}
+
+impl Notifies {
+    /// Tells whether `nonce` is new, and remembers it.
+    pub(super) fn accept(&mut self, nonce: Nonce) -> Seen {
+        let seen = self.window.accept(nonce);
+        let oldest = Nonce(self.window.oldest());
+        while let Some((nonce, prefix)) = self.by_nonce.first().copied()
+            && nonce < oldest
+        {
+            self.by_nonce.remove(&(nonce, prefix));
+            self.latest.remove(&prefix);
+        }
+        seen
+    }
+
+    /// Makes `nonce` new once more: what it said could not be done.
+    pub(super) fn forget(&mut self, nonce: Nonce) {
+        self.window.forget(nonce);
+    }
+
+    /// Whether no later Map-Notify than that with `nonce` was about `prefix`;
+    /// if so, it is now the latest.
+    pub(super) fn is_latest(&mut self, prefix: IpNet, nonce: Nonce) -> bool {
+        match self.latest.get(&prefix) {
+            Some(latest) if *latest > nonce => return false,
+            Some(latest) => self.by_nonce.remove(&(*latest, prefix)),
+            None => false,
+        };
+        self.latest.insert(prefix, nonce);
+        self.by_nonce.insert((nonce, prefix));
+        true
+    }
+
+    /// The highest nonce that was accepted.
+    #[must_use]
+    pub(super) fn highest(&self) -> Option<Nonce> {
+        self.window.highest.map(Nonce)
+    }
+}
+
 /// A window over the nonces of one map server's Map-Notifies (RFC 9437 5, with
 /// the one counter per xTR that section allows).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ReplayWindow {
+struct ReplayWindow {
     highest: Option<u64>,
     /// Bit n: `highest - n` was seen.
     seen: u128,
@@ -27,7 +81,7 @@ pub(super) struct ReplayWindow {
 
 impl ReplayWindow {
     /// Tells whether `nonce` is new, and remembers it.
-    pub(super) fn accept(&mut self, nonce: Nonce) -> Seen {
+    fn accept(&mut self, nonce: Nonce) -> Seen {
         let nonce = nonce.0;
         let highest = *self.highest.get_or_insert(nonce);
         if nonce > highest {
@@ -46,10 +100,16 @@ impl ReplayWindow {
         Seen::New
     }
 
-    /// Makes `nonce` new once more, within the window: what it said could not be done.
-    pub(super) fn forget(&mut self, nonce: Nonce) {
+    /// Makes `nonce` new once more, within the window.
+    fn forget(&mut self, nonce: Nonce) {
         let bit = self.highest.and_then(|highest| Self::bit(highest, nonce.0));
         self.seen &= !bit.unwrap_or(0);
+    }
+
+    /// The lowest nonce that may still be new.
+    fn oldest(&self) -> u64 {
+        let highest = self.highest.unwrap_or(0);
+        highest.saturating_sub(WINDOW - 1)
     }
 
     fn bit(highest: u64, nonce: u64) -> Option<u128> {
@@ -88,6 +148,22 @@ mod tests {
         assert_eq!(window.accept(Nonce(1)), Seen::TooOld);
         assert_eq!(window.accept(Nonce(500)), Seen::New);
         assert_eq!(window.accept(Nonce(500)), Seen::Before);
+    }
+
+    #[test]
+    fn the_latest_word_on_a_prefix_is_kept_as_long_as_an_older_one_may_come() {
+        let prefix: IpNet = "10.0.0.2/32".parse().unwrap();
+        let mut notifies = Notifies::default();
+        notifies.accept(Nonce(7));
+        assert!(notifies.is_latest(prefix, Nonce(7)));
+        assert!(notifies.is_latest(prefix, Nonce(7)), "a repetition");
+        assert!(!notifies.is_latest(prefix, Nonce(6)));
+        notifies.accept(Nonce(7 + WINDOW - 1));
+        assert!(!notifies.is_latest(prefix, Nonce(6)));
+        assert_eq!(notifies.accept(Nonce(7 + WINDOW)), Seen::New);
+        assert_eq!(notifies.accept(Nonce(6)), Seen::TooOld);
+        assert!(notifies.latest.is_empty() && notifies.by_nonce.is_empty());
+        assert_eq!(notifies.highest(), Some(Nonce(7 + WINDOW)));
     }
 
     proptest! {

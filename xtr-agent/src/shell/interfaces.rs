@@ -1,5 +1,7 @@
 //! The interfaces of the agent: control tunnel, data plane, miss catcher, and the routes between them.
 
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
@@ -106,6 +108,24 @@ impl Interfaces {
         Ok(made)
     }
 
+    /// Talks to the map server from another address of this host; only where there is no control
+    /// tunnel, which follows by itself.
+    ///
+    /// # Errors
+    /// The address cannot be used, or not yet.
+    pub(super) fn move_control(&mut self, rlocs: &[IpAddr]) -> io::Result<()> {
+        let now = self.control.local_addr()?;
+        let like_now = |rloc: &&IpAddr| rloc.is_ipv4() == now.is_ipv4();
+        let moved = rlocs.iter().find(like_now);
+        if self.control_tunnel.is_none()
+            && !rlocs.contains(&now.ip())
+            && let Some(rloc) = moved
+        {
+            self.control = bind_control_socket(SocketAddr::new(*rloc, now.port()), None)?;
+        }
+        Ok(())
+    }
+
     /// What carries the data.
     pub(super) fn backend(&self) -> Backend {
         self.data.backend()
@@ -153,9 +173,10 @@ impl Interfaces {
             .find(|addr| addr.is_ipv4() == family)
     }
 
-    /// Forgets the session with the map server; the next datagram makes a new one.
-    pub(super) async fn renew_control_tunnel(&self) {
-        let Some((device, peer)) = &self.control_tunnel else {
+    /// Forgets the session with the map server at `index`; the next datagram makes a new one.
+    pub(super) async fn renew_control_tunnel(&self, index: usize) {
+        // There is one map server.
+        let Some((device, peer)) = self.control_tunnel.as_ref().filter(|_| index == 0) else {
             return;
         };
         let renewed = async {
@@ -193,8 +214,9 @@ impl Interfaces {
                 return Vec::new();
             }
         };
+        let wanted: HashSet<&PublicKey> = keys.iter().collect();
         all.iter()
-            .filter(|peer| keys.contains(&peer.key))
+            .filter(|peer| wanted.contains(&peer.key))
             .map(|peer| PeerStats {
                 key: peer.key,
                 handshake_seen: peer.since_handshake.is_some(),
@@ -207,13 +229,16 @@ impl Interfaces {
     /// How many peers the data plane has, and what it measured of each, as JSON.
     pub(super) async fn describe_peers(&mut self, agent: &Agent) -> (usize, String) {
         let stats = self.data.peer_stats().await.unwrap_or_default();
+        let mut wanted: HashMap<PublicKey, Vec<IpNet>> = agent
+            .peers()
+            .map(|peer| (peer.key, peer.allowed_ips))
+            .collect();
         let peers: Vec<_> = stats
             .iter()
             .map(|peer| {
-                let wanted = agent.peers().find(|wanted| wanted.key == peer.key);
                 json!({
                     "key": peer.key.to_string(),
-                    "eids": wanted.map(|wanted| wanted.allowed_ips).unwrap_or_default(),
+                    "eids": wanted.remove(&peer.key).unwrap_or_default(),
                     "endpoint": peer.endpoint,
                     "since_handshake_ms": peer.since_handshake.map(|since| since.as_millis()),
                     "rx_bytes": peer.rx_bytes,

@@ -1,65 +1,46 @@
 //! The loop around the agent: receive, handle, act. One task, no locks.
 
+mod addresses;
 mod clock;
 mod interfaces;
 mod narrate;
 mod nonce_file;
+mod setup;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lisp_proto::{Algorithm, AuthKey, PublicKey, SiteId, Timestamp, XtrId};
+use lisp_proto::Timestamp;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{sleep_until, timeout};
-use tracing::{info, warn};
-use wg_device::{PrivateKey, local_address_towards};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
 
 use crate::agent::{self, Action, Actions, Agent, Change, Input, PeerStats};
-use crate::config::{Access, Config};
+use crate::config::Config;
+use addresses::Addresses;
 use clock::Clock;
 use interfaces::Interfaces;
 use narrate::Drops;
 use nonce_file::NonceFile;
 
+pub use setup::Keys;
+
 /// Largest control datagram (RFC 9301 fits in one UDP datagram).
 const DATAGRAM_MAX: usize = 65_535;
 /// Packets read from the TUN in one go before other inputs get their turn.
 const TUN_BATCH: usize = 64;
-/// How long a stopping agent waits for its withdrawal to be acknowledged.
-const GOODBYE: Duration = Duration::from_millis(500);
-/// Key ID of the secret that both ends derive from the control tunnel's keys.
-const DERIVED_KEY_ID: u8 = 1;
-
-/// The keys of an agent.
-#[derive(Debug)]
-pub struct Keys {
-    /// Of the tunnel to the map server.
-    pub control: PrivateKey,
-    /// Of the tunnels to other endpoints.
-    pub data: PrivateKey,
-}
-
-impl Keys {
-    /// Reads the keys in the state directory, making them on first use.
-    ///
-    /// # Errors
-    /// When a key file is unreadable, damaged, or readable by others.
-    pub fn load_or_create(config: &Config) -> Result<Self> {
-        let load = |name: &str| {
-            let path = config.state_dir.join(name);
-            PrivateKey::load_or_create(&path)
-                .with_context(|| format!("key file {}", path.display()))
-        };
-        Ok(Self {
-            control: load("control.key")?,
-            data: load("data.key")?,
-        })
-    }
-}
+/// Packets that the kernel keeps for a TUN (`TUN_READQ_SIZE`): so many may have
+/// been captured before a route was set.
+const TUN_QUEUE: usize = 500;
+/// How long changes of addresses and routes are left to settle.
+const SETTLING: Duration = Duration::from_millis(50);
+/// How long a stopping agent waits for its withdrawals to be acknowledged.
+const GOODBYE: Duration = Duration::from_millis(900);
+/// How long its interfaces may take to close.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Runs the agent until it is told to stop.
 ///
@@ -70,51 +51,10 @@ pub async fn run(config: Config) -> Result<()> {
     let clock = Clock::start();
     let (nonces, first_nonce) = NonceFile::open(&config.state_dir, Clock::unix_micros())
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
-    let rlocs = rlocs(&config)?;
-    let public_key = keys.data.public();
-    let (auth_key, control_address, ids) = match &config.map_server.access {
-        Access::Tunnel {
-            public_key,
-            control_address,
-            ..
-        } => {
-            let secret = keys.control.map_register_secret(public_key);
-            let key = AuthKey::new(DERIVED_KEY_ID, Algorithm::Sha256_128Hkdf, &secret);
-            (
-                key,
-                *control_address,
-                Some((xtr_id(&keys.control.public()), SiteId([0; 8]))),
-            )
-        }
-        Access::Plain { key } => {
-            let like_server =
-                |rloc: &&IpAddr| rloc.is_ipv4() == config.map_server.address.is_ipv4();
-            let rloc = rlocs.iter().find(like_server);
-            let rloc = rloc.context("no RLOC of the map server's address family; see `rlocs`")?;
-            (key.clone(), *rloc, None)
-        }
-    };
-    let plain = ids.is_none();
-    let core = agent::Config {
-        map_servers: vec![agent::MapServer {
-            address: config.map_server.address,
-            key: auth_key,
-        }],
-        iid: config.iid,
-        eid_prefixes: config.eid_prefixes.clone(),
-        overlay: config.overlay.clone(),
-        control_address,
-        public_key,
-        listen_port: config.listen_port,
-        rlocs,
-        ids,
-        keyless: plain,
-        encapsulate_requests: plain,
-        ttl: config.ttl,
-        register_interval: config.register_interval,
-        first_nonce,
-        hold: config.hold,
-    };
+    let addresses = Addresses::of(&config);
+    let rlocs = addresses.now()?;
+    let core = setup::core(&config, &keys, rlocs, first_nonce)?;
+    let control_address = core.control_address;
     let mut seed = [0; 32];
     OsRng
         .try_fill_bytes(&mut seed)
@@ -124,6 +64,8 @@ pub async fn run(config: Config) -> Result<()> {
     let shell = Shell {
         agent: Agent::new(core, seed),
         interfaces,
+        addresses,
+        settled: None,
         clock,
         nonces,
         drops: Drops::default(),
@@ -133,34 +75,12 @@ pub async fn run(config: Config) -> Result<()> {
     shell.run().await
 }
 
-/// Where the data interface can be reached: as configured, or the address
-/// that the kernel uses towards the map server.
-fn rlocs(config: &Config) -> Result<Vec<IpAddr>> {
-    if !config.rlocs.is_empty() {
-        return Ok(config.rlocs.clone());
-    }
-    let towards = match &config.map_server.access {
-        Access::Tunnel { endpoint, .. } => endpoint.ip(),
-        Access::Plain { .. } => config.map_server.address.ip(),
-    };
-    let rloc = local_address_towards(towards).with_context(|| {
-        format!("no route to the map server at {towards}; add one, or set `rlocs`")
-    })?;
-    Ok(vec![rloc])
-}
-
-/// An identity that outlives address changes: half of the control key.
-fn xtr_id(control: &PublicKey) -> XtrId {
-    let mut id = [0; 16];
-    for (to, from) in id.iter_mut().zip(control.0) {
-        *to = from;
-    }
-    XtrId(id)
-}
-
 struct Shell {
     agent: Agent,
     interfaces: Interfaces,
+    addresses: Addresses,
+    /// When to look at changed addresses.
+    settled: Option<Instant>,
     clock: Clock,
     nonces: NonceFile,
     drops: Drops,
@@ -188,20 +108,26 @@ impl Shell {
         self.step(Input::Start).await?;
         loop {
             let deadline = self.agent.next_deadline();
-            let sleep = self
-                .clock
-                .instant(deadline.unwrap_or(Timestamp(u64::MAX >> 1)));
+            let never = Timestamp(u64::MAX >> 1);
+            let sleep = self.clock.instant(deadline.unwrap_or(never));
+            let settled = self.settled.unwrap_or(sleep);
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = report.recv() => self.report_peers().await,
+                () = self.addresses.changed(), if self.settled.is_none() => {
+                    self.settled = Some(self.clock.instant(self.clock.now() + SETTLING));
+                }
+                () = sleep_until(settled), if self.settled.is_some() => self.readdress().await?,
                 received = self.interfaces.control.recv_from(&mut datagram) => {
                     // A port unreachable for an earlier datagram is no reason to stop.
                     if let Ok((length, src)) = received {
                         let bytes = datagram.get(..length).unwrap_or_default();
                         self.step(Input::Datagram { src, bytes }).await?;
                     }
+                    // Where anybody can send datagrams, they leave packets their turn.
+                    self.captured(&mut packet, TUN_BATCH).await?;
                 }
                 received = self.interfaces.miss.recv(&mut packet) => {
                     let length = received.context("reading captured packets")?;
@@ -212,6 +138,23 @@ impl Shell {
             }
         }
         self.stop(&mut datagram).await
+    }
+
+    /// Tells the agent the addresses that the host has by now.
+    async fn readdress(&mut self) -> Result<()> {
+        self.settled = None;
+        let rlocs = match self.addresses.now() {
+            Ok(rlocs) => rlocs,
+            Err(error) => {
+                // The next change tells when there is a way again.
+                debug!(%error, "no address");
+                return Ok(());
+            }
+        };
+        if let Err(error) = self.interfaces.move_control(&rlocs) {
+            warn!(?rlocs, %error, "control socket not moved");
+        }
+        self.step(Input::LocalRlocs(&rlocs)).await
     }
 
     /// Hands packets that are waiting in the TUN to the agent.
@@ -228,39 +171,44 @@ impl Shell {
 
     /// One input, and everything that follows from it.
     async fn step(&mut self, input: Input<'_>) -> Result<()> {
-        self.agent
-            .handle(self.clock.now(), input, &mut self.actions);
-        self.act().await;
+        self.feed(input).await?;
         while let Some(report) = self.inbox.pop_front() {
             match report {
-                Report::Applied(id, ok) => self.feed(Input::Applied { id, ok }).await,
-                Report::Stats(stats) => self.feed(Input::PeerStats(&stats)).await,
+                Report::Applied(id, ok) => self.feed(Input::Applied { id, ok }).await?,
+                Report::Stats(stats) => self.feed(Input::PeerStats(&stats)).await?,
                 Report::RouteSet(id, ok) => {
-                    self.feed(Input::Applied { id, ok }).await;
-                    self.drain_miss().await;
+                    self.feed(Input::Applied { id, ok }).await?;
+                    self.drain_miss().await?;
                     self.interfaces.data.resume();
                 }
             }
         }
-        self.nonces
-            .reserve(self.agent.register_nonce())
-            .context("writing register.nonce")
+        Ok(())
     }
 
-    async fn feed(&mut self, input: Input<'_>) {
+    async fn feed(&mut self, input: Input<'_>) -> Result<()> {
         self.agent
             .handle(self.clock.now(), input, &mut self.actions);
+        // Before anything is sent: a nonce must not be used again after a crash.
+        self.nonces
+            .reserve(self.agent.register_nonce())
+            .context("writing register.nonce")?;
         self.act().await;
+        Ok(())
     }
 
-    /// Empties the TUN, so that nothing captured before a route was set is
-    /// overtaken by what takes the route.
-    async fn drain_miss(&mut self) {
+    /// Empties the TUN of what it had when a route was set, so that nothing
+    /// captured before is overtaken by what takes the route.
+    async fn drain_miss(&mut self) -> Result<()> {
         let mut packet = vec![0; DATAGRAM_MAX];
-        while let Some(length) = self.interfaces.miss.try_recv(&mut packet) {
+        for _ in 0..TUN_QUEUE {
+            let Some(length) = self.interfaces.miss.try_recv(&mut packet) else {
+                break;
+            };
             let packet = packet.get(..length).unwrap_or_default();
-            self.feed(Input::TunPacket(packet)).await;
+            self.feed(Input::TunPacket(packet)).await?;
         }
+        Ok(())
     }
 
     async fn act(&mut self) {
@@ -280,7 +228,9 @@ impl Shell {
             }
             Action::Apply { id, change } => self.apply(id, change).await,
             Action::Kick(key) => self.interfaces.kick(&key).await,
-            Action::RenewControlTunnel => self.interfaces.renew_control_tunnel().await,
+            Action::RenewControlTunnel(index) => {
+                self.interfaces.renew_control_tunnel(index).await;
+            }
             Action::ReadPeerStats(keys) => {
                 let stats = self.interfaces.stats(&keys).await;
                 self.inbox.push_back(Report::Stats(stats));
@@ -313,23 +263,24 @@ impl Shell {
         info!(event = "peers", count, peers, drops = self.drops.summary());
     }
 
-    /// Withdraws, waits a moment for the acknowledgement, and tidies up.
+    /// Withdraws, waits a moment for the acknowledgements, and tidies up.
     async fn stop(mut self, datagram: &mut [u8]) -> Result<()> {
-        let before = self.agent.acknowledged(0);
         self.step(Input::Shutdown).await?;
-        let until = self.clock.instant(self.clock.now() + GOODBYE);
-        while self.agent.acknowledged(0) == before {
+        let until = self.clock.now() + GOODBYE;
+        while !self.agent.has_left() && self.clock.now() < until {
+            let deadline = self.agent.next_deadline();
+            let wake = deadline.map_or(until, |deadline| deadline.min(until));
             tokio::select! {
                 received = self.interfaces.control.recv_from(datagram) => {
-                    let Ok((length, src)) = received else { break };
+                    let Ok((length, src)) = received else { continue };
                     let bytes = datagram.get(..length).unwrap_or_default();
                     self.step(Input::Datagram { src, bytes }).await?;
                 }
-                () = sleep_until(until) => break,
+                () = sleep_until(self.clock.instant(wake)) => self.step(Input::Tick).await?,
             }
         }
         let drops = self.drops.summary();
-        let closed = timeout(GOODBYE * 4, self.interfaces.close()).await;
+        let closed = timeout(CLOSING, self.interfaces.close()).await;
         info!(event = "stopped", drops);
         closed.context("interfaces did not close in time")
     }

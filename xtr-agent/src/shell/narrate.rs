@@ -35,6 +35,10 @@ pub(super) fn event(event: &Event) {
         Event::RouteInstalled { eid } => info!(event = "route_installed", %eid),
         Event::Handshake { key } => info!(event = "handshake", key = %key.short()),
         Event::PeerRemoved { key } => info!(event = "peer_removed", key = %key.short()),
+        Event::Subscribed { eid } => info!(event = "subscribed", %eid),
+        Event::SubscriptionRefused { eid, action } => {
+            warn!(event = "subscription_refused", %eid, ?action);
+        }
         Event::ChangeFailed { what } => warn!(event = "change_failed", what),
     }
 }

@@ -194,8 +194,9 @@ fn failed_to_start(error: Error, config: &DeviceConfig, name: &str) -> DeviceErr
     DeviceError::system(BRINGING_UP, name, source)
 }
 
-/// Twice what an agent holds for all its unresolved destinations, and some.
-const INJECTED_PACKETS: usize = 1024;
+/// Twice what an agent holds for all its destinations together: they may be sent on at once.
+/// The queue takes memory for what is in it, not for this bound.
+const INJECTED_PACKETS: usize = 32_768;
 
 const KICK_WAIT: Duration = Duration::from_secs(1);
 

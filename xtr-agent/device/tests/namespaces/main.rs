@@ -4,6 +4,8 @@
 //! this binary to a machine (or an emulated one) that has WireGuard.
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod costs;
 #[cfg(test)]
 mod forgery;

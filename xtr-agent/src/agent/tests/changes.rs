@@ -78,3 +78,61 @@ fn a_shorter_ttl_ends_a_mapping_sooner() {
         ["no route 10.0.0.2/32", "no peer"]
     );
 }
+
+fn failures(actions: &[Action]) -> usize {
+    let failed = |action: &&Action| matches!(action, Action::Event(Event::ChangeFailed { .. }));
+    actions.iter().filter(failed).count()
+}
+
+#[test]
+fn a_removal_that_is_refused_is_tried_again_until_it_is_done() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    let gone = bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::WITHDRAW));
+    assert_eq!(failures(&bench.failed(&gone)), 2);
+    let again = bench.after(limits::REPAIR_RETRY);
+    assert_eq!(story(&again), ["no peer", "no route 10.0.0.2/32"]);
+    bench.failed(&again);
+    assert_eq!(story(&bench.after(limits::REPAIR_RETRY)), [""; 0], "later");
+    let again = bench.after(limits::REPAIR_RETRY);
+    assert_eq!(story(&again), ["no peer", "no route 10.0.0.2/32"]);
+    bench.done(&again);
+    assert_eq!(story(&bench.after(Duration::from_secs(600))), [""; 0]);
+}
+
+#[test]
+fn a_refused_removal_is_not_repeated_when_the_mapping_has_come_back() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    let gone = bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::WITHDRAW));
+    bench.failed(&gone);
+    let again = bench.notify(3, &far_end(SMALLER));
+    bench.done(&again);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    assert_eq!(
+        story(&bench.after(limits::REPAIR_RETRY)),
+        ["peer [10.0.0.2/32]"],
+        "it is made what it should be"
+    );
+}
+
+#[test]
+fn a_peer_is_said_to_be_gone_when_it_is() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let gone = bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::WITHDRAW));
+    let said = |actions: &[Action]| {
+        let said = Action::Event(Event::PeerRemoved { key: SMALLER });
+        actions.contains(&said)
+    };
+    assert!(!said(&gone));
+    assert!(said(&bench.done(&gone)));
+}

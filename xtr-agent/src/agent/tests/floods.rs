@@ -74,3 +74,63 @@ fn a_map_server_that_answers_others_keeps_its_tunnel() {
     }
     assert!(!story(&later).contains(&"new control tunnel".to_owned()));
 }
+
+#[test]
+fn senders_are_told_only_so_often_that_their_packets_are_dropped() {
+    let mut bench = Bench::new();
+    bench.now = Timestamp::ZERO + Duration::from_secs(100);
+    let stray = packet("10.9.9.9", "10.0.0.2", b"");
+    let told = |bench: &mut Bench| {
+        let actions = (0..5_000).flat_map(|_| bench.input(Input::TunPacket(&stray)));
+        let errors = actions.filter(|action| matches!(action, Action::Deliver(_)));
+        errors.count()
+    };
+    let most = usize::try_from(limits::ICMP_ERRORS_PER_SECOND).unwrap();
+    assert_eq!(told(&mut bench), most);
+    bench.after(Duration::from_millis(500));
+    assert_eq!(told(&mut bench), most / 2);
+}
+
+#[test]
+fn counters_of_one_peer_do_not_touch_the_mappings_of_others() {
+    let mut bench = Bench::new();
+    for n in 1..=200u8 {
+        let eid = format!("10.0.1.{n}/32");
+        let far = record(&eid, PublicKey([n; 32]), Ttl::from_minutes(15));
+        let installing = bench.notify(u64::from(n), &far);
+        bench.done(&installing);
+    }
+    let fired = bench.handshake(PublicKey([7; 32]), 1);
+    assert_eq!(story(&fired), ["route 10.0.1.7/32"]);
+}
+
+#[test]
+fn all_packets_for_one_prefix_go_out_in_order_however_many_destinations_waited() {
+    let mut bench = Bench::new();
+    let mut asked = Vec::new();
+    for round in 0..3u8 {
+        for n in 0..250u8 {
+            let dst = format!("10.0.1.{n}");
+            let packet = packet("10.0.0.1", &dst, &[n, round]);
+            asked.extend(bench.input(Input::TunPacket(&packet)));
+        }
+    }
+    let nonce = requests(&asked)[0].nonce;
+    let answered = bench.reply(
+        nonce,
+        &record("10.0.1.0/24", SMALLER, Ttl::from_minutes(15)),
+    );
+    let late = packet("10.0.0.1", "10.0.1.0", &[0, 3]);
+    bench.input(Input::TunPacket(&late));
+    let fired = bench.done(&answered);
+    let mut last = BTreeMap::new();
+    let mut count = 0;
+    for action in &fired {
+        if let Action::Reinject(packet) = action {
+            let [.., n, round] = packet[..] else { panic!() };
+            assert!(last.insert(n, round).is_none_or(|before| before < round));
+            count += 1;
+        }
+    }
+    assert_eq!((count, last[&0]), (751, 3));
+}

@@ -13,10 +13,17 @@ use lisp_proto::{
 
 mod changes;
 mod floods;
+mod order;
+mod overlaps;
 mod paths;
 mod refusals;
+mod rules;
+mod subscriptions;
 
 use super::ip_header::tests::packet;
+use bytes::Bytes;
+use lisp_proto::{AuthKey, InstanceId, SiteId, XtrId};
+
 use super::*;
 
 const OWN: PublicKey = PublicKey([5; 32]);
@@ -43,8 +50,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
-        let config = Config {
+    fn config() -> Config {
+        Config {
             map_servers: vec![MapServer {
                 address: SERVER.parse().unwrap(),
                 key: key(),
@@ -63,11 +70,20 @@ impl Bench {
             register_interval: Duration::from_secs(60),
             first_nonce: Nonce(1000),
             hold: Duration::from_secs(3),
-        };
+            subscriptions: Vec::new(),
+        }
+    }
+
+    /// An agent with another configuration.
+    fn with(config: Config) -> Self {
         Self {
             agent: Agent::new(config, [3; 32]),
             now: Timestamp::ZERO,
         }
+    }
+
+    fn new() -> Self {
+        Self::with(Self::config())
     }
 
     fn input(&mut self, input: Input<'_>) -> Vec<Action> {
@@ -151,12 +167,12 @@ impl Bench {
             cache,
             resolver,
             peers,
-            windows,
+            servers,
             acks,
             changes,
             ..
         } = &self.agent;
-        format!("{cache:?}{resolver:?}{peers:?}{windows:?}{acks:?}{changes:?}")
+        format!("{cache:?}{resolver:?}{peers:?}{servers:?}{acks:?}{changes:?}")
     }
 }
 
@@ -224,7 +240,7 @@ fn story(actions: &[Action]) -> Vec<String> {
                 Change::RemoveRoute(prefix) => format!("no route {prefix}"),
             },
             Action::Kick(_) => "kick".to_owned(),
-            Action::RenewControlTunnel => "new control tunnel".to_owned(),
+            Action::RenewControlTunnel(_) => "new control tunnel".to_owned(),
             Action::Reinject(packet) => format!("sent on {}", packet.last()?),
             Action::Deliver(_) => "icmp".to_owned(),
             Action::Count(reason) => format!("{reason:?}"),

@@ -251,3 +251,75 @@ fn a_session_is_no_proof_that_the_far_end_knows_a_second_eid() {
     let fired = bench.reply(nonce, &far_end(SMALLER));
     assert_eq!(story(&fired), ["sent on 1", "route 10.0.0.2/32"]);
 }
+
+#[test]
+fn a_mapping_kept_beyond_its_time_serves_the_packet_that_comes_just_then() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.done(&fired);
+    bench.after(Duration::from_secs(48));
+    bench.handshake(SMALLER, 1000);
+    // Its time is over, and the timer has not been looked at.
+    bench.now = Timestamp::ZERO + Duration::from_secs(61);
+    let sent = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    assert_eq!(story(&sent)[0], "sent on 1");
+    assert_eq!(bench.agent.peers().count(), 1);
+}
+
+#[test]
+fn a_lost_withdrawal_is_repeated_until_it_is_acknowledged() {
+    let mut bench = Bench::new();
+    bench.input(Input::Start);
+    let own = record("10.0.0.1/32", OWN, Ttl::from_minutes(15));
+    bench.notify(1000, &own);
+    assert_eq!(story(&bench.input(Input::Shutdown)), ["register"]);
+    assert!(!bench.agent.has_left());
+    for _ in 0..3 {
+        assert_eq!(story(&bench.after(limits::FAREWELL_RETRY)), ["register"]);
+    }
+    bench.notify(1004, &own);
+    assert!(bench.agent.has_left());
+    assert_eq!(story(&bench.after(Duration::from_secs(300))), [""; 0]);
+}
+
+#[test]
+fn a_host_whose_address_changes_registers_at_once() {
+    let mut bench = Bench::new();
+    bench.input(Input::Start);
+    let own = record("10.0.0.1/32", OWN, Ttl::from_minutes(15));
+    bench.notify(1000, &own);
+    bench.after(Duration::from_secs(10));
+    assert_eq!(
+        story(&bench.input(Input::LocalRlocs(&[addr("192.0.2.1")]))),
+        [""; 0]
+    );
+    let moved = bench.input(Input::LocalRlocs(&[addr("198.51.100.1")]));
+    let Message::MapRegister(register) = decode(sent(&moved)[0]).unwrap() else {
+        panic!("not registered");
+    };
+    let record = register.records().next().unwrap();
+    let rloc = record.locators().next().unwrap().rloc(1);
+    let endpoint = "198.51.100.1:51820".parse().unwrap();
+    assert_eq!(rloc, Some(Rloc::WireGuard { endpoint, key: OWN }));
+    let again = story(&bench.after(limits::REGISTER_RETRY));
+    assert!(again.contains(&"register".to_owned()), "and again soon");
+}
+
+#[test]
+fn without_a_control_tunnel_answers_follow_the_host_to_its_new_address() {
+    let mut config = Bench::config();
+    config.control_address = addr("192.0.2.1");
+    let mut bench = Bench::with(config);
+    bench.input(Input::LocalRlocs(&[
+        addr("2001:db8::1"),
+        addr("198.51.100.1"),
+    ]));
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let to: Vec<_> = requests(&asked)[0]
+        .itr_rlocs()
+        .map(|rloc| rloc.ip())
+        .collect();
+    assert_eq!(to, [Some(addr("198.51.100.1"))]);
+}

@@ -262,3 +262,24 @@ fn an_answer_with_more_specifics_is_used_only_around_the_address_asked_for() {
     encode_map_reply(&params, &mut bytes).unwrap();
     assert_eq!(story(&bench.heard(&bytes)), ["peer [10.0.0.0/28]"]);
 }
+
+#[test]
+fn packets_wait_for_an_answer_no_longer_than_the_hold_time() {
+    for hold in [100, 700, 3_000, 30_000] {
+        let mut config = Bench::config();
+        config.hold = Duration::from_millis(hold);
+        let mut bench = Bench::with(config);
+        bench.input(Input::TunPacket(&to_far_end(&[1])));
+        let mut asked = 1;
+        loop {
+            let next = bench.agent.next_deadline().unwrap();
+            let actions = bench.after(next - bench.now);
+            asked += requests(&actions).len();
+            if story(&actions).contains(&"NoAnswer".to_owned()) {
+                break;
+            }
+        }
+        assert_eq!(bench.now, Timestamp::ZERO + Duration::from_millis(hold));
+        assert!(asked <= 8, "{asked} requests in {hold} ms");
+    }
+}

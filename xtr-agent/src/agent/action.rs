@@ -1,0 +1,90 @@
+//! What the agent asks of its shell.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use lisp_proto::PublicKey;
+
+use super::event::{DropReason, Event};
+use super::peers::PeerSpec;
+
+/// Names a change until it is reported back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChangeId(pub u64);
+
+/// A change to the data plane. All are idempotent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Makes the peer exactly so.
+    SetPeer(PeerSpec),
+    /// Removes the peer.
+    RemovePeer(PublicKey),
+    /// Sends packets to the prefix to the data interface, past the agent.
+    AddRoute(IpNet),
+    /// Sends packets to the prefix to the agent again.
+    RemoveRoute(IpNet),
+}
+
+/// Everything the agent can ask of its shell, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Sends a datagram from the control socket.
+    Send {
+        /// Where to.
+        dst: SocketAddr,
+        /// Its payload.
+        bytes: Bytes,
+    },
+    /// Carries out a change and reports back with [`Input::Applied`].
+    Apply {
+        /// Name for the report.
+        id: ChangeId,
+        /// What to do.
+        change: Change,
+    },
+    /// Starts a handshake with the peer now.
+    Kick(PublicKey),
+    /// Sets the control tunnel to the map server with this index up anew: it may
+    /// have restarted and lost its half of the session.
+    RenewControlTunnel(usize),
+    /// Reports back with [`Input::PeerStats`] of these peers.
+    ReadPeerStats(Vec<PublicKey>),
+    /// Sends a held packet out through the data interface.
+    Reinject(Bytes),
+    /// Hands a packet to the local IP stack.
+    Deliver(Bytes),
+    /// Counts something refused.
+    Count(DropReason),
+    /// Tells the operator.
+    Event(Event),
+}
+
+/// Actions in the order they are to be carried out. Kept and reused by the shell.
+#[derive(Debug, Default)]
+pub struct Actions(Vec<Action>);
+
+impl Actions {
+    /// Takes all actions out, oldest first.
+    pub fn drain(&mut self) -> impl Iterator<Item = Action> + '_ {
+        self.0.drain(..)
+    }
+
+    /// The actions, oldest first.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Action] {
+        &self.0
+    }
+
+    pub(super) fn push(&mut self, action: Action) {
+        self.0.push(action);
+    }
+
+    pub(super) fn count(&mut self, reason: DropReason) {
+        self.push(Action::Count(reason));
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.push(Action::Event(event));
+    }
+}

@@ -1,0 +1,58 @@
+//! What the agent is told before it starts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use lisp_proto::{AuthKey, InstanceId, Nonce, PublicKey, SiteId, Ttl, XtrId};
+
+/// A map server that the agent registers with and asks.
+#[derive(Clone, Debug)]
+pub struct MapServer {
+    /// Where it listens, inside the control tunnel.
+    pub address: SocketAddr,
+    /// The secret shared with it (RFC 9301 5.6).
+    pub key: AuthKey,
+}
+
+/// All that the agent must be told; nothing in it is invalid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Registered with all of them; the first is asked.
+    pub map_servers: Vec<MapServer>,
+    /// Which copy of the address plan this is.
+    pub iid: InstanceId,
+    /// The prefixes that live here.
+    pub eid_prefixes: Vec<IpNet>,
+    /// Destinations that are looked up; nothing else is touched.
+    pub overlay: Vec<IpNet>,
+    /// Where map servers answer to: the agent's address inside the control
+    /// tunnel, or its RLOC where there is none.
+    pub control_address: IpAddr,
+    /// Key of the data interface.
+    pub public_key: PublicKey,
+    /// UDP port of the data interface.
+    pub listen_port: u16,
+    /// Addresses at which the data interface can be reached.
+    pub rlocs: Vec<IpAddr>,
+    /// Identity across address changes, and of the site; `None` for map
+    /// servers that predate RFC 9301.
+    pub ids: Option<(XtrId, SiteId)>,
+    /// Registers plain locators, without a key, for map servers that know no
+    /// security key (LCAF 11).
+    pub keyless: bool,
+    /// Sends Map-Requests in Encapsulated Control Messages (RFC 9301 5.8), as
+    /// map resolvers outside a control tunnel want them.
+    pub encapsulate_requests: bool,
+    /// How long others may keep our mappings.
+    pub ttl: Ttl,
+    /// Time between registrations, before jitter.
+    pub register_interval: Duration,
+    /// First nonce of a Map-Register; must exceed all of earlier runs.
+    pub first_nonce: Nonce,
+    /// How long packets wait for an answer before they are given up.
+    pub hold: Duration,
+    /// Destinations inside the overlay that are kept ready before a packet
+    /// goes there.
+    pub subscriptions: Vec<IpNet>,
+}

@@ -1,0 +1,238 @@
+//! Map-Notifies: acknowledgements of our own registrations, and what we are told unasked (RFC 9437 5).
+
+use ipnet::IpNet;
+use lisp_proto::{
+    MapNotify, Nonce, NotifyParams, Record, Timestamp, encode_map_notify_ack, verify,
+};
+
+use super::answer::around;
+use super::control::DEFAULT_PORT;
+use super::event::{Cause, DropReason, Event};
+use super::limits::RECORDS_PER_MESSAGE;
+use super::map_cache::{Chosen, Purpose, State};
+use super::replay::Seen;
+use super::{Action, Actions, Agent};
+
+/// A Map-Notify that is acknowledged once all its mappings are in the data plane.
+#[derive(Debug)]
+pub(super) struct PendingAck {
+    records: Vec<Record>,
+    changes: usize,
+}
+
+impl Agent {
+    pub(super) fn map_notify(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        notify: &MapNotify<'_>,
+        bytes: &[u8],
+        actions: &mut Actions,
+    ) {
+        let (Some(map_server), Some(server)) = (
+            self.config.map_servers.get(index),
+            self.servers.get_mut(index),
+        ) else {
+            return;
+        };
+        if verify(&map_server.key, bytes).is_err() {
+            actions.count(DropReason::BadAuthentication);
+            return;
+        }
+        let nonce = notify.nonce;
+        if server.registration.acknowledge(nonce, now) {
+            self.registered(now, index, notify, actions);
+            return;
+        }
+        if (self.config.first_nonce..self.register_nonce).contains(&nonce) {
+            // It acknowledges a Map-Register, late or once more. Taken for a
+            // push it would move the window past the nonces of all pushes.
+            actions.count(DropReason::StaleNotify);
+            return;
+        }
+        let records: Vec<Record> = notify
+            .records()
+            .filter_map(|record| record.to_record(DEFAULT_PORT))
+            .take(RECORDS_PER_MESSAGE + 1)
+            .collect();
+        if records.len() > RECORDS_PER_MESSAGE {
+            actions.count(DropReason::TooManyRecords);
+            return;
+        }
+        let answer = self.subscriptions.answered(index, nonce);
+        match server.notifies.accept(nonce) {
+            Seen::TooOld if answer.is_none() => actions.count(DropReason::StaleNotify),
+            // Our acknowledgement was lost, unless it is still to be sent.
+            Seen::Before if self.acks.contains_key(&(index, nonce)) => {
+                actions.count(DropReason::StaleNotify);
+            }
+            Seen::Before => self.acknowledge(index, nonce, &records, actions),
+            Seen::New | Seen::TooOld => {
+                if let Some(prefix) = answer {
+                    self.subscribed(now, index, prefix, &records, actions);
+                }
+                self.notified(now, (index, nonce), records, answer, actions);
+            }
+        }
+    }
+
+    /// Takes in the mappings of a Map-Notify: the far ends of tunnels to come,
+    /// changes to mappings we hold, or the answer to the subscription to
+    /// `answer`.
+    fn notified(
+        &mut self,
+        now: Timestamp,
+        ack: (usize, Nonce),
+        records: Vec<Record>,
+        answer: Option<IpNet>,
+        actions: &mut Actions,
+    ) {
+        let mut changes = 0;
+        for record in &records {
+            let Some(prefixes) = self.concerned(record, &records, answer) else {
+                continue;
+            };
+            let region = record.eid.net();
+            let server = self.servers.get_mut(ack.0);
+            if !server.is_some_and(|server| server.notifies.is_latest(region, ack.1)) {
+                actions.count(DropReason::StaleNotify);
+                continue;
+            }
+            for prefix in prefixes {
+                let before = self.next_change;
+                let record = Record {
+                    eid: self.eid(prefix),
+                    ..record.clone()
+                };
+                self.told(now, &record, region, answer, actions);
+                changes += self.await_changes(before, prefix, ack);
+            }
+            if answer.is_none() && record.ttl.is_withdrawal() {
+                self.subscribe_soon(now, ack.0, &region);
+            }
+        }
+        if changes == 0 {
+            self.acknowledge(ack.0, ack.1, &records, actions);
+        } else {
+            self.acks.insert(ack, PendingAck { records, changes });
+        }
+    }
+
+    /// The prefixes that `record`, one of `records`, says something about: its
+    /// own, and the parts of it that we hold because somebody else has the
+    /// rest. `None` when it is no business of ours.
+    fn concerned(
+        &self,
+        record: &Record,
+        records: &[Record],
+        answer: Option<IpNet>,
+    ) -> Option<Vec<IpNet>> {
+        let region = record.eid.net();
+        if self.stopping || record.eid.iid() != self.config.iid || !self.in_overlay(&region) {
+            return None;
+        }
+        let own = match answer {
+            Some(asked) if region.contains(&asked) => {
+                around(&self.eid(asked), record.eid, records).net()
+            }
+            Some(asked) if !asked.contains(&region) => return None,
+            Some(_) | None => region,
+        };
+        let mut prefixes = self.cache.parts(&region);
+        prefixes.retain(|part| *part != own);
+        prefixes.push(own);
+        Some(prefixes)
+    }
+
+    /// Takes in one mapping that we are told; `region` is what is registered.
+    fn told(
+        &mut self,
+        now: Timestamp,
+        record: &Record,
+        region: IpNet,
+        answer: Option<IpNet>,
+        actions: &mut Actions,
+    ) {
+        let prefix = record.eid.net();
+        let chosen = self.choose(record);
+        match chosen.filter(|_| !record.ttl.is_withdrawal()) {
+            Some(chosen) => {
+                let Chosen { key, endpoint } = chosen;
+                let eid = record.eid;
+                actions.event(Event::Push { eid, key, endpoint });
+                if answer.is_some() {
+                    self.positive(now, record, region, chosen, Cause::Reply, actions);
+                    self.release_resolved(now, prefix, actions);
+                } else {
+                    self.positive(now, record, region, chosen, Cause::Push, actions);
+                }
+            }
+            None => {
+                if !record.locators.is_empty() && chosen.is_none() {
+                    actions.count(DropReason::NoUsableLocator);
+                }
+                match answer {
+                    Some(asked) if !record.ttl.is_withdrawal() => {
+                        self.negative(now, record, Purpose::Refresh(asked), actions);
+                    }
+                    Some(_) | None => self.withdrawn(now, prefix, actions),
+                }
+            }
+        }
+    }
+
+    /// The mapping is gone: whoever asks next gets a fresh answer.
+    fn withdrawn(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
+        let Some(entry) = self.cache.get(&prefix) else {
+            return;
+        };
+        if matches!(entry.state, State::Negative(_)) || entry.held.is_empty() {
+            self.forget(prefix, actions);
+            return;
+        }
+        self.forget_and_ask_again(now, prefix, actions);
+    }
+
+    /// Counts down the changes that a Map-Notify led to; after the last one
+    /// the map server may tell the other end that we are ready.
+    pub(super) fn change_done(&mut self, ack: (usize, Nonce), ok: bool, actions: &mut Actions) {
+        let Some(pending) = self.acks.get_mut(&ack) else {
+            return;
+        };
+        if !ok {
+            // Not acknowledged: the map server repeats itself, and we retry.
+            self.acks.remove(&ack);
+            if let Some(server) = self.servers.get_mut(ack.0) {
+                server.notifies.forget(ack.1);
+            }
+            return;
+        }
+        pending.changes = pending.changes.saturating_sub(1);
+        if pending.changes == 0
+            && let Some(pending) = self.acks.remove(&ack)
+        {
+            self.acknowledge(ack.0, ack.1, &pending.records, actions);
+        }
+    }
+
+    pub(super) fn acknowledge(
+        &mut self,
+        index: usize,
+        nonce: Nonce,
+        records: &[Record],
+        actions: &mut Actions,
+    ) {
+        let Some(server) = self.config.map_servers.get(index) else {
+            return;
+        };
+        let mut bytes = Vec::new();
+        if encode_map_notify_ack(&NotifyParams { nonce, records }, &server.key, &mut bytes).is_ok()
+        {
+            let dst = server.address;
+            actions.push(Action::Send {
+                dst,
+                bytes: bytes.into(),
+            });
+        }
+    }
+}

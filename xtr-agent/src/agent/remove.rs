@@ -1,0 +1,136 @@
+//! The way of a mapping out of the data plane: route, then peer, and again if that is refused.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use lisp_proto::{PublicKey, Timestamp};
+
+use super::event::{DropReason, Event};
+use super::install::What;
+use super::ip_header::Unreachable;
+use super::limits::{REPAIR_RETRY, REPAIR_RETRY_MAX};
+use super::peers::Remaining;
+use super::{Actions, Agent, Change, Timer};
+
+/// Something in the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Object {
+    /// A peer.
+    Peer(PublicKey),
+    /// A route past the agent.
+    Route(IpNet),
+}
+
+/// What the data plane did not take out, with how often it refused.
+pub(super) type Repairs = BTreeMap<Object, u32>;
+
+impl Agent {
+    /// The data plane refused the peer: tells those who waited.
+    pub(super) fn lose(&mut self, prefix: IpNet, actions: &mut Actions) {
+        self.absorb_pending(prefix, actions);
+        self.forget(prefix, actions);
+    }
+
+    /// Removes a mapping and whatever it put into the data plane.
+    pub(super) fn forget(&mut self, prefix: IpNet, actions: &mut Actions) {
+        let Some(mut entry) = self.cache.remove(&prefix) else {
+            return;
+        };
+        self.deadlines.cancel(&Timer::Entry(prefix));
+        self.deadlines.cancel(&Timer::Refresh(prefix));
+        self.refresh_checks.remove(&prefix);
+        self.resolver.refreshed(&prefix);
+        for packet in entry.held.take(&mut self.budget) {
+            let (why, reason) = (Unreachable::Host, DropReason::MappingLost);
+            self.refusals.refuse(&packet, why, reason, actions);
+        }
+        for route in self.routes_for(&prefix) {
+            if self.routes.release(route, &prefix) {
+                self.take_out(Object::Route(route), actions);
+            }
+        }
+        if let Some(chosen) = entry.chosen {
+            self.drop_prefix(prefix, chosen.key, actions);
+        }
+    }
+
+    /// Takes a prefix from a peer, and the peer out with its last one.
+    pub(super) fn drop_prefix(&mut self, prefix: IpNet, key: PublicKey, actions: &mut Actions) {
+        match self.peers.remove(&key, &prefix) {
+            Some(Remaining::Peer(spec)) => {
+                self.change(What::Shrinking(key), Change::SetPeer(spec), actions);
+            }
+            Some(Remaining::Nothing) => {
+                self.watched.remove(&key);
+                self.take_out(Object::Peer(key), actions);
+            }
+            None => {}
+        }
+    }
+
+    fn take_out(&mut self, object: Object, actions: &mut Actions) {
+        let change = match object {
+            Object::Peer(key) => Change::RemovePeer(key),
+            Object::Route(route) => Change::RemoveRoute(route),
+        };
+        self.change(What::Removal(object), change, actions);
+    }
+
+    /// The data plane has taken something out, or would not.
+    pub(super) fn removed(
+        &mut self,
+        now: Timestamp,
+        object: Object,
+        ok: bool,
+        actions: &mut Actions,
+    ) {
+        match object {
+            Object::Peer(key) if ok => actions.event(Event::PeerRemoved { key }),
+            Object::Peer(_) | Object::Route(_) => {}
+        }
+        self.repair_unless(ok, now, object, actions);
+    }
+
+    /// The data plane has taken prefixes from a peer that keeps others, or would not.
+    pub(super) fn shrunk(
+        &mut self,
+        now: Timestamp,
+        key: PublicKey,
+        ok: bool,
+        actions: &mut Actions,
+    ) {
+        self.repair_unless(ok, now, Object::Peer(key), actions);
+    }
+
+    /// Tries what was refused again, later and later.
+    fn repair_unless(&mut self, ok: bool, now: Timestamp, object: Object, actions: &mut Actions) {
+        if ok {
+            self.repairs.remove(&object);
+            self.deadlines.cancel(&Timer::Repair(object));
+            return;
+        }
+        actions.event(Event::ChangeFailed { what: "removal" });
+        let tries = self.repairs.entry(object).or_default();
+        let wait = REPAIR_RETRY.saturating_mul(1 << (*tries).min(10));
+        *tries = tries.saturating_add(1);
+        let again = now + wait.min(REPAIR_RETRY_MAX);
+        self.deadlines.set(Timer::Repair(object), again);
+    }
+
+    /// Makes the data plane what it should be by now, which may be something else than what it
+    /// refused.
+    pub(super) fn repair_due(&mut self, object: Object, actions: &mut Actions) {
+        match object {
+            Object::Peer(key) => match self.peers.spec(&key) {
+                Some(spec) => {
+                    self.change(What::Shrinking(key), Change::SetPeer(spec), actions);
+                }
+                None => self.take_out(object, actions),
+            },
+            Object::Route(route) if self.routes.wanted(&route) => {
+                self.repairs.remove(&object);
+            }
+            Object::Route(_) => self.take_out(object, actions),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Where the agent stands with one map server: registered or not, what it said, and whether it is there at all.
+
+use lisp_proto::Timestamp;
+
+use super::limits;
+use super::registration::Registration;
+use super::replay::Notifies;
+
+/// What the agent keeps about one map server.
+#[derive(Debug, Default)]
+pub(super) struct Server {
+    pub(super) registration: Registration,
+    /// What it told us by Map-Notifies.
+    pub(super) notifies: Notifies,
+    /// When it was last heard of.
+    heard: Timestamp,
+    /// When the control tunnel to it was last set up anew.
+    renewed: Timestamp,
+}
+
+impl Server {
+    /// Notes that it is there.
+    pub(super) fn heard(&mut self, now: Timestamp) {
+        self.heard = now;
+    }
+
+    /// Whether the control tunnel should be set up anew, after it did not answer in time for the
+    /// `unanswered`th time; if so, it counts as done.
+    pub(super) fn has_lost_us(&mut self, now: Timestamp, unanswered: u32) -> bool {
+        // One that answers others is there, and only slow or overloaded.
+        let silence = if unanswered > 1 {
+            limits::CONTROL_SILENCE_SHORT
+        } else {
+            limits::CONTROL_SILENCE
+        };
+        let lost = now - self.heard >= silence && now - self.renewed >= limits::CONTROL_RENEWAL;
+        if lost {
+            self.renewed = now;
+        }
+        lost
+    }
+}

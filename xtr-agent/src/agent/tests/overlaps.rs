@@ -1,0 +1,165 @@
+//! Mappings inside mappings: shared routes, parts of a registration, and a prefix that takes over from another.
+
+use super::*;
+
+/// Lets a push be installed, and its route set.
+fn installed(bench: &mut Bench, nonce: u64, record: &Record) {
+    let installing = bench.notify(nonce, record);
+    bench.done(&installing);
+    let fired = bench.after(limits::PASSIVE_WAIT);
+    bench.done(&fired);
+}
+
+fn ttl() -> Ttl {
+    Ttl::from_minutes(15)
+}
+
+fn records_reply(bench: &mut Bench, nonce: Nonce, records: &[Record]) -> Vec<Action> {
+    let mut bytes = Vec::new();
+    let params = ReplyParams {
+        probe: false,
+        echo_nonce: false,
+        nonce,
+        records,
+    };
+    encode_map_reply(&params, &mut bytes).unwrap();
+    bench.heard(&bytes)
+}
+
+#[test]
+fn a_route_stays_while_another_mapping_needs_it() {
+    for (first, second) in [(1, 2), (2, 1)] {
+        let mut bench = Bench::new();
+        let wide = record("0.0.0.0/0", SMALLER, ttl());
+        let exact = record("10.0.0.0/8", BIGGER, ttl());
+        installed(&mut bench, 1, &wide);
+        installed(&mut bench, 2, &exact);
+        let gone = |n| Record {
+            ttl: Ttl::WITHDRAW,
+            ..if n == 1 { wide.clone() } else { exact.clone() }
+        };
+        assert_eq!(story(&bench.notify(3, &gone(first))), ["no peer"]);
+        assert_eq!(
+            story(&bench.notify(4, &gone(second))),
+            ["no route 10.0.0.0/8", "no peer"]
+        );
+    }
+}
+
+#[test]
+fn a_refresh_answered_with_another_prefix_hands_over_to_it_and_is_done() {
+    let mut bench = Bench::new();
+    installed(&mut bench, 1, &record("10.0.0.16/28", SMALLER, ttl()));
+    bench.after(Duration::from_secs(720));
+    let asked = bench.handshake(SMALLER, 1000);
+    let nonce = requests(&asked)[0].nonce;
+    let answered = bench.reply(nonce, &record("10.0.0.0/24", SMALLER, ttl()));
+    assert_eq!(
+        story(&answered),
+        [
+            "peer [10.0.0.0/24, 10.0.0.16/28]",
+            "no route 10.0.0.16/28",
+            "peer [10.0.0.0/24]"
+        ]
+    );
+    bench.done(&answered);
+    let mut later = Vec::new();
+    for n in 0..20 {
+        later.extend(bench.after(limits::REQUEST_RETRY));
+        later.extend(bench.handshake(SMALLER, 2000 + n));
+    }
+    assert_eq!(requests(&later).len(), 0);
+}
+
+#[test]
+fn packets_that_wait_for_a_mapping_that_is_taken_over_go_with_the_new_one() {
+    let mut bench = Bench::new();
+    let first = bench.notify(1, &record("10.0.0.0/28", SMALLER, ttl()));
+    bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let src = "[fd4c:1::1]:4342".parse().unwrap();
+    let smr = RequestFlags {
+        smr: true,
+        ..RequestFlags::default()
+    };
+    let bytes = question(smr, "10.0.0.2", 0);
+    let asked = bench.input(Input::Datagram { src, bytes: &bytes });
+    let nonce = requests(&asked)[0].nonce;
+    let answered = bench.reply(nonce, &record("10.0.0.0/24", SMALLER, ttl()));
+    bench.done(&first);
+    assert_eq!(
+        story(&bench.done(&answered)),
+        ["sent on 1", "route 10.0.0.0/24"]
+    );
+}
+
+#[test]
+fn an_answer_beside_the_point_does_not_make_a_refresh_hasty() {
+    let mut bench = Bench::new();
+    installed(&mut bench, 1, &far_end(SMALLER));
+    bench.after(Duration::from_secs(720));
+    let asked = bench.handshake(SMALLER, 1000);
+    let nonce = requests(&asked)[0].nonce;
+    let answered = bench.reply(nonce, &record("10.7.7.7/32", SMALLER, ttl()));
+    assert_eq!(story(&answered), ["UnexpectedMessage"]);
+    let mut later = Vec::new();
+    for n in 0..20 {
+        later.extend(bench.after(limits::REQUEST_RETRY));
+        later.extend(bench.handshake(SMALLER, 2000 + n));
+    }
+    assert_eq!(requests(&later).len(), 0, "six seconds are too soon");
+}
+
+/// An agent that holds 10.0.0.0/28 of the registration of 10.0.0.0/24.
+fn narrowed() -> Bench {
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let records = [
+        record("10.0.0.0/24", SMALLER, ttl()),
+        record("10.0.0.16/28", BIGGER, ttl()),
+    ];
+    let installing = records_reply(&mut bench, nonce, &records);
+    assert_eq!(story(&installing), ["peer [10.0.0.0/28]"]);
+    let fired = bench.done(&installing);
+    bench.done(&fired);
+    bench
+}
+
+#[test]
+fn a_withdrawal_of_a_registration_removes_the_part_of_it_that_is_held() {
+    let mut bench = narrowed();
+    let gone = bench.notify(1, &record("10.0.0.0/24", SMALLER, Ttl::WITHDRAW));
+    assert_eq!(story(&gone), ["no route 10.0.0.0/28", "no peer"]);
+    assert_eq!(story(&bench.done(&gone)), ["ack"]);
+}
+
+#[test]
+fn a_registration_that_moves_takes_the_part_of_it_that_is_held_along() {
+    let mut bench = narrowed();
+    let moved = bench.notify(1, &record("10.0.0.0/24", BIGGER, ttl()));
+    let specs: Vec<_> = bench.agent.peers().collect();
+    assert_eq!(specs.len(), 1);
+    assert_eq!(specs[0].key, BIGGER);
+    assert!(specs[0].allowed_ips.contains(&net("10.0.0.0/28")));
+    assert_eq!(story(&bench.done(&moved)), ["ack"]);
+}
+
+#[test]
+fn packets_for_a_mapping_without_room_are_counted_and_their_senders_told() {
+    let mut bench = Bench::new();
+    for n in 0..u32::try_from(limits::MAP_CACHE_ENTRIES).unwrap() {
+        let eid = format!("{}/32", std::net::Ipv4Addr::from(0x0a01_0000 + n));
+        let mut key = [7; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        let installing = bench.notify(u64::from(n) + 1, &record(&eid, PublicKey(key), ttl()));
+        bench.done(&installing);
+        bench.agent.deadlines = Deadlines::default();
+    }
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    assert_eq!(
+        story(&bench.reply(nonce, &far_end(BIGGER))),
+        ["MapCacheFull", "MapCacheFull", "icmp"]
+    );
+    assert_eq!(bench.agent.sizes().held, 0);
+}

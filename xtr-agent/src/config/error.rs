@@ -1,0 +1,66 @@
+//! What is wrong with a configuration file, where, and what to do.
+
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+
+/// What is wrong with a configuration file, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {source}; give the path of a readable file with --config", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has an unknown, missing or ill-typed key.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What and where, with the offending line.
+        source: Box<toml::de::Error>,
+    },
+    /// A value makes no sense.
+    #[error("{}:{line}: {key}: {problem}; {remedy}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Line of the value, from 1.
+        line: usize,
+        /// Its key.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+/// The file being read, to say where a value is.
+pub(super) struct Source<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
+}
+
+impl Source<'_> {
+    /// A complaint about the value `at` of `key`.
+    pub(super) fn error<T>(
+        &self,
+        at: &Spanned<T>,
+        key: &'static str,
+        problem: String,
+        remedy: &'static str,
+    ) -> ConfigError {
+        let before = self.text.get(..at.span().start).unwrap_or_default();
+        ConfigError::Value {
+            path: self.path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            key,
+            problem,
+            remedy,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The configuration file: read, checked once, and never invalid afterwards.
+//!
+//! | question | file |
+//! |---|---|
+//! | What can be run? | `mod.rs` |
+//! | Which keys does the file have? | `raw.rs` |
+//! | Which values make sense? | `check.rs` |
+//! | What does a complaint look like? | `error.rs` |
+
+mod check;
+mod error;
+mod raw;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use lisp_proto::{AuthKey, InstanceId, PublicKey, Ttl};
+use serde::Deserialize;
+use toml::Spanned;
+use wg_device::BackendChoice;
+
+pub use error::ConfigError;
+
+use error::Source;
+use raw::{RawConfig, RawMapServer};
+
+/// UDP port of the LISP control plane (RFC 9301 5).
+const LISP_CONTROL_PORT: u16 = 4342;
+
+/// A configuration that can be run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of the agent's keys and nonces.
+    pub state_dir: PathBuf,
+    /// Destinations that are looked up.
+    pub overlay: Vec<IpNet>,
+    /// Prefixes that live here.
+    pub eid_prefixes: Vec<IpNet>,
+    /// Which copy of the address plan this is.
+    pub iid: InstanceId,
+    /// UDP port of the data interface.
+    pub listen_port: u16,
+    /// Addresses to be reached at; empty: the one towards the map server.
+    pub rlocs: Vec<IpAddr>,
+    /// Which WireGuard to use.
+    pub data_plane: BackendChoice,
+    /// MTU of the data interface, bytes.
+    pub mtu: u16,
+    /// How long others may keep our mappings.
+    pub ttl: Ttl,
+    /// Time between registrations, before jitter.
+    pub register_interval: Duration,
+    /// How long packets wait for an answer of the map server.
+    pub hold: Duration,
+    /// Destinations that are kept ready before the first packet.
+    pub subscribe: Vec<IpNet>,
+    /// Names of the interfaces.
+    pub interfaces: Interfaces,
+    /// The map server and the way to it.
+    pub map_server: MapServer,
+}
+
+/// Names of the interfaces that the agent makes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Interfaces {
+    /// WireGuard to the other endpoints.
+    pub data: String,
+    /// WireGuard to the map server.
+    pub control: String,
+    /// TUN that catches packets to unknown destinations.
+    pub miss: String,
+}
+
+impl Default for Interfaces {
+    fn default() -> Self {
+        Self {
+            data: "lisp0".into(),
+            control: "lispc0".into(),
+            miss: "lispm0".into(),
+        }
+    }
+}
+
+/// The map server and the way to it.
+#[derive(Clone, Debug)]
+pub struct MapServer {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How it is reached and how registrations are authenticated.
+    pub access: Access,
+}
+
+/// The way to a map server.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Through a WireGuard tunnel of its own.
+    Tunnel {
+        /// Key of the map server's control interface.
+        public_key: PublicKey,
+        /// Where that interface lives.
+        endpoint: SocketAddr,
+        /// Our address inside the tunnel.
+        control_address: IpAddr,
+    },
+    /// In the clear, for map servers that know no WireGuard: mappings are
+    /// registered without keys.
+    Plain {
+        /// The secret shared with it.
+        key: AuthKey,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the line, the key and a remedy.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks the configuration `text` that came from `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the line, the key and a remedy.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let raw: RawConfig = toml::from_str(text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let source = Source { path, text };
+        check::all(&source, &raw)?;
+        let number = |value: &Option<Spanned<u64>>, default| {
+            value.as_ref().map_or(default, |value| *value.get_ref())
+        };
+        let map_server = MapServer {
+            address: SocketAddr::new(*raw.map_server.address.get_ref(), LISP_CONTROL_PORT),
+            access: access(&source, &raw.map_server)?,
+        };
+        Ok(Self {
+            state_dir: raw
+                .state_dir
+                .unwrap_or_else(|| "/var/lib/lispwire/agent".into()),
+            overlay: truncated(raw.overlay.into_inner()),
+            eid_prefixes: truncated(raw.eid_prefixes.into_inner()),
+            iid: InstanceId(raw.instance_id),
+            listen_port: raw.listen_port.map_or(51820, Spanned::into_inner),
+            rlocs: raw.rlocs.map(Spanned::into_inner).unwrap_or_default(),
+            data_plane: raw.data_plane,
+            mtu: raw.mtu.map_or(1420, Spanned::into_inner),
+            ttl: Ttl::from_minutes(raw.ttl_min.map_or(15, Spanned::into_inner)),
+            register_interval: Duration::from_secs(number(&raw.register_s, 60)),
+            hold: Duration::from_millis(number(&raw.hold_ms, 3000)),
+            subscribe: truncated(raw.subscribe.map(Spanned::into_inner).unwrap_or_default()),
+            interfaces: raw.interfaces.map(Spanned::into_inner).unwrap_or_default(),
+            map_server,
+        })
+    }
+}
+
+/// Tells a tunnelled map server from a plain one; half of either is an error.
+fn access(source: &Source<'_>, raw: &RawMapServer) -> Result<Access, ConfigError> {
+    let tunnel = (raw.public_key, &raw.endpoint, &raw.control_address);
+    let plain = (raw.algorithm, &raw.key);
+    match (tunnel, plain) {
+        ((Some(public_key), Some(endpoint), Some(control_address)), (None, None)) => {
+            Ok(Access::Tunnel {
+                public_key,
+                endpoint: *endpoint.get_ref(),
+                control_address: *control_address.get_ref(),
+            })
+        }
+        ((None, None, None), (Some(algorithm), Some(key))) => {
+            let key = AuthKey::new(raw.key_id.unwrap_or(0), algorithm, key.as_bytes());
+            // Such map servers want tags of full length.
+            Ok(Access::Plain {
+                key: key.with_tag_len(true),
+            })
+        }
+        _ => Err(source.error(
+            &raw.address,
+            "map_server",
+            "is neither a tunnelled nor a plain map server".into(),
+            "give public_key, endpoint and control_address, or algorithm and key",
+        )),
+    }
+}
+
+fn truncated(prefixes: Vec<IpNet>) -> Vec<IpNet> {
+    prefixes.iter().map(IpNet::trunc).collect()
+}
+
+#[cfg(test)]
+mod tests;
