@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lisp_proto::Timestamp;
 use rand::Rng;
 
 use super::addresses;
@@ -46,7 +47,14 @@ impl World {
             return;
         }
         let sequence = match flow.to {
-            Target::Agent(..) => state.send(now, cold),
+            Target::Agent(to, _) => {
+                let met = self.met.get(&pair(flow.from, to));
+                let silent = met.is_none_or(|met| *met < self.bounds.quiet_from);
+                if silent && !cold && now > self.bounds.quiet_from {
+                    state.woken.get_or_insert(now);
+                }
+                state.send(now, cold)
+            }
             Target::Nobody(_) => {
                 state.next += 1;
                 state.next - 1
@@ -164,6 +172,7 @@ impl World {
                 });
             }
         }
+        self.met.insert(pair(from, to), now);
         self.trace.say(now, || {
             let what = if probe.echo { "answer" } else { "packet" };
             format!(
@@ -205,8 +214,10 @@ impl World {
             }
         }
         let flow = state.flow;
+        let woken = state.woken.unwrap_or(Timestamp::ZERO);
         if let Some(sent) = last
             && self.is_healthy(sent)
+            && sent > woken + self.bounds.convergence
             && self.can_work(&flow)
         {
             let late = (sent - self.bounds.quiet_from).as_secs();
@@ -297,6 +308,11 @@ impl World {
         };
         !knows(flow.from, destination(flow)) && !knows(to, addresses::eid(flow.from, flow.ipv6, 0))
     }
+}
+
+/// Two agents in the order of their numbers.
+fn pair(one: u32, other: u32) -> (u32, u32) {
+    (one.min(other), one.max(other))
 }
 
 fn destination(flow: &Flow) -> IpAddr {

@@ -33,7 +33,7 @@ impl World {
             } else {
                 ReplyAfter::Ack
             },
-            notify_floor: Nonce(wall_us),
+            notify_floor: Nonce(wall_us.saturating_mul(1_000)),
             ..Options::default()
         };
         let xtrs = (0..self.scenario.agents)

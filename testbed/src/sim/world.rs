@@ -89,6 +89,8 @@ pub(super) struct World {
     pub(super) registered: BTreeSet<(PublicKey, IpNet)>,
     /// Flows by the agents at their ends.
     pub(super) flows_of: BTreeMap<u32, Vec<u32>>,
+    /// When agents last heard of each other.
+    pub(super) met: BTreeMap<(u32, u32), Timestamp>,
     /// Datagrams that attackers have seen.
     pub(super) overheard: VecDeque<Bytes>,
     pub(super) violation: Option<Violation>,
@@ -113,6 +115,7 @@ impl World {
             keys: BTreeMap::new(),
             registered: BTreeSet::new(),
             flows_of: BTreeMap::new(),
+            met: BTreeMap::new(),
             overheard: VecDeque::new(),
             violation: None,
             refusals: false,

@@ -28,11 +28,19 @@ impl Agent {
             .filter_map(|record| record.to_record(DEFAULT_PORT))
             .collect();
         if let Some(purpose) = self.resolver.answered(reply.nonce) {
+            self.heard(now, index);
             self.answered(now, purpose, &records, actions);
         } else if let Some(prefix) = self.subscriptions.answered(index, reply.nonce) {
+            self.heard(now, index);
             self.not_subscribed(now, index, prefix, &records, actions);
         } else {
             actions.count(DropReason::UnknownNonce);
+        }
+    }
+
+    fn heard(&mut self, now: Timestamp, index: usize) {
+        if let Some(server) = self.servers.get_mut(index) {
+            server.heard(now);
         }
     }
 
