@@ -117,6 +117,8 @@ pub fn server(agents: u32, key: &AuthKey) -> Result<MapServer, ConfigError> {
     let xtrs = (0..agents).map(|n| XtrConfig {
         name: n.to_string().into(),
         control_address: Some(control(n)),
+        xtr_id: None,
+        site_id: None,
         auth: key.clone(),
         replay_check: true,
         eid_prefixes: vec![record(n).eid],

@@ -87,6 +87,7 @@ impl Query {
             | Message::MapRegister(_)
             | Message::MapNotify(_)
             | Message::MapNotifyAck(_)
+            | Message::MapReferral(_)
             | Message::InfoRequest(_)
             | Message::Ecm(_) => None,
         })

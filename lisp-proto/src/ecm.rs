@@ -21,8 +21,10 @@ pub struct Ecm<'a> {
     pub to_etr: bool,
     /// Goes to a Map-Server (M).
     pub to_map_server: bool,
-    /// Inner UDP checksum as received: right, or 0 over IPv4.
+    /// Inner UDP checksum as received.
     pub checksum: u16,
+    /// Whether that is right, or 0 over IPv4. Otherwise the message must not be acted upon.
+    pub intact: bool,
     /// The message inside, not decoded; never another ECM.
     pub message: &'a [u8],
 }
@@ -56,6 +58,7 @@ impl<'a> Ecm<'a> {
             to_etr: bit(first, TO_ETR),
             to_map_server: bit(first, TO_MAP_SERVER),
             checksum: inner.checksum,
+            intact: inner.intact,
             message: inner.message,
         })
     }
@@ -122,12 +125,13 @@ mod tests {
     fn a_checksum_may_be_absent_over_ipv4_only() {
         let mut v4 = wrap("192.0.2.1:4342", "10.2.2.2:4342");
         v4[30] ^= 1;
-        assert_eq!(read(&v4), bad("UDP checksum"));
+        assert!(!read(&v4).unwrap().intact);
         v4[30..32].fill(0);
-        assert_eq!(read(&v4).unwrap().checksum, 0);
+        let unchecked = read(&v4).unwrap();
+        assert_eq!((unchecked.checksum, unchecked.intact), (0, true));
         let mut v6 = wrap("[2001:db8::1]:1024", "[fd00::2]:4342");
         v6[50..52].fill(0);
-        assert_eq!(read(&v6), bad("UDP checksum"));
+        assert!(!read(&v6).unwrap().intact);
     }
 
     #[test]

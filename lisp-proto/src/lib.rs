@@ -7,6 +7,7 @@
 //! | 3 | Map-Register | [`MapRegister`] | [`encode_map_register`] |
 //! | 4 | Map-Notify | [`MapNotify`] | [`encode_map_notify`] |
 //! | 5 | Map-Notify-Ack | [`MapNotify`] | [`encode_map_notify_ack`] |
+//! | 6 | Map-Referral | [`MapReferral`] | |
 //! | 7 | Info-Request, Info-Reply | [`Info`] | |
 //! | 8 | Encapsulated Control Message | [`Ecm`] | [`encode_ecm`] |
 //!
@@ -33,6 +34,7 @@ mod message;
 mod notify;
 mod reader;
 mod record;
+mod referral;
 mod register;
 mod reply;
 mod request;
@@ -53,6 +55,7 @@ pub use mapping::{Action, EidPrefix, InstanceId, Locator, Record, RequestedEid, 
 pub use message::{Message, decode};
 pub use notify::{MapNotify, NotifyParams, encode_map_notify, encode_map_notify_ack};
 pub use record::RecordView;
+pub use referral::MapReferral;
 pub use register::{MapRegister, RegisterFlags, RegisterParams, encode_map_register};
 pub use reply::{MapReply, ReplyParams, encode_map_reply};
 pub use request::{MapRequest, RequestFlags, RequestParams, RequestedAddress, encode_map_request};

@@ -5,6 +5,7 @@ use crate::error::DecodeError;
 use crate::info::Info;
 use crate::notify::MapNotify;
 use crate::reader::Reader;
+use crate::referral::MapReferral;
 use crate::register::MapRegister;
 use crate::reply::MapReply;
 use crate::request::MapRequest;
@@ -23,6 +24,8 @@ pub enum Message<'a> {
     MapNotify(MapNotify<'a>),
     /// Type 5: acknowledges a Map-Notify.
     MapNotifyAck(MapNotify<'a>),
+    /// Type 6: names the nodes of the delegation tree to ask next.
+    MapReferral(MapReferral<'a>),
     /// Type 7: looks for a NAT, or answers such a request.
     InfoRequest(Info<'a>),
     /// Type 8: carries another message.
@@ -47,6 +50,7 @@ pub fn decode(datagram: &[u8]) -> Result<Message<'_>, DecodeError> {
         3 => Message::MapRegister(MapRegister::read(reader)?),
         4 => Message::MapNotify(MapNotify::read_notify(reader)?),
         5 => Message::MapNotifyAck(MapNotify::read_ack(reader)?),
+        6 => Message::MapReferral(MapReferral::read(reader)?),
         7 => Message::InfoRequest(Info::read(reader)?),
         8 => Message::Ecm(Ecm::read(reader)?),
         kind => return Err(DecodeError::UnsupportedType(kind)),
@@ -85,7 +89,7 @@ mod tests {
 
     #[test]
     fn other_types_are_refused() {
-        for kind in [0, 6, 9, 10, 11, 12, 13, 14, 15] {
+        for kind in [0, 9, 10, 11, 12, 13, 14, 15] {
             let error = DecodeError::UnsupportedType(kind);
             assert_eq!(decode(&[kind << 4, 0, 0, 0]), Err(error));
         }

@@ -35,7 +35,7 @@ impl<'a> RecordView<'a> {
         let locator_count = reader.u8("locator count")?;
         let mask_len = reader.u8("EID mask-len")?;
         let flags = reader.u16("record flags")?;
-        let map_version = reader.u16("map-version")? & 0x0fff;
+        let map_version = reader.u16("map-version")?;
         let (eid, address) = EncodedAddress::take_eid(reader, "EID")?;
         address.check_mask_len("EID mask-len", mask_len)?;
         let start = *reader;
@@ -74,7 +74,18 @@ impl<'a> RecordView<'a> {
     /// Returns the version of the mapping (RFC 9302); 0 when the sender keeps none.
     #[must_use]
     pub const fn map_version(&self) -> u16 {
-        self.map_version
+        self.map_version & MAP_VERSION
+    }
+
+    /// Whether the referrals are not all there are (I, RFC 8111 §6.1); for Map-Referrals only.
+    #[must_use]
+    pub const fn incomplete(&self) -> bool {
+        self.flags & FLAG_INCOMPLETE != 0
+    }
+
+    /// Returns how many signatures follow the record of a Map-Referral.
+    pub(crate) const fn signature_count(&self) -> u16 {
+        self.map_version >> SIGNATURE_COUNT_SHIFT
     }
 
     /// Returns the prefix, or `None` for a kind of EID that is not served here.
@@ -189,6 +200,9 @@ fn locator_count(record: &Record) -> Result<u8, EncodeError> {
 
 const ACTION_SHIFT: u32 = 13;
 const FLAG_AUTHORITATIVE: u16 = 0x1000;
+const FLAG_INCOMPLETE: u16 = 0x0800;
+const MAP_VERSION: u16 = 0x0fff;
+const SIGNATURE_COUNT_SHIFT: u32 = 12;
 
 #[cfg(test)]
 mod tests {

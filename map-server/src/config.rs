@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{Action, Algorithm, AuthKey, EidPrefix, Nonce};
+use lisp_proto::{Action, Algorithm, AuthKey, EidPrefix, Nonce, SiteId, XtrId};
 use thiserror::Error;
 
 use crate::server::limits;
@@ -43,6 +43,10 @@ pub struct XtrConfig {
     pub name: XtrName,
     /// Its address inside the control tunnel; absent for gear that registers in the plain.
     pub control_address: Option<IpAddr>,
+    /// The only xTR-ID it may use; any if absent.
+    pub xtr_id: Option<XtrId>,
+    /// The only Site-ID it may use; any if absent.
+    pub site_id: Option<SiteId>,
     /// Authenticates its Map-Registers and our Map-Notifies to it.
     pub auth: AuthKey,
     /// Whether the nonce of a Map-Register must exceed the one before (RFC 9301 §5.6).
@@ -262,6 +266,8 @@ mod tests {
         XtrConfig {
             name: name.into(),
             control_address: control_address.map(|address| address.parse().unwrap()),
+            xtr_id: None,
+            site_id: None,
             auth: AuthKey::new(1, Algorithm::Sha256_128Hkdf, b"secret"),
             replay_check: true,
             eid_prefixes: eid_prefixes

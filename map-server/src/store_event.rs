@@ -29,6 +29,9 @@ pub enum StoreEvent {
         record: Record,
         /// Whether it merges with the registrations of others (the `a` bit).
         merge: bool,
+        /// Whether the xTR wants to be told how it was understood (the M bit).
+        #[serde(default)]
+        want_notify: bool,
         /// Lifetime without a refresh; when given back, what is left of it.
         lifetime: Duration,
         /// Where the Map-Register came from.
@@ -64,6 +67,14 @@ pub enum StoreEvent {
         #[serde(with = "xtr_name")]
         xtr: XtrName,
         /// The first nonce that is certainly unused.
+        nonce: Nonce,
+    },
+    /// Subscriptions up to this nonce were accepted (RFC 9437 §5).
+    SubscribeNonce {
+        /// Who subscribed.
+        #[serde(with = "xtr_name")]
+        xtr: XtrName,
+        /// The last nonce.
         nonce: Nonce,
     },
 }

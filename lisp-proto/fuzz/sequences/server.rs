@@ -20,6 +20,8 @@ fn new_server() -> MapServer {
     let xtrs = (0..XTRS).map(|n| XtrConfig {
         name: n.to_string().into(),
         control_address: (n > 0).then(|| control(n).ip()),
+        xtr_id: None,
+        site_id: None,
         auth: key(n),
         replay_check: n > 0,
         eid_prefixes: vec![

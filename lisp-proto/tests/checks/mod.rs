@@ -26,6 +26,7 @@ pub(crate) fn read_everything(bytes: &[u8]) {
         Ok(Message::MapNotify(notify) | Message::MapNotifyAck(notify)) => {
             read_records(notify.records());
         }
+        Ok(Message::MapReferral(referral)) => read_records(referral.records()),
         Ok(Message::Ecm(ecm)) => read_everything(ecm.message),
         Ok(Message::InfoRequest(info)) => show(&(info.eid_address(), info.info_address())),
         Err(error) => show(&error),
@@ -102,7 +103,7 @@ fn rewrite(message: &Message<'_>) -> Option<Vec<u8>> {
             encode_map_notify_ack(&NotifyParams { nonce, records }, &key(), &mut out)
         }
         Message::Ecm(ecm) => encode_ecm(ecm.source, ecm.destination, ecm.message, &mut out),
-        Message::InfoRequest(_) => return None,
+        Message::MapReferral(_) | Message::InfoRequest(_) => return None,
     };
     assert_eq!(result, Ok(()), "what was read fits a message");
     Some(out)

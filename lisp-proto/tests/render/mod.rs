@@ -1,8 +1,8 @@
 //! What a message says, in the neutral form of the vectors.
 
 use lisp_proto::{
-    Address, AuthView, Ecm, ExplicitPath, Info, Lcaf, LocatorView, MapNotify, MapRegister,
-    MapReply, MapRequest, Message, NatTraversal, RecordView, SiteId, XtrId, decode,
+    Address, AuthView, Ecm, ExplicitPath, Info, Lcaf, LocatorView, MapNotify, MapReferral,
+    MapRegister, MapReply, MapRequest, Message, NatTraversal, RecordView, SiteId, XtrId, decode,
 };
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,7 @@ pub(crate) fn message(message: &Message<'_>) -> Value {
         Message::MapRegister(register) => map_register(register),
         Message::MapNotify(notify) => map_notify("map-notify", notify),
         Message::MapNotifyAck(notify) => map_notify("map-notify-ack", notify),
+        Message::MapReferral(referral) => map_referral(referral),
         Message::InfoRequest(info) => info_request(info),
         Message::Ecm(message) => ecm(message),
     }
@@ -94,6 +95,23 @@ fn map_notify(kind: &str, notify: &MapNotify<'_>) -> Value {
     extend(&mut out, records(notify.records()));
     extend(&mut out, ids(notify.ids));
     out
+}
+
+fn map_referral(referral: &MapReferral<'_>) -> Value {
+    let records = referral.records().map(|item| {
+        let mut out = record(&item);
+        // Signed ones are not read.
+        let own = json!({ "incomplete": item.incomplete(), "sig_count": 0 });
+        extend(&mut out, own);
+        out
+    });
+    let records: Vec<Value> = records.collect();
+    json!({
+        "type": "map-referral",
+        "nonce": referral.nonce.to_string(),
+        "record_count": records.len(),
+        "records": records,
+    })
 }
 
 fn info_request(info: &Info<'_>) -> Value {

@@ -80,6 +80,20 @@ pub enum Event {
         /// What is asked for.
         eid: EidPrefix,
     },
+    /// An xTR will be told about changes of a prefix (RFC 9437).
+    Subscribed {
+        /// Who subscribed.
+        xtr: XtrName,
+        /// What to.
+        eid: EidPrefix,
+    },
+    /// An xTR wants to be told no longer.
+    Unsubscribed {
+        /// Who had subscribed.
+        xtr: XtrName,
+        /// What to.
+        eid: EidPrefix,
+    },
     /// An unsolicited Map-Notify was sent, for the first time.
     Push {
         /// Who is told.

@@ -45,6 +45,8 @@ pub(super) struct Register {
     pub(super) merge: bool,
     pub(super) use_ttl: bool,
     pub(super) want_notify: bool,
+    pub(super) proxy_reply: bool,
+    pub(super) echo_notify: bool,
 }
 
 impl Bench {
@@ -121,6 +123,8 @@ impl Bench {
             merge: false,
             use_ttl: false,
             want_notify: true,
+            proxy_reply: true,
+            echo_notify: false,
         }
     }
 
@@ -168,7 +172,8 @@ impl Register {
     pub(super) fn bytes(&self) -> Vec<u8> {
         let params = RegisterParams {
             flags: RegisterFlags {
-                proxy_reply: true,
+                proxy_reply: self.proxy_reply,
+                echo_notify: self.echo_notify,
                 use_ttl: self.use_ttl,
                 merge: self.merge,
                 want_notify: self.want_notify,
@@ -239,6 +244,7 @@ impl Sent {
             Message::MapRequest(_)
             | Message::MapRegister(_)
             | Message::MapNotifyAck(_)
+            | Message::MapReferral(_)
             | Message::InfoRequest(_)
             | Message::Ecm(_) => panic!("no message of a Map-Server"),
         };
@@ -401,11 +407,13 @@ fn number(name: &str) -> usize {
         + 1
 }
 
-fn xtrs() -> Vec<XtrConfig> {
+pub(super) fn xtrs() -> Vec<XtrConfig> {
     let agent = |name: &str| XtrConfig {
         name: name.into(),
         control_address: Some(control(name).ip()),
         auth: key(name),
+        xtr_id: None,
+        site_id: None,
         replay_check: true,
         eid_prefixes: own_records(name).iter().map(|record| record.eid).collect(),
         more_specifics: false,
@@ -414,6 +422,8 @@ fn xtrs() -> Vec<XtrConfig> {
         name: "gear".into(),
         control_address: None,
         auth: key("gear"),
+        xtr_id: None,
+        site_id: None,
         replay_check: true,
         eid_prefixes: vec![eid("192.168.0.0/16")],
         more_specifics: true,

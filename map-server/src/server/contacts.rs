@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use lisp_proto::{Deadlines, Timestamp};
 
@@ -21,25 +22,27 @@ pub(crate) struct Contact {
 /// Where the xTRs registered from, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contacts {
-    by_xtr: BTreeMap<XtrIndex, Contact>,
+    /// With the lifetime of the last registration.
+    by_xtr: BTreeMap<XtrIndex, (Contact, Duration)>,
     /// Plain sources with a registration, and how long it lasts.
     sources: BTreeMap<IpAddr, Timestamp>,
     expiry: Deadlines<IpAddr>,
 }
 
 impl Contacts {
-    /// Takes note of a registration that lasts until `until`; returns whether `contact` is new.
+    /// Takes note of a registration that lasts for `lifetime` from `now` on.
     pub(crate) fn learn(
         &mut self,
         xtr: XtrIndex,
         contact: Contact,
         via: Via,
-        until: Timestamp,
-    ) -> bool {
+        now: Timestamp,
+        lifetime: Duration,
+    ) {
         if via == Via::Plain {
-            self.learn_source(contact.source.ip(), until);
+            self.learn_source(contact.source.ip(), now + lifetime);
         }
-        self.by_xtr.insert(xtr, contact) != Some(contact)
+        self.by_xtr.insert(xtr, (contact, lifetime));
     }
 
     fn learn_source(&mut self, source: IpAddr, until: Timestamp) {
@@ -54,7 +57,13 @@ impl Contacts {
 
     /// Returns how to talk to `xtr`.
     pub(crate) fn of(&self, xtr: XtrIndex) -> Option<Contact> {
-        self.by_xtr.get(&xtr).copied()
+        self.by_xtr.get(&xtr).map(|(contact, _)| *contact)
+    }
+
+    /// Returns how long what `xtr` registers lasts.
+    pub(crate) fn lifetime(&self, xtr: XtrIndex) -> Duration {
+        let known = self.by_xtr.get(&xtr);
+        known.map_or(limits::REGISTRATION_LIFETIME, |(_, lifetime)| *lifetime)
     }
 
     /// Whether a registration that still lasts came from `source`, outside the control tunnel.

@@ -74,6 +74,18 @@ drop_reasons! {
     HoldOverflow => "hold_overflow",
     /// A reply left before its push was acknowledged, because the hold time was over.
     HoldExpired => "hold_expired",
+    /// An xTR-ID or Site-ID that is not that of the xTR.
+    WrongXtrId => "wrong_xtr_id",
+    /// A subscription from a source that nobody vouches for.
+    SubscriberUnknown => "subscriber_unknown",
+    /// A subscription without xTR-ID, which is answered like any Map-Request (RFC 9437 §4).
+    SubscriberUnnamed => "subscriber_unnamed",
+    /// The nonce of a subscription is not greater than the last one (RFC 9437 §5).
+    ReplayedSubscription => "replayed_subscription",
+    /// The nonce of a subscription leaves no room for those of publications.
+    SubscribeNonceTooHigh => "subscribe_nonce_too_high",
+    /// A subscription to too much, or of an xTR that has registered nothing.
+    SubscriptionRefused => "subscription_refused",
     /// A subscription gave way to newer ones.
     SubscriptionOverflow => "subscription_overflow",
     /// A stored fact that the configuration no longer allows.

@@ -2,15 +2,18 @@
 //!
 //! Unsolicited Map-Notifies are sent, repeated, and acknowledged here; `notify.rs` keeps the books.
 
-use lisp_proto::{MapNotify, NotifyParams, Record, Timestamp, encode_map_notify};
+use lisp_proto::{
+    Action as NegativeAction, MapNotify, NotifyParams, Record, Timestamp, encode_map_notify,
+};
 
 use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
 use super::held::HeldKey;
-use super::notify::{NotifyKey, Started};
+use super::notify::{NotifyKey, Started, Telling};
 use super::register::authenticate;
-use super::sites::XtrIndex;
+use super::resolve::negative;
+use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, Origin, limits};
 use crate::store_event::StoreEvent;
 
@@ -25,11 +28,35 @@ impl MapServer {
         records: Vec<Record>,
         actions: &mut Actions,
     ) -> NotifyKey {
+        let receiver = Registrant::any(receiver);
         if let Some(key) = self.state.notifier.telling(receiver, &records) {
             return key;
         }
-        let eids: Vec<_> = records.iter().map(|record| record.eid).collect();
-        let Started { key, waiting_on } = self.state.notifier.start(receiver, records);
+        let telling = Telling {
+            receiver,
+            to: None,
+            answers: None,
+            records,
+        };
+        self.begin(now, at, telling, actions)
+    }
+
+    /// Sends a Map-Notify, from `at` on, until it is acknowledged.
+    pub(super) fn begin(
+        &mut self,
+        now: Timestamp,
+        at: Timestamp,
+        telling: Telling,
+        actions: &mut Actions,
+    ) -> NotifyKey {
+        let site = self.sites.site(telling.receiver.xtr);
+        if telling.answers.is_none() {
+            for record in &telling.records {
+                let (to, eid) = (site.name.clone(), record.eid);
+                actions.event(Event::Push { to, eid });
+            }
+        }
+        let Started { key, waiting_on } = self.state.notifier.start(telling);
         for held in &waiting_on {
             self.state.held.expect_more(held);
         }
@@ -37,10 +64,6 @@ impl MapServer {
             self.state.notifier.defer(&key, at);
         } else {
             self.transmit(now, &key, actions);
-        }
-        for eid in eids {
-            let to = self.sites.site(receiver).name.clone();
-            actions.event(Event::Push { to, eid });
         }
         if let Some(dropped) = self.state.notifier.overflow() {
             actions.count(DropReason::NotifyOverflow);
@@ -51,36 +74,39 @@ impl MapServer {
 
     /// Sends a Map-Notify that awaits its acknowledgement, for the first time or again.
     fn transmit(&mut self, now: Timestamp, key: &NotifyKey, actions: &mut Actions) {
-        let site = self.sites.site(key.receiver);
-        let known = self.state.contacts.of(key.receiver);
-        let default = || {
-            let source = self.sites.default_contact(key.receiver)?;
-            Some(Contact {
-                source,
-                full_tag: false,
-            })
-        };
-        let Some(contact) = known.or_else(default) else {
+        let xtr = key.receiver.xtr;
+        let Some(contact) = self.whereto(key) else {
             return;
         };
-        let Some((nonce, records)) = self.state.notifier.transmit(now, key, &mut self.rng) else {
+        let via = self.sites.via(xtr);
+        let peer = (via, contact.source.ip());
+        let notifier = &mut self.state.notifier;
+        let Some((nonce, records)) = notifier.transmit(now, key, peer, &mut self.rng) else {
             return;
         };
-        let params = NotifyParams { nonce, records };
+        let site = self.sites.site(xtr);
+        let auth = site.notify_auth(contact.full_tag);
         self.scratch.clear();
-        let encoded = encode_map_notify(
-            &params,
-            site.notify_auth(contact.full_tag),
-            &mut self.scratch,
-        );
-        if let Some(nonce) = self.state.notifier.reserve(key.receiver) {
+        let encoded = encode_map_notify(&NotifyParams { nonce, records }, auth, &mut self.scratch);
+        if let Some(nonce) = self.state.notifier.reserve(xtr) {
             let xtr = site.name.clone();
             actions.persist(StoreEvent::NotifyFloor { xtr, nonce });
         }
         match encoded {
-            Ok(()) => actions.send(contact.source, Via::Tunnel, &self.scratch),
+            Ok(()) => actions.send(contact.source, via, &self.scratch),
             Err(_) => actions.count(DropReason::TooLarge),
         }
+    }
+
+    /// Returns where a Map-Notify goes, if that is known.
+    fn whereto(&self, key: &NotifyKey) -> Option<Contact> {
+        let told = self.state.notifier.get(key).and_then(|it| it.telling.to);
+        let known = told.or_else(|| self.state.contacts.of(key.receiver.xtr));
+        known.or_else(|| {
+            let source = self.sites.default_contact(key.receiver.xtr)?;
+            let full_tag = false;
+            Some(Contact { source, full_tag })
+        })
     }
 
     /// Handles a Map-Notify-Ack: the receiver knows now, so whoever waited for that is answered.
@@ -92,13 +118,16 @@ impl MapServer {
         ack: &MapNotify<'_>,
         actions: &mut Actions,
     ) {
-        let Some(receiver) = self.sites.enrolled(origin.via, origin.src.ip()) else {
+        let source = origin.src.ip();
+        let is_agent = self.sites.enrolled(Via::Tunnel, source).is_some();
+        if is_agent != (origin.via == Via::Tunnel) {
             return actions.count(DropReason::UnknownSource);
-        };
-        let Some(key) = self.state.notifier.awaited(receiver, ack.nonce) else {
+        }
+        let awaited = self.state.notifier.awaited((origin.via, source), ack.nonce);
+        let Some(key) = awaited else {
             return actions.count(DropReason::UnexpectedAck);
         };
-        let site = self.sites.site(receiver);
+        let site = self.sites.site(key.receiver.xtr);
         if let Err(reason) = authenticate(&site.auth, &ack.auth, datagram) {
             return actions.count(reason);
         }
@@ -106,7 +135,7 @@ impl MapServer {
         let Some(done) = self.state.notifier.remove(&key) else {
             return;
         };
-        for record in &done.records {
+        for record in &done.telling.records {
             let (from, eid) = (from.clone(), record.eid);
             actions.event(Event::PushAcked { from, eid });
         }
@@ -121,14 +150,64 @@ impl MapServer {
     /// Sends again what was not acknowledged.
     pub(super) fn retransmit(&mut self, now: Timestamp, actions: &mut Actions) {
         while let Some(key) = self.state.notifier.pop_due(now) {
-            self.transmit(now, &key, actions);
+            if self.is_hopeless(now, &key) {
+                self.give_up(now, &key, actions);
+            } else {
+                self.transmit(now, &key, actions);
+            }
         }
     }
 
+    /// Whether a Map-Notify was sent often enough: for as long as the receiver's registration lasts
+    /// without a refresh. Gear without a control tunnel may not know acknowledgements at all.
+    fn is_hopeless(&self, now: Timestamp, key: &NotifyKey) -> bool {
+        let xtr = key.receiver.xtr;
+        let Some(outstanding) = self.state.notifier.get(key) else {
+            return true;
+        };
+        match self.sites.via(xtr) {
+            Via::Plain => outstanding.times >= limits::PLAIN_NOTIFY_TRIES,
+            Via::Tunnel => {
+                let lifetime = self.state.contacts.lifetime(xtr);
+                outstanding
+                    .since
+                    .is_some_and(|since| now - since >= lifetime)
+            }
+        }
+    }
+
+    /// Gives up telling a receiver that acknowledges nothing, and ends its subscriptions to that.
+    /// It is told so once (RFC 9437 §6), so that it does not rely on what it knew.
+    fn give_up(&mut self, now: Timestamp, key: &NotifyKey, actions: &mut Actions) {
+        actions.count(DropReason::NotifyGivenUp);
+        let Some(given_up) = self.state.notifier.remove(key) else {
+            return;
+        };
+        self.release(now, &given_up.waiting, actions);
+        let xtr = key.receiver.xtr;
+        if self.sites.via(xtr) == Via::Plain {
+            return;
+        }
+        let answers = given_up.last_nonce();
+        let mut telling = Telling {
+            answers,
+            ..given_up.telling
+        };
+        for record in &mut telling.records {
+            self.state.subscribers.leave_around(&record.eid, xtr);
+            let action = NegativeAction::AuthFailure;
+            *record = negative(record.eid, action, limits::TTL_UNREGISTERED);
+        }
+        let last = self.begin(now, now, telling, actions);
+        self.state.notifier.remove(&last);
+    }
+
     /// Sends again at once what `receiver` has missed: it was just heard, so its path works.
-    pub(super) fn hurry(&mut self, now: Timestamp, receiver: XtrIndex, actions: &mut Actions) {
-        let missed = self.state.notifier.of_receiver(receiver).into_iter();
-        for key in missed.take(limits::NOTIFIES_AT_ONCE as usize) {
+    pub(super) fn hurry(&mut self, now: Timestamp, receiver: Registrant, actions: &mut Actions) {
+        let receivers = [Registrant::any(receiver.xtr), receiver];
+        let mut missed = self.state.notifier.of_xtr(receiver.xtr);
+        missed.retain(|key| receivers.contains(&key.receiver));
+        for key in missed.into_iter().take(limits::NOTIFIES_AT_ONCE as usize) {
             if self.state.notifier.hurry(&key) {
                 self.transmit(now, &key, actions);
             }
@@ -149,7 +228,7 @@ impl MapServer {
             return;
         }
         self.state.subscribers.leave_all(xtr);
-        for key in self.state.notifier.of_receiver(xtr) {
+        for key in self.state.notifier.of_xtr(xtr) {
             if let Some(pointless) = self.state.notifier.remove(&key) {
                 actions.count(DropReason::NotifyGivenUp);
                 self.release(now, &pointless.waiting, actions);

@@ -12,12 +12,24 @@ use super::sites::XtrIndex;
 /// Names a Map-Request: a repeated one has the same key.
 pub(crate) type HeldKey = (SocketAddr, Nonce);
 
+/// How a Map-Request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// By a Map-Reply.
+    Told,
+    /// By a Map-Notify, since it subscribes (RFC 9437 §5).
+    Subscribed,
+    /// By a Map-Notify, since it unsubscribes.
+    Unsubscribed,
+}
+
 /// Whom to answer, about what. The answer itself is written when it leaves, so that it is fresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PendingReply {
     pub(crate) dst: SocketAddr,
     pub(crate) via: Via,
     pub(crate) nonce: Nonce,
+    pub(crate) answer: Answer,
     pub(crate) requester: Option<XtrIndex>,
     pub(crate) eids: Vec<EidPrefix>,
     /// Owners of what is asked for that were told of the requester.

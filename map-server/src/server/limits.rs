@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lisp_proto::Ttl;
+use lisp_proto::{Nonce, Ttl};
 
 use crate::config::Rate;
 
@@ -12,7 +12,8 @@ use crate::config::Rate;
 pub(crate) const REGISTRATION_LIFETIME: Duration = Duration::from_secs(180);
 /// A registration with the T bit lives no longer than this, whatever its TTL says.
 pub(crate) const REGISTRATION_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A subscription to a record whose TTL leaves the choice to us.
+/// A subscription that was asked for, or to a record whose TTL leaves the choice to us, lasts this
+/// long unless it is renewed.
 pub(crate) const SUBSCRIPTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// TTL of a negative Map-Reply for an EID outside all configured prefixes (RFC 9301 §8.3).
@@ -33,6 +34,8 @@ pub(crate) const WIREGUARD_PORT: u16 = 51820;
 pub(crate) const NOTIFY_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest wait between two retransmissions.
 pub(crate) const NOTIFY_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// Transmissions of an unsolicited Map-Notify to gear without a control tunnel (RFC 9301 §5.7).
+pub(crate) const PLAIN_NOTIFY_TRIES: u32 = 6;
 /// Transmissions of one unsolicited Map-Notify that may still be acknowledged, the latest ones.
 pub(crate) const NONCES_PER_NOTIFY: usize = 16;
 /// Unsolicited Map-Notifies awaiting acknowledgement; the oldest gives way.
@@ -78,6 +81,14 @@ pub(crate) const MAPPINGS: usize = 16_777_216;
 /// xTR-IDs remembered per configured xTR for the replay check.
 pub(crate) const XTR_IDS_PER_XTR: usize = 256;
 
+/// Prefixes that one xTR may ask to be told about (RFC 9437).
+pub(crate) const PREFIXES_SUBSCRIBED: usize = 1_024;
+/// Mappings and configured prefixes inside one of those.
+pub(crate) const ENTRIES_PER_SUBSCRIPTION: usize = 1_024;
+/// A subscription to what nobody has registered lasts this long (RFC 9437 §5).
+pub(crate) const SUBSCRIPTION_TO_NOTHING: Duration = Duration::from_secs(15 * 60);
+/// Greatest nonce of a subscription: what is published needs greater ones.
+pub(crate) const SUBSCRIBE_NONCE_MAX: Nonce = Nonce(u64::MAX - (1 << 32));
 /// Subscriptions in all; the one that would expire first gives way.
 pub(crate) const SUBSCRIPTIONS: usize = 1_048_576;
 /// Negative answers that an xTR with this many subscriptions gets lead to no more of them: whoever

@@ -9,9 +9,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lisp_proto::{Action, Deadlines, EidPrefix, InstanceId, Locator, Record, Rloc, Timestamp, Ttl};
 
+use super::contacts::Contact;
 use super::limits;
 use super::prefix_table::PrefixTable;
 use super::sites::{Registrant, XtrIndex};
+use crate::store_event::XtrIds;
 
 /// What one registrant said about a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,10 @@ pub(crate) struct Registration {
     pub(crate) locators: Vec<Locator>,
     /// Whether it stands beside those of other registrants (the `a` bit, RFC 9301 §5.6).
     pub(crate) merge: bool,
+    /// Whether its registrant wants to be told how it was understood (the M bit).
+    pub(crate) want_notify: bool,
+    /// Where it came from.
+    pub(crate) contact: Contact,
     /// How long it lasts without a refresh.
     pub(crate) lifetime: Duration,
 }
@@ -40,6 +46,13 @@ impl Mapping {
     /// Lists the xTRs that registered it; one may be listed more than once.
     pub(crate) fn owners(&self) -> impl Iterator<Item = XtrIndex> {
         self.registrations.keys().map(|registrant| registrant.xtr)
+    }
+
+    /// Lists those who share it with others by the merge bit, and want to be told about it.
+    pub(crate) fn sharers(&self) -> impl Iterator<Item = (Registrant, Contact)> {
+        let registrations = self.registrations.iter();
+        let sharers = registrations.filter(|(_, it)| it.merge && it.want_notify);
+        sharers.map(|(registrant, registration)| (*registrant, registration.contact))
     }
 
     /// Whether `xtr` is among those who registered it.
@@ -100,29 +113,42 @@ pub(crate) struct Mappings {
 #[derive(Clone, Debug)]
 struct Ledger {
     expiry: Deadlines<(EidPrefix, Registrant)>,
-    /// How many registrations of each prefix an xTR has: one for each of its xTR-IDs.
-    by_xtr: BTreeMap<XtrIndex, BTreeMap<EidPrefix, usize>>,
+    by_xtr: BTreeMap<XtrIndex, Holdings>,
+}
+
+/// What one xTR has registered, by prefix and by xTR-ID, with the number of registrations.
+#[derive(Clone, Debug, Default)]
+struct Holdings {
+    prefixes: BTreeMap<EidPrefix, usize>,
+    ids: BTreeMap<Option<XtrIds>, usize>,
+}
+
+/// Takes one off the count of `key`.
+fn uncount<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
 }
 
 impl Ledger {
     fn add(&mut self, eid: EidPrefix, registrant: Registrant, expires: Timestamp) {
         self.expiry.set((eid, registrant), expires);
-        let prefixes = self.by_xtr.entry(registrant.xtr).or_default();
-        *prefixes.entry(eid).or_default() += 1;
+        let held = self.by_xtr.entry(registrant.xtr).or_default();
+        *held.prefixes.entry(eid).or_default() += 1;
+        *held.ids.entry(registrant.ids).or_default() += 1;
     }
 
     fn remove(&mut self, eid: EidPrefix, registrant: Registrant) {
         self.expiry.cancel(&(eid, registrant));
-        let Some(prefixes) = self.by_xtr.get_mut(&registrant.xtr) else {
+        let Some(held) = self.by_xtr.get_mut(&registrant.xtr) else {
             return;
         };
-        if let Some(count) = prefixes.get_mut(&eid) {
-            *count -= 1;
-            if *count == 0 {
-                prefixes.remove(&eid);
-            }
-        }
-        if prefixes.is_empty() {
+        uncount(&mut held.prefixes, &eid);
+        uncount(&mut held.ids, &registrant.ids);
+        if held.prefixes.is_empty() {
             self.by_xtr.remove(&registrant.xtr);
         }
     }
@@ -210,6 +236,15 @@ impl Mappings {
         self.ledger.by_xtr.contains_key(&xtr)
     }
 
+    /// Whether `ids` are among those with which `xtr` has registered; so are any if it registers
+    /// without.
+    pub(crate) fn registers_as(&self, xtr: XtrIndex, ids: XtrIds) -> bool {
+        let held = self.ledger.by_xtr.get(&xtr);
+        held.is_none_or(|held| {
+            held.ids.contains_key(&Some(ids)) || held.ids.keys().all(Option::is_none)
+        })
+    }
+
     /// Lists the prefixes of one instance-id that `xtr` has registered.
     pub(crate) fn registered_by(
         &self,
@@ -218,7 +253,7 @@ impl Mappings {
     ) -> impl Iterator<Item = EidPrefix> {
         let first = EidPrefix::new(iid, IpNet::default());
         let prefixes = self.ledger.by_xtr.get(&xtr).into_iter();
-        let prefixes = prefixes.flat_map(move |prefixes| prefixes.range(first..));
+        let prefixes = prefixes.flat_map(move |held| held.prefixes.range(first..));
         prefixes
             .map(|(eid, _)| *eid)
             .take_while(move |eid| eid.iid() == iid)

@@ -16,6 +16,7 @@ mod notify;
 mod pairing;
 mod prefix_table;
 mod publish;
+mod pubsub;
 mod rate;
 mod register;
 mod replay;
@@ -160,6 +161,7 @@ impl MapServer {
                 self.register(now, origin, bytes, &register, actions)
             }
             Ok(Message::MapNotifyAck(ack)) => self.acknowledged(now, origin, bytes, &ack, actions),
+            Ok(Message::Ecm(ecm)) if !ecm.intact => actions.count(DropReason::Malformed),
             Ok(Message::Ecm(ecm)) => match decode(ecm.message) {
                 Ok(Message::MapRequest(request)) => {
                     // The answer goes to the inner source port (RFC 9301 §4), and to the address
@@ -170,9 +172,12 @@ impl MapServer {
                 Ok(_) => actions.count(DropReason::UnexpectedMessage),
                 Err(error) => actions.count(unreadable(error)),
             },
-            Ok(Message::MapReply(_) | Message::MapNotify(_) | Message::InfoRequest(_)) => {
-                actions.count(DropReason::UnexpectedMessage)
-            }
+            Ok(
+                Message::MapReply(_)
+                | Message::MapNotify(_)
+                | Message::MapReferral(_)
+                | Message::InfoRequest(_),
+            ) => actions.count(DropReason::UnexpectedMessage),
             Err(error) => actions.count(unreadable(error)),
         }
     }

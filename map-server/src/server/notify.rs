@@ -1,42 +1,71 @@
 //! Has the far end heard of it?
 //!
-//! Unsolicited Map-Notifies are sent again until they are acknowledged (RFC 9301 §5.7), or the
-//! receiver has no registration left. What a receiver is told about a prefix is told once: news
-//! about a prefix takes the place of older news.
+//! Unsolicited Map-Notifies are sent again until they are acknowledged (RFC 9301 §5.7), or it has
+//! become hopeless. What a receiver is told about a prefix is told once: news about a prefix takes
+//! the place of older news.
 //!
 //! Every transmission has a nonce of its own, so that a receiver which accepts growing nonces only
 //! never mistakes a retransmission for something it has overtaken; an acknowledgement of any of
-//! the latest is enough.
+//! the latest is enough. Only the answer to a subscription has the nonce of its request throughout
+//! (RFC 9437 §5): by that the subscriber knows it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lisp_proto::{Deadlines, EidPrefix, Nonce, Record, Timestamp};
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use super::actions::Via;
+use super::contacts::Contact;
 use super::held::HeldKey;
 use super::limits;
-use super::sites::XtrIndex;
+use super::sites::{Registrant, XtrIndex};
+
+/// Where acknowledgements come from: for an xTR the same address as long as it is the same xTR.
+pub(crate) type Peer = (Via, IpAddr);
 
 /// Names what one receiver is told at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NotifyKey {
-    pub(crate) receiver: XtrIndex,
+    pub(crate) receiver: Registrant,
     number: u64,
+}
+
+/// Who is to be told what.
+#[derive(Clone, Debug)]
+pub(crate) struct Telling {
+    pub(crate) receiver: Registrant,
+    /// Where to, if not where the xTR registered from last.
+    pub(crate) to: Option<Contact>,
+    /// The nonce of the Map-Request that this answers.
+    pub(crate) answers: Option<Nonce>,
+    pub(crate) records: Vec<Record>,
 }
 
 /// A Map-Notify that awaits its acknowledgement.
 #[derive(Clone, Debug)]
 pub(crate) struct Outstanding {
-    pub(crate) records: Vec<Record>,
+    pub(crate) telling: Telling,
+    /// When it was first sent.
+    pub(crate) since: Option<Timestamp>,
+    /// How often it was sent.
+    pub(crate) times: u32,
     /// Of the latest transmissions, the last one last.
-    nonces: VecDeque<Nonce>,
+    nonces: VecDeque<(Peer, Nonce)>,
     interval: Duration,
     /// Map-Replies that wait for the acknowledgement.
     pub(crate) waiting: Vec<HeldKey>,
     /// Other Map-Notifies that leave no later than the acknowledgement comes.
     pub(crate) next: Vec<NotifyKey>,
+}
+
+impl Outstanding {
+    /// Returns the nonce of the last transmission.
+    pub(crate) fn last_nonce(&self) -> Option<Nonce> {
+        self.nonces.back().map(|(_, nonce)| *nonce)
+    }
 }
 
 /// A Map-Notify that was begun.
@@ -59,8 +88,8 @@ struct Counter {
 #[derive(Clone, Debug)]
 pub(crate) struct Notifier {
     outstanding: BTreeMap<NotifyKey, Outstanding>,
-    by_eid: BTreeMap<(XtrIndex, EidPrefix), NotifyKey>,
-    by_nonce: BTreeMap<(XtrIndex, Nonce), NotifyKey>,
+    by_eid: BTreeMap<(Registrant, EidPrefix), NotifyKey>,
+    by_nonce: BTreeMap<(Peer, Nonce), NotifyKey>,
     timers: Deadlines<NotifyKey>,
     counters: BTreeMap<XtrIndex, Counter>,
     floor: Nonce,
@@ -81,11 +110,16 @@ impl Notifier {
         }
     }
 
+    /// Returns what is being told under `key`.
+    pub(crate) fn get(&self, key: &NotifyKey) -> Option<&Outstanding> {
+        self.outstanding.get(key)
+    }
+
     /// Returns where `receiver` is being told all of `records` already.
-    pub(crate) fn telling(&self, receiver: XtrIndex, records: &[Record]) -> Option<NotifyKey> {
+    pub(crate) fn telling(&self, receiver: Registrant, records: &[Record]) -> Option<NotifyKey> {
         let eid = records.first()?.eid;
         let key = self.by_eid.get(&(receiver, eid))?;
-        let told = &self.outstanding.get(key)?.records;
+        let told = &self.outstanding.get(key)?.telling.records;
         let all = records.iter().all(|record| told.contains(record));
         all.then_some(*key)
     }
@@ -109,15 +143,16 @@ impl Notifier {
         }
     }
 
-    /// Starts telling `receiver` about `records`, in place of what it was being told about the same
-    /// prefixes; who waited for that waits for this. The first transmission is due at once: see
+    /// Starts telling, in place of what the receiver was being told about the same prefixes; who
+    /// waited for that waits for this. The first transmission is due at once: see
     /// [`Self::transmit`].
-    pub(crate) fn start(&mut self, receiver: XtrIndex, records: Vec<Record>) -> Started {
+    pub(crate) fn start(&mut self, telling: Telling) -> Started {
+        let receiver = telling.receiver;
         let number = self.next_number;
         self.next_number += 1;
         let key = NotifyKey { receiver, number };
         let (mut waiting, mut waiting_on) = (Vec::new(), Vec::new());
-        for record in &records {
+        for record in &telling.records {
             let Some(older) = self.by_eid.insert((receiver, record.eid), key) else {
                 continue;
             };
@@ -128,7 +163,9 @@ impl Notifier {
             waiting.extend(waiters);
         }
         let outstanding = Outstanding {
-            records,
+            telling,
+            since: None,
+            times: 0,
             nonces: VecDeque::new(),
             interval: limits::NOTIFY_INTERVAL,
             waiting,
@@ -144,9 +181,10 @@ impl Notifier {
         let Some(outstanding) = self.outstanding.get_mut(key) else {
             return (Vec::new(), true);
         };
-        outstanding.records.retain(|record| record.eid != *eid);
+        let records = &mut outstanding.telling.records;
+        records.retain(|record| record.eid != *eid);
+        let over = records.is_empty();
         let waiting = outstanding.waiting.clone();
-        let over = outstanding.records.is_empty();
         if over {
             self.remove(key);
         }
@@ -161,7 +199,7 @@ impl Notifier {
     /// Whether the first transmission of `key` is still to come.
     pub(crate) fn is_deferred(&self, key: &NotifyKey) -> bool {
         let outstanding = self.outstanding.get(key);
-        outstanding.is_some_and(|outstanding| outstanding.nonces.is_empty())
+        outstanding.is_some_and(|outstanding| outstanding.times == 0)
     }
 
     /// Takes the oldest one out if there are too many.
@@ -173,32 +211,46 @@ impl Notifier {
         self.remove(&key)
     }
 
-    /// Returns nonce and records of the next transmission and arms the timer for the one after.
+    /// Returns nonce and records of the next transmission, which goes to `peer`, and arms the
+    /// timer for the one after.
     pub(crate) fn transmit(
         &mut self,
         now: Timestamp,
         key: &NotifyKey,
+        peer: Peer,
         rng: &mut StdRng,
     ) -> Option<(Nonce, &[Record])> {
         let outstanding = self.outstanding.get_mut(key)?;
-        let counter = self.counters.entry(key.receiver).or_insert(Counter {
-            next: self.floor.0,
-            floor: self.floor.0,
-        });
-        counter.next = counter.next.saturating_add(1);
-        let nonce = Nonce(counter.next);
-        outstanding.nonces.push_back(nonce);
-        self.by_nonce.insert((key.receiver, nonce), *key);
+        let floor = self.floor.0;
+        let counter = self.counters.entry(key.receiver.xtr);
+        let counter = counter.or_insert(Counter { next: floor, floor });
+        let nonce = match outstanding.telling.answers {
+            Some(nonce) => {
+                // What is published from now on is newer than the answer.
+                counter.next = counter.next.max(nonce.0);
+                nonce
+            }
+            None => {
+                counter.next = counter.next.saturating_add(1);
+                Nonce(counter.next)
+            }
+        };
+        if outstanding.nonces.back() != Some(&(peer, nonce)) {
+            outstanding.nonces.push_back((peer, nonce));
+        }
+        self.by_nonce.insert((peer, nonce), *key);
         if outstanding.nonces.len() > limits::NONCES_PER_NOTIFY
             && let Some(oldest) = outstanding.nonces.pop_front()
         {
-            self.by_nonce.remove(&(key.receiver, oldest));
+            self.by_nonce.remove(&oldest);
         }
+        outstanding.times = outstanding.times.saturating_add(1);
+        outstanding.since.get_or_insert(now);
         // A little disorder keeps retransmissions to many receivers from coming in waves.
         let wait = outstanding.interval.mul_f64(rng.random_range(0.9..1.1));
         outstanding.interval = (outstanding.interval * 2).min(limits::NOTIFY_INTERVAL_MAX);
         self.timers.set(*key, now + wait);
-        Some((nonce, &outstanding.records))
+        Some((nonce, &outstanding.telling.records))
     }
 
     /// Returns the nonce up to which the store must reserve nonces of `receiver`, when its
@@ -226,32 +278,35 @@ impl Notifier {
             .insert(receiver, Counter { next: floor, floor });
     }
 
-    /// Returns what `nonce` from `receiver` would acknowledge.
-    pub(crate) fn awaited(&self, receiver: XtrIndex, nonce: Nonce) -> Option<NotifyKey> {
-        self.by_nonce.get(&(receiver, nonce)).copied()
+    /// Returns what `nonce` from `peer` would acknowledge.
+    pub(crate) fn awaited(&self, peer: Peer, nonce: Nonce) -> Option<NotifyKey> {
+        self.by_nonce.get(&(peer, nonce)).copied()
     }
 
     /// Stops telling: it was acknowledged, or has become pointless.
     pub(crate) fn remove(&mut self, key: &NotifyKey) -> Option<Outstanding> {
         let outstanding = self.outstanding.remove(key)?;
-        for nonce in &outstanding.nonces {
-            self.by_nonce.remove(&(key.receiver, *nonce));
+        for sent in &outstanding.nonces {
+            // The nonce of an answer is chosen by its receiver, and may be taken.
+            if self.by_nonce.get(sent) == Some(key) {
+                self.by_nonce.remove(sent);
+            }
         }
-        for record in &outstanding.records {
+        for record in &outstanding.telling.records {
             self.by_eid.remove(&(key.receiver, record.eid));
         }
         self.timers.cancel(key);
         Some(outstanding)
     }
 
-    /// Lists what `receiver` is being told.
-    pub(crate) fn of_receiver(&self, receiver: XtrIndex) -> Vec<NotifyKey> {
+    /// Lists what is being told to `xtr`, or to those who share its entry.
+    pub(crate) fn of_xtr(&self, xtr: XtrIndex) -> Vec<NotifyKey> {
         let first = NotifyKey {
-            receiver,
+            receiver: Registrant::any(xtr),
             number: 0,
         };
         let keys = self.outstanding.range(first..).map(|(key, _)| *key);
-        keys.take_while(|key| key.receiver == receiver).collect()
+        keys.take_while(|key| key.receiver.xtr == xtr).collect()
     }
 
     /// Starts over with short pauses if `key` was sent more than once in vain; returns whether
@@ -261,7 +316,7 @@ impl Notifier {
             return false;
         };
         outstanding.interval = limits::NOTIFY_INTERVAL;
-        outstanding.nonces.len() > 1
+        outstanding.times > 1
     }
 
     /// Takes one timer out that is due.

@@ -10,7 +10,7 @@ use lisp_proto::{EidPrefix, InstanceId, Record, Timestamp, Ttl};
 
 use super::actions::{Actions, Via};
 use super::counters::DropReason;
-use super::held::PendingReply;
+use super::held::{Answer, PendingReply};
 use super::mappings::Found;
 use super::notify::NotifyKey;
 use super::publish::parcels;
@@ -42,30 +42,61 @@ impl MapServer {
         actions: &mut Actions,
     ) -> Paired {
         self.watch_denied(now, requester, eids, actions);
-        let Some(own) = self.own_record(requester, &source) else {
+        if self.own_record(requester, &source).is_none() {
             return Paired::default();
-        };
+        }
         let mut owners = BTreeSet::new();
         for eid in eids {
-            let Found::Registered(mapping) = self.state.mappings.find(eid) else {
+            let found = self.state.mappings.find(eid);
+            let theirs = self.owners_to_tell(&found, requester);
+            let Found::Registered(mapping) = found else {
                 continue;
             };
-            if mapping.is_registered_by(requester) || mapping.record().locators.is_empty() {
+            if theirs.is_empty() && mapping.is_registered_by(requester) {
                 continue;
             }
-            owners.extend(mapping.owners().filter(|owner| self.is_agent(*owner)));
             let ttl = mapping.record().ttl;
+            owners.extend(theirs);
             let region = self.answered_region(eid, limits::RECORDS_PER_REPLY - 1);
             if let Some(region) = region {
                 self.subscribe(now, region, requester, ttl, actions);
             }
         }
+        self.tell_owners(now, requester, source, owners, actions)
+    }
+
+    /// Lists the agents that registered what was found, unless it leads nowhere or to `requester`.
+    pub(super) fn owners_to_tell(&self, found: &Found<'_>, requester: XtrIndex) -> Vec<XtrIndex> {
+        let Found::Registered(mapping) = found else {
+            return Vec::new();
+        };
+        if mapping.is_registered_by(requester) || mapping.record().locators.is_empty() {
+            return Vec::new();
+        }
+        let owners = mapping.owners().filter(|owner| self.is_agent(*owner));
+        owners.collect()
+    }
+
+    /// Tells `owners` what `requester` has registered, if that contains `source`.
+    pub(super) fn tell_owners(
+        &mut self,
+        now: Timestamp,
+        requester: XtrIndex,
+        source: EidPrefix,
+        owners: BTreeSet<XtrIndex>,
+        actions: &mut Actions,
+    ) -> Paired {
+        let Some(own) = self.own_record(requester, &source) else {
+            return Paired::default();
+        };
         let mut records = self.whole_records(requester, source.iid());
         records.retain(|record| !record.eid.covers(&source));
         records.insert(0, own);
         let mut awaited = Vec::with_capacity(owners.len());
-        for owner in &owners {
-            awaited.extend(self.introduce(now, *owner, records.clone(), actions));
+        for (position, owner) in (0..).zip(&owners) {
+            let late = u32::saturating_sub(position, limits::NOTIFIES_AT_ONCE);
+            let at = now + limits::NOTIFY_SPACING * late;
+            awaited.extend(self.introduce(now, at, *owner, records.clone(), actions));
         }
         let owners = owners.into_iter().collect();
         Paired { owners, awaited }
@@ -89,16 +120,21 @@ impl MapServer {
         for owner in &reply.owners {
             records.extend(self.whole_records(*owner, asked.iid()));
         }
-        records.retain(|record| !reply.eids.iter().any(|asked| record.eid.covers(asked)));
+        let answered = |eid: &EidPrefix, asked: &EidPrefix| match reply.answer {
+            Answer::Told => eid.covers(asked),
+            Answer::Subscribed | Answer::Unsubscribed => asked.covers(eid),
+        };
+        records.retain(|record| !reply.eids.iter().any(|asked| answered(&record.eid, asked)));
         records.truncate(limits::RECORDS_PER_ANSWER);
-        self.introduce(now, requester, records, actions);
+        self.introduce(now, now, requester, records, actions);
     }
 
-    /// Tells `receiver` about `records` and subscribes it to them; returns what it has to
+    /// Tells `receiver` about `records`, from `at` on, and subscribes it to them; returns what it has to
     /// acknowledge.
-    pub(super) fn introduce(
+    fn introduce(
         &mut self,
         now: Timestamp,
+        at: Timestamp,
         receiver: XtrIndex,
         records: Vec<Record>,
         actions: &mut Actions,
@@ -108,7 +144,7 @@ impl MapServer {
         }
         let mut awaited = Vec::new();
         for parcel in parcels(records) {
-            awaited.push(self.tell(now, now, receiver, parcel, actions));
+            awaited.push(self.tell(now, at, receiver, parcel, actions));
         }
         awaited
     }

@@ -10,10 +10,12 @@ use lisp_proto::{
     encode_map_reply,
 };
 
-use super::actions::Actions;
+use super::actions::{Actions, Via};
+use super::contacts::Contact;
 use super::mappings::{Change, Found};
-use super::notify::NotifyKey;
-use super::sites::XtrIndex;
+use super::notify::{NotifyKey, Telling};
+use super::resolve::without_keys;
+use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, limits};
 use crate::config::ReplyAfter;
 
@@ -30,8 +32,15 @@ pub(super) struct Changed {
 type News = BTreeMap<XtrIndex, BTreeMap<EidPrefix, Record>>;
 
 impl MapServer {
-    /// Tells the subscribers what has become of mappings.
-    pub(super) fn publish(&mut self, now: Timestamp, changes: &[Changed], actions: &mut Actions) {
+    /// Tells the subscribers what has become of mappings, and those who share them, except `by`
+    /// who has changed them: that one is answered.
+    pub(super) fn publish(
+        &mut self,
+        now: Timestamp,
+        by: Option<Registrant>,
+        changes: &[Changed],
+        actions: &mut Actions,
+    ) {
         let changes: Vec<_> = changes
             .iter()
             .filter(|changed| changed.change != Change::None)
@@ -40,6 +49,7 @@ impl MapServer {
         for changed in &changes {
             self.gather(changed.eid, &mut news);
         }
+        self.tell_sharers(now, by, &changes, actions);
         let mut introduced = BTreeMap::new();
         for (newcomer, iid) in self.newcomers(&changes) {
             introduced.extend(self.welcome(now, newcomer, iid, &mut news, actions));
@@ -103,6 +113,45 @@ impl MapServer {
                 ..mapping.record().clone()
             }),
             Found::Unregistered(_) | Found::Unknown => Some(withdrawal(part)),
+        }
+    }
+
+    /// Tells those who share a mapping by the merge bit how it reads now (RFC 9301 §5.7).
+    fn tell_sharers(
+        &mut self,
+        now: Timestamp,
+        by: Option<Registrant>,
+        changes: &[&Changed],
+        actions: &mut Actions,
+    ) {
+        let mut news: BTreeMap<Registrant, (Contact, Vec<Record>)> = BTreeMap::new();
+        for changed in changes {
+            let Some(mapping) = self.state.mappings.exact(&changed.eid) else {
+                continue;
+            };
+            for (sharer, contact) in mapping.sharers() {
+                if Some(sharer) == by {
+                    continue;
+                }
+                let mut record = mapping.record().clone();
+                if self.sites.via(sharer.xtr) == Via::Plain {
+                    without_keys(&mut record);
+                }
+                let (to, records) = news.entry(sharer).or_insert((contact, Vec::new()));
+                *to = contact;
+                records.push(record);
+            }
+        }
+        for (receiver, (to, records)) in news {
+            for records in parcels(records) {
+                let telling = Telling {
+                    receiver,
+                    to: Some(to),
+                    answers: None,
+                    records,
+                };
+                self.begin(now, now, telling, actions);
+            }
         }
     }
 
@@ -200,7 +249,7 @@ fn encoded_len(record: &Record) -> usize {
 }
 
 /// Takes `eid` out of use at the receiver.
-const fn withdrawal(eid: EidPrefix) -> Record {
+pub(super) const fn withdrawal(eid: EidPrefix) -> Record {
     Record {
         eid,
         ttl: Ttl::WITHDRAW,

@@ -25,10 +25,9 @@ use crate::store_event::StoreEvent;
 struct Terms {
     registrant: Registrant,
     contact: Contact,
-    /// Whether the store has the contact already.
-    contact_known: bool,
     merge: bool,
     use_ttl: bool,
+    want_notify: bool,
 }
 
 /// What a record has led to.
@@ -50,7 +49,7 @@ impl MapServer {
         register: &MapRegister<'_>,
         actions: &mut Actions,
     ) {
-        let mut terms = match self.authenticate_register(origin, datagram, register) {
+        let terms = match self.authenticate_register(origin, datagram, register) {
             Ok(terms) => terms,
             Err(reason) => return actions.count(reason),
         };
@@ -60,11 +59,8 @@ impl MapServer {
             return;
         };
         let xtr = terms.registrant.xtr;
-        terms.contact_known =
-            !self
-                .state
-                .contacts
-                .learn(xtr, terms.contact, origin.via, now + lifetime);
+        let contacts = &mut self.state.contacts;
+        contacts.learn(xtr, terms.contact, origin.via, now, lifetime);
 
         let mut outcomes = Vec::with_capacity(records.len());
         records.retain(|record| {
@@ -74,13 +70,13 @@ impl MapServer {
         });
         let persisted = outcomes.iter().any(|outcome| outcome.persisted);
         self.note_nonce(terms.registrant, register, persisted, actions);
-        if register.flags.want_notify && !records.is_empty() {
+        if terms.want_notify && !records.is_empty() {
             self.confirm(origin, terms, register, records, actions);
         }
         let changes: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
-        self.publish(now, &changes, actions);
+        self.publish(now, Some(terms.registrant), &changes, actions);
         self.tidy(now, xtr, actions);
-        self.hurry(now, xtr, actions);
+        self.hurry(now, terms.registrant, actions);
     }
 
     /// Finds out who sent a Map-Register, and that it is authentic and fresh.
@@ -103,6 +99,9 @@ impl MapServer {
         };
         let site = self.sites.site(xtr);
         let tag = authenticate(&site.auth, &register.auth, datagram)?;
+        if register.ids.is_some_and(|ids| !site.may_be(ids)) {
+            return Err(DropReason::WrongXtrId);
+        }
         let registrant = Registrant {
             xtr,
             ids: register.ids,
@@ -118,9 +117,9 @@ impl MapServer {
                 source: origin.src,
                 full_tag: tag.full,
             },
-            contact_known: false,
             merge: register.flags.merge,
             use_ttl: register.flags.use_ttl,
+            want_notify: register.flags.want_notify,
         })
     }
 
@@ -163,6 +162,8 @@ impl MapServer {
             ttl: record.ttl,
             locators: record.locators.clone(),
             merge: terms.merge,
+            want_notify: terms.want_notify,
+            contact: terms.contact,
             lifetime,
         };
         let before = self
@@ -183,13 +184,13 @@ impl MapServer {
         for replaced in &stored.replaced {
             actions.persist(self.withdrawn(replaced, record.eid));
         }
-        let persisted = !known || !terms.contact_known;
-        if persisted {
+        if !known {
             actions.persist(StoreEvent::Registered {
                 xtr: xtr.clone(),
                 ids: terms.registrant.ids,
                 record: record.clone(),
                 merge: terms.merge,
+                want_notify: terms.want_notify,
                 lifetime,
                 source: terms.contact.source,
                 full_tag: terms.contact.full_tag,
@@ -205,7 +206,7 @@ impl MapServer {
                 change: stored.change,
                 newcomer,
             },
-            persisted,
+            persisted: !known,
         })
     }
 
@@ -251,7 +252,7 @@ impl MapServer {
         for xtr in gone {
             self.tidy(now, xtr, actions);
         }
-        self.publish(now, &changes, actions);
+        self.publish(now, None, &changes, actions);
     }
 
     fn note_withdrawal(&self, registrant: &Registrant, eid: EidPrefix, actions: &mut Actions) {

@@ -1,6 +1,7 @@
-//! Has this Map-Register been seen before?
+//! Has this Map-Register, or this subscription, been seen before?
 //!
-//! Nonces of one registrant under one key only grow (RFC 9301 §5.6).
+//! Nonces of one registrant under one key only grow (RFC 9301 §5.6), and so do those with which an
+//! xTR subscribes and unsubscribes (RFC 9437 §5): one row of numbers for all its prefixes.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,8 @@ use crate::store_event::XtrIds;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Replay {
     last: BTreeMap<XtrIndex, BTreeMap<(Option<XtrIds>, u8), Nonce>>,
+    /// Kept when the subscriptions are over.
+    subscribed: BTreeMap<XtrIndex, Nonce>,
 }
 
 impl Replay {
@@ -45,7 +48,32 @@ impl Replay {
         *last = nonce.max(*last);
     }
 
-    /// Lists the last nonces.
+    /// Whether `xtr` may subscribe or unsubscribe with `nonce`.
+    ///
+    /// # Errors
+    /// It is not greater than the one before, or leaves too few above it.
+    pub(crate) fn check_subscription(&self, xtr: XtrIndex, nonce: Nonce) -> Result<(), DropReason> {
+        if nonce > limits::SUBSCRIBE_NONCE_MAX {
+            return Err(DropReason::SubscribeNonceTooHigh);
+        }
+        match self.subscribed.get(&xtr) {
+            Some(last) if nonce <= *last => Err(DropReason::ReplayedSubscription),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Remembers that `xtr` has subscribed or unsubscribed with `nonce`.
+    pub(crate) fn advance_subscription(&mut self, xtr: XtrIndex, nonce: Nonce) {
+        let last = self.subscribed.entry(xtr).or_default();
+        *last = nonce.max(*last);
+    }
+
+    /// Lists the last nonces of subscriptions.
+    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = (XtrIndex, Nonce)> {
+        self.subscribed.iter().map(|(xtr, nonce)| (*xtr, *nonce))
+    }
+
+    /// Lists the last nonces of Map-Registers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Registrant, u8, Nonce)> {
         self.last.iter().flat_map(|(xtr, known)| {
             let known = known.iter();

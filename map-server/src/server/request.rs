@@ -4,11 +4,11 @@
 
 use std::net::IpAddr;
 
-use lisp_proto::{EidPrefix, MapRequest, Timestamp};
+use lisp_proto::{Address, EidPrefix, MapRequest, Timestamp};
 
 use super::actions::{Actions, Event, Via};
 use super::counters::DropReason;
-use super::held::PendingReply;
+use super::held::{Answer, PendingReply};
 use super::pairing::Paired;
 use super::{MapServer, Origin, limits};
 use crate::config::ReplyAfter;
@@ -22,22 +22,36 @@ impl MapServer {
         request: &MapRequest<'_>,
         actions: &mut Actions,
     ) {
-        let mut reply = match self.admit(origin, request, actions) {
+        let reply = match self.admit(origin, request, actions) {
             Ok(reply) => reply,
             Err(reason) => return actions.count(reason),
         };
-        let Paired { owners, awaited } = match (reply.requester, request.source_eid()) {
+        if let (Answer::Subscribed | Answer::Unsubscribed, Some(ids)) = (reply.answer, request.ids)
+        {
+            return self.pubsub(now, request, ids, reply, actions);
+        }
+        let paired = match (reply.requester, request.source_eid()) {
             (Some(requester), Some((iid, address))) => {
                 let source = EidPrefix::host(iid, address);
                 self.pair(now, requester, source, &reply.eids, actions)
             }
             (None, _) | (_, None) => Paired::default(),
         };
-        reply.owners = owners;
-        if request.flags.no_reply {
-            return;
+        if !request.flags.no_reply {
+            self.answer_when_told(now, reply, paired, actions);
         }
-        if awaited.is_empty() || self.options.reply_after == ReplyAfter::Send {
+    }
+
+    /// Answers as soon as those who were told of the requester have acknowledged it.
+    pub(super) fn answer_when_told(
+        &mut self,
+        now: Timestamp,
+        mut reply: PendingReply,
+        paired: Paired,
+        actions: &mut Actions,
+    ) {
+        reply.owners = paired.owners;
+        if paired.awaited.is_empty() || self.options.reply_after == ReplyAfter::Send {
             return self.send_reply(now, &reply, actions);
         }
         let key = (reply.dst, reply.nonce);
@@ -49,8 +63,8 @@ impl MapServer {
             return self.send_reply(now, &reply, actions);
         }
         let until = now + self.options.reply_hold;
-        self.state.held.hold(reply, awaited.len(), until);
-        for notify in awaited {
+        self.state.held.hold(reply, paired.awaited.len(), until);
+        for notify in paired.awaited {
             self.state.notifier.hold(&notify, key);
         }
     }
@@ -76,8 +90,10 @@ impl MapServer {
             // Addresses of the control tunnel exist nowhere else, and nobody else is inside.
             (Via::Tunnel, None) | (Via::Plain, Some(_)) => return Err(DropReason::UnknownSource),
         };
+        let answer = wanted_answer(request, actions);
         // Whoever could name another address here could have answers sent to a victim.
-        if !request.itr_rlocs().any(|rloc| rloc.ip() == Some(source)) {
+        let unnamed = answer == Answer::Unsubscribed && requester.is_some();
+        if !unnamed && !request.itr_rlocs().any(|rloc| rloc.ip() == Some(source)) {
             return Err(DropReason::ForeignItrRloc);
         }
         let mut eids: Vec<EidPrefix> = Vec::new();
@@ -104,6 +120,7 @@ impl MapServer {
             dst: origin.src,
             via: origin.via,
             nonce: request.nonce,
+            answer,
             requester,
             eids,
             owners: Vec::new(),
@@ -134,6 +151,23 @@ impl MapServer {
     fn may_ask(&self, source: IpAddr) -> bool {
         let nets = &self.options.requests_from;
         nets.iter().any(|net| net.contains(&source))
+    }
+}
+
+/// Returns what a Map-Request asks for: the N bit subscribes, but only an xTR that says who it is
+/// (RFC 9437 §4), and naming no ITR-RLOC ends that.
+fn wanted_answer(request: &MapRequest<'_>, actions: &mut Actions) -> Answer {
+    if !request.eids().any(|requested| requested.subscribe) {
+        return Answer::Told;
+    }
+    if request.ids.is_none() {
+        actions.count(DropReason::SubscriberUnnamed);
+        return Answer::Told;
+    }
+    let mut rlocs = request.itr_rlocs();
+    match (rlocs.next(), rlocs.next()) {
+        (Some(Address::None), None) => Answer::Unsubscribed,
+        _ => Answer::Subscribed,
     }
 }
 
@@ -259,6 +293,21 @@ mod tests {
             2
         );
         assert_eq!(bench.server.fingerprint(), before);
+    }
+
+    #[test]
+    fn a_request_that_was_damaged_inside_its_ecm_is_dropped() {
+        let mut bench = open_bench();
+        let inner = request(None, &[socket(STRANGER).ip()], &["10.0.0.1"], 5);
+        let mut damaged = ecm("198.51.100.66", 4342, "10.0.0.1", &inner);
+        assert_eq!(
+            bench.datagram(socket(STRANGER), Via::Plain, &damaged).len(),
+            1
+        );
+        // The inner UDP checksum: 4 bytes of ECM and 20 of IPv4 before it, 6 of UDP.
+        damaged[30] ^= 1;
+        assert_eq!(bench.datagram(socket(STRANGER), Via::Plain, &damaged), []);
+        assert_eq!(bench.count(DropReason::Malformed), 1);
     }
 
     #[test]

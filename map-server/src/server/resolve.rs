@@ -9,18 +9,29 @@ use lisp_proto::{
 
 use super::actions::{Actions, Event};
 use super::counters::DropReason;
-use super::held::PendingReply;
+use super::held::{Answer, PendingReply};
 use super::mappings::Found;
+use super::sites::XtrIndex;
 use super::{MapServer, limits};
 
 impl MapServer {
-    /// Writes and sends a Map-Reply with what is known now.
+    /// Answers a Map-Request with what is known now.
     pub(super) fn send_reply(
         &mut self,
         now: Timestamp,
         reply: &PendingReply,
         actions: &mut Actions,
     ) {
+        match reply.answer {
+            Answer::Told => self.send_map_reply(now, reply, actions),
+            Answer::Subscribed | Answer::Unsubscribed => {
+                self.send_subscribed(now, reply, actions);
+            }
+        }
+        self.accompany(now, reply, actions);
+    }
+
+    fn send_map_reply(&mut self, now: Timestamp, reply: &PendingReply, actions: &mut Actions) {
         let most = limits::RECORDS_PER_REPLY / reply.eids.len().max(1);
         let mut records: Vec<Record> = Vec::new();
         for eid in &reply.eids {
@@ -33,6 +44,16 @@ impl MapServer {
         if now < self.quiet_until && records.iter().any(|record| self.is_unregistered(record)) {
             return actions.count(DropReason::TooEarly);
         }
+        self.send_records(reply, records, actions);
+    }
+
+    /// Writes and sends a Map-Reply.
+    pub(super) fn send_records(
+        &mut self,
+        reply: &PendingReply,
+        mut records: Vec<Record>,
+        actions: &mut Actions,
+    ) {
         if !reply.keys {
             records.iter_mut().for_each(without_keys);
         }
@@ -50,16 +71,25 @@ impl MapServer {
             return actions.count(DropReason::WouldAmplify);
         }
         actions.send(reply.dst, reply.via, &self.scratch);
-        for record in &records {
+        self.tell_of_answer(reply.requester, &records, actions);
+    }
+
+    /// Tells the operator what was answered.
+    pub(super) fn tell_of_answer(
+        &self,
+        requester: Option<XtrIndex>,
+        records: &[Record],
+        actions: &mut Actions,
+    ) {
+        for record in records {
             let eid = record.eid;
             if record.locators.is_empty() {
                 actions.event(Event::NegativeReply { eid });
             } else {
-                let xtr = reply.requester.map(|xtr| self.sites.site(xtr).name.clone());
+                let xtr = requester.map(|xtr| self.sites.site(xtr).name.clone());
                 actions.event(Event::Reply { xtr, eid });
             }
         }
-        self.accompany(now, reply, actions);
     }
 
     /// Whether `record` denies a configured prefix because nobody has registered it.
@@ -117,7 +147,7 @@ impl MapServer {
     }
 
     /// Returns what was found as a record about `eid`.
-    fn describe(&self, found: Found<'_>, eid: EidPrefix) -> Record {
+    pub(super) fn describe(&self, found: Found<'_>, eid: EidPrefix) -> Record {
         let action = self.options.negative_action;
         match found {
             Found::Registered(mapping) if mapping.record().locators.is_empty() => {
@@ -133,7 +163,7 @@ impl MapServer {
     }
 }
 
-const fn negative(eid: EidPrefix, action: NegativeAction, ttl: Ttl) -> Record {
+pub(super) const fn negative(eid: EidPrefix, action: NegativeAction, ttl: Ttl) -> Record {
     Record {
         eid,
         ttl,
@@ -175,6 +205,7 @@ mod tests {
     use crate::server::bench::{
         Bench, eid, empty, key, own_records, plain_record, record, request, socket,
     };
+    use crate::server::contacts::Contact;
     use crate::server::mappings::Registration;
     use crate::server::{Actions, Via, limits::REGISTRATION_LIFETIME};
 
@@ -382,6 +413,8 @@ mod tests {
             name: name.into(),
             control_address: None,
             auth: key("gear"),
+            xtr_id: None,
+            site_id: None,
             replay_check: true,
             eid_prefixes: vec![eid(prefix)],
             more_specifics: true,
@@ -403,6 +436,11 @@ mod tests {
                 ttl: Ttl::from_minutes(10),
                 locators: plain_record("0.0.0.0/0", &format!("192.0.2.{number}")).locators,
                 merge: false,
+                want_notify: false,
+                contact: Contact {
+                    source: socket("192.0.2.200:4342"),
+                    full_tag: false,
+                },
                 lifetime: REGISTRATION_LIFETIME,
             };
             server
@@ -430,6 +468,7 @@ mod tests {
             dst: socket("192.0.2.200:4342"),
             via: Via::Plain,
             nonce: Nonce(1),
+            answer: Answer::Told,
             requester: None,
             eids: vec![eid(asked)],
             owners: Vec::new(),

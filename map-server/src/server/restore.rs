@@ -2,9 +2,7 @@
 //!
 //! Facts from the store are believed as far as the configuration still allows them.
 
-use std::time::Duration;
-
-use lisp_proto::{Action, Record, Timestamp};
+use lisp_proto::{Action, EidPrefix, Record, Timestamp};
 
 use super::MapServer;
 use super::actions::Actions;
@@ -39,25 +37,37 @@ impl MapServer {
                 nonce,
             });
         let registrations = state.mappings.registrations();
-        let registrations = registrations.filter_map(move |(eid, registrant, registration)| {
-            let contact = state.contacts.of(registrant.xtr)?;
-            Some(StoreEvent::Registered {
-                xtr: name(registrant.xtr),
-                ids: registrant.ids,
-                record: Record {
-                    eid,
-                    ttl: registration.ttl,
-                    action: Action::NoAction,
-                    authoritative: false,
-                    locators: registration.locators.clone(),
+        let registrations =
+            registrations.map(
+                move |(eid, registrant, registration)| StoreEvent::Registered {
+                    xtr: name(registrant.xtr),
+                    ids: registrant.ids,
+                    record: Record {
+                        eid,
+                        ttl: registration.ttl,
+                        action: Action::NoAction,
+                        authoritative: false,
+                        locators: registration.locators.clone(),
+                    },
+                    merge: registration.merge,
+                    want_notify: registration.want_notify,
+                    lifetime: registration.lifetime,
+                    source: registration.contact.source,
+                    full_tag: registration.contact.full_tag,
                 },
-                merge: registration.merge,
-                lifetime: registration.lifetime,
-                source: contact.source,
-                full_tag: contact.full_tag,
-            })
-        });
-        nonces.chain(floors).chain(registrations)
+            );
+        let subscriptions =
+            state
+                .replay
+                .subscriptions()
+                .map(move |(xtr, nonce)| StoreEvent::SubscribeNonce {
+                    xtr: name(xtr),
+                    nonce,
+                });
+        nonces
+            .chain(floors)
+            .chain(subscriptions)
+            .chain(registrations)
     }
 
     /// Takes a fact of an earlier run over, or counts it if it has become meaningless.
@@ -74,13 +84,21 @@ impl MapServer {
                 ids,
                 record,
                 merge,
+                want_notify,
                 lifetime,
                 source,
                 full_tag,
             } => {
                 let registrant = self.registrant(&xtr, ids)?;
-                let contact = Contact { source, full_tag };
-                self.restore_registration(now, registrant, record, merge, lifetime, contact)
+                let registration = Registration {
+                    ttl: record.ttl,
+                    locators: record.locators,
+                    merge,
+                    want_notify,
+                    contact: Contact { source, full_tag },
+                    lifetime,
+                };
+                self.restore_registration(now, registrant, record.eid, registration)
             }
             StoreEvent::Withdrawn { xtr, ids, eid } => {
                 let registrant = self.registrant(&xtr, ids)?;
@@ -102,6 +120,11 @@ impl MapServer {
                 self.state.notifier.restore_floor(receiver, nonce);
                 Some(())
             }
+            StoreEvent::SubscribeNonce { xtr, nonce } => {
+                let xtr = self.sites.by_name(&xtr)?;
+                self.state.replay.advance_subscription(xtr, nonce);
+                Some(())
+            }
         }
     }
 
@@ -114,38 +137,34 @@ impl MapServer {
         &mut self,
         now: Timestamp,
         registrant: Registrant,
-        record: Record,
-        merge: bool,
-        lifetime: Duration,
-        contact: Contact,
+        eid: EidPrefix,
+        registration: Registration,
     ) -> Option<()> {
         let site = self.sites.site(registrant.xtr);
+        let contact = registration.contact;
         let moved = site
             .control_address
             .is_some_and(|address| address != contact.source.ip());
-        if moved || !self.sites.may_register(registrant.xtr, &record.eid) {
+        if moved || !self.sites.may_register(registrant.xtr, &eid) {
             return None;
         }
         let via = self.sites.via(registrant.xtr);
-        let registration = Registration {
-            ttl: record.ttl,
-            locators: record.locators,
-            merge,
-            lifetime,
-        };
+        let lifetime = registration.lifetime;
         self.state
             .mappings
-            .store(record.eid, registrant, registration, now)
+            .store(eid, registrant, registration, now)
             .ok()?;
         self.state
             .contacts
-            .learn(registrant.xtr, contact, via, now + lifetime);
+            .learn(registrant.xtr, contact, via, now, lifetime);
         Some(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::server::bench::{Bench, control, empty, own_records, plain_record, record, socket};
     use crate::server::{Input, Via};
@@ -253,6 +272,7 @@ mod tests {
             ids: None,
             record: record(prefix, "192.0.2.1:51820"),
             merge: false,
+            want_notify: true,
             lifetime: Duration::from_secs(180),
             source,
             full_tag: false,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use lisp_proto::{AuthKey, EidPrefix};
+use lisp_proto::{AuthKey, EidPrefix, SiteId, XtrId};
 
 use super::actions::Via;
 use super::counters::DropReason;
@@ -23,6 +23,13 @@ pub(crate) struct Registrant {
     pub(crate) ids: Option<XtrIds>,
 }
 
+impl Registrant {
+    /// Returns a configured xTR, whoever registers in its name.
+    pub(crate) const fn any(xtr: XtrIndex) -> Self {
+        Self { xtr, ids: None }
+    }
+}
+
 /// One configured xTR.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
@@ -30,11 +37,19 @@ pub(crate) struct Site {
     pub(crate) control_address: Option<IpAddr>,
     pub(crate) replay_check: bool,
     pub(crate) auth: AuthKey,
+    xtr_id: Option<XtrId>,
+    site_id: Option<SiteId>,
     full_tag_auth: AuthKey,
     more_specifics: bool,
 }
 
 impl Site {
+    /// Whether the xTR may call itself this.
+    pub(crate) fn may_be(&self, (xtr_id, site_id): XtrIds) -> bool {
+        self.xtr_id.is_none_or(|only| only == xtr_id)
+            && self.site_id.is_none_or(|only| only == site_id)
+    }
+
     /// Returns the key for Map-Notifies, with tags of the length that the peer uses.
     pub(crate) const fn notify_auth(&self, full_tag: bool) -> &AuthKey {
         if full_tag {
@@ -84,6 +99,8 @@ impl Sites {
             control_address: xtr.control_address,
             replay_check: xtr.replay_check,
             auth: xtr.auth.clone().with_tag_len(false),
+            xtr_id: xtr.xtr_id,
+            site_id: xtr.site_id,
             full_tag_auth: xtr.auth.clone().with_tag_len(true),
             more_specifics: xtr.more_specifics,
         });
@@ -226,6 +243,8 @@ pub(super) mod tests {
             XtrConfig {
                 name: name.into(),
                 control_address: control_address.map(|address| address.parse().unwrap()),
+                xtr_id: None,
+                site_id: None,
                 auth: AuthKey::new(1, Algorithm::Sha256_128, b"secret"),
                 replay_check: true,
                 eid_prefixes: prefixes.iter().map(|prefix| eid(prefix)).collect(),

@@ -1,7 +1,9 @@
 //! Who wants to know about changes of a prefix, and until when?
 //!
 //! Whoever was told a mapping, by a Map-Reply or by a push, is told its changes for as long as its
-//! TTL runs (RFC 9437 §5 calls this a subscription configured at the server).
+//! TTL runs (RFC 9437 §5 calls this a subscription configured at the server). Besides, an xTR may
+//! ask to be told (RFC 9437 §4). None of this is stored: an xTR that relies on a subscription
+//! renews it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +17,10 @@ use super::sites::XtrIndex;
 #[derive(Clone, Debug)]
 pub(crate) struct Subscribers {
     table: PrefixTable<BTreeSet<XtrIndex>>,
-    by_xtr: BTreeMap<XtrIndex, BTreeSet<EidPrefix>>,
+    /// Until when each lasts.
+    by_xtr: BTreeMap<XtrIndex, BTreeMap<EidPrefix, Timestamp>>,
+    /// What an xTR has asked to be told about, and which prefix is watched for that.
+    asked: BTreeMap<XtrIndex, BTreeMap<EidPrefix, EidPrefix>>,
     expiry: Deadlines<(EidPrefix, XtrIndex)>,
     len: usize,
 }
@@ -25,17 +30,26 @@ impl Subscribers {
         Self {
             table: PrefixTable::new(),
             by_xtr: BTreeMap::new(),
+            asked: BTreeMap::new(),
             expiry: Deadlines::new(),
             len: 0,
         }
     }
 
-    /// Subscribes `xtr` to `eid` until `until`. Returns whether another one had to give way.
+    /// Subscribes `xtr` to `eid`, at least until `until`. Returns whether another one had to give
+    /// way.
     pub(crate) fn join(&mut self, eid: EidPrefix, xtr: XtrIndex, until: Timestamp) -> bool {
+        let known = self.by_xtr.entry(xtr).or_default();
+        match known.get_mut(&eid) {
+            Some(at) if *at >= until => return false,
+            Some(at) => {
+                *at = until;
+                self.expiry.set((eid, xtr), until);
+                return false;
+            }
+            None => known.insert(eid, until),
+        };
         self.expiry.set((eid, xtr), until);
-        if !self.by_xtr.entry(xtr).or_default().insert(eid) {
-            return false;
-        }
         self.len += 1;
         match self.table.exact_mut(&eid) {
             Some(xtrs) => {
@@ -54,14 +68,68 @@ impl Subscribers {
         true
     }
 
+    /// Subscribes `xtr` to `watched`, because it asked to be told about `asked`. Returns whether
+    /// another one had to give way.
+    pub(crate) fn ask(
+        &mut self,
+        asked: EidPrefix,
+        watched: EidPrefix,
+        xtr: XtrIndex,
+        until: Timestamp,
+    ) -> bool {
+        let before = self.asked.entry(xtr).or_default().insert(asked, watched);
+        if let Some(before) = before.filter(|before| *before != watched) {
+            self.unwatch(before, xtr);
+        }
+        self.join(watched, xtr, until)
+    }
+
+    /// Ends what [`Self::ask`] has begun, if anything.
+    pub(crate) fn unask(&mut self, asked: &EidPrefix, xtr: XtrIndex) {
+        let watched = self.asked.get_mut(&xtr).and_then(|all| all.remove(asked));
+        if let Some(watched) = watched {
+            self.unwatch(watched, xtr);
+        }
+    }
+
+    /// Whether `xtr` has asked to be told about `eid`.
+    pub(crate) fn asks(&self, xtr: XtrIndex, eid: &EidPrefix) -> bool {
+        let asked = self.asked.get(&xtr);
+        asked.is_some_and(|asked| asked.contains_key(eid))
+    }
+
+    /// Returns how many prefixes `xtr` has asked to be told about, not counting `besides`.
+    pub(crate) fn asked_for(&self, xtr: XtrIndex, besides: &[EidPrefix]) -> usize {
+        let asked = self.asked.get(&xtr).into_iter().flatten();
+        asked.filter(|(asked, _)| !besides.contains(asked)).count()
+    }
+
+    /// Ends a subscription unless something else that was asked for needs it.
+    fn unwatch(&mut self, watched: EidPrefix, xtr: XtrIndex) {
+        let others = self.asked.get(&xtr);
+        if !others.is_some_and(|others| others.values().any(|other| *other == watched)) {
+            self.leave(watched, xtr);
+        }
+    }
+
     /// Returns how many subscriptions `xtr` has.
     pub(crate) fn count(&self, xtr: XtrIndex) -> usize {
-        self.by_xtr.get(&xtr).map_or(0, BTreeSet::len)
+        self.by_xtr.get(&xtr).map_or(0, BTreeMap::len)
     }
 
     /// Ends all subscriptions of `xtr`.
     pub(crate) fn leave_all(&mut self, xtr: XtrIndex) {
-        for eid in self.by_xtr.get(&xtr).cloned().unwrap_or_default() {
+        for eid in self.by_xtr.get(&xtr).cloned().unwrap_or_default().keys() {
+            self.leave(*eid, xtr);
+        }
+    }
+
+    /// Ends the subscriptions of `xtr` to `eid` and to prefixes around it.
+    pub(crate) fn leave_around(&mut self, eid: &EidPrefix, xtr: XtrIndex) {
+        let around = self.table.covering(eid);
+        let around = around.filter(|(_, xtrs)| xtrs.contains(&xtr));
+        let eids: Vec<_> = around.map(|(eid, _)| eid).collect();
+        for eid in eids {
             self.leave(eid, xtr);
         }
     }
@@ -69,9 +137,15 @@ impl Subscribers {
     fn leave(&mut self, eid: EidPrefix, xtr: XtrIndex) {
         self.expiry.cancel(&(eid, xtr));
         if let Some(eids) = self.by_xtr.get_mut(&xtr) {
-            self.len -= usize::from(eids.remove(&eid));
+            self.len -= usize::from(eids.remove(&eid).is_some());
             if eids.is_empty() {
                 self.by_xtr.remove(&xtr);
+            }
+        }
+        if let Some(asked) = self.asked.get_mut(&xtr) {
+            asked.retain(|_, watched| *watched != eid);
+            if asked.is_empty() {
+                self.asked.remove(&xtr);
             }
         }
         if let Some(xtrs) = self.table.exact_mut(&eid) {
@@ -164,6 +238,51 @@ mod tests {
             BTreeSet::from([xtr(1)])
         );
         assert_eq!(subscribers.table.len(), 1);
+    }
+
+    #[test]
+    fn a_subscription_lasts_as_long_as_the_longest_reason_for_it() {
+        let mut subscribers = Subscribers::new();
+        subscribers.ask(eid("10.0.0.1"), eid("10.0.0.1"), xtr(0), Timestamp(9));
+        subscribers.join(eid("10.0.0.1"), xtr(0), Timestamp(5));
+        assert_eq!(subscribers.next_deadline(), Some(Timestamp(9)));
+        subscribers.unask(&eid("10.0.0.1"), xtr(0));
+        assert_eq!((subscribers.next_deadline(), subscribers.len), (None, 0));
+    }
+
+    #[test]
+    fn what_two_questions_have_in_common_is_watched_until_both_are_withdrawn() {
+        let mut subscribers = Subscribers::new();
+        let hole = eid("10.0.0.0/24");
+        for asked in ["10.0.0.1", "10.0.0.2"] {
+            subscribers.ask(eid(asked), hole, xtr(0), Timestamp(9));
+        }
+        assert_eq!(subscribers.asked_for(xtr(0), &[eid("10.0.0.2")]), 1);
+        subscribers.unask(&eid("10.0.0.1"), xtr(0));
+        assert_eq!(subscribers.around(&hole).len(), 1);
+        subscribers.ask(eid("10.0.0.2"), eid("10.0.0.2"), xtr(0), Timestamp(9));
+        assert_eq!(
+            subscribers.around(&hole).len(),
+            0,
+            "it is watched more closely"
+        );
+        assert_eq!(subscribers.around(&eid("10.0.0.2")).len(), 1);
+        subscribers.expire(Timestamp(9));
+        assert_eq!(subscribers.asked_for(xtr(0), &[]), 0);
+    }
+
+    #[test]
+    fn leaving_what_is_around_a_prefix_leaves_the_rest() {
+        let mut subscribers = Subscribers::new();
+        for prefix in ["10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16"] {
+            subscribers.join(eid(prefix), xtr(0), Timestamp(9));
+            subscribers.join(eid(prefix), xtr(1), Timestamp(9));
+        }
+        subscribers.leave_around(&eid("10.1.2.3"), xtr(0));
+        assert_eq!(
+            (subscribers.count(xtr(0)), subscribers.count(xtr(1))),
+            (1, 3)
+        );
     }
 
     fn eid(text: &str) -> EidPrefix {

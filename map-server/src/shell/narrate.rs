@@ -18,6 +18,8 @@ pub(super) fn narrate(event: &Event) {
         Event::Request { xtr, eid } => {
             info!(event = "request", xtr = xtr.as_deref().unwrap_or(ANONYMOUS), %eid);
         }
+        Event::Subscribed { xtr, eid } => info!(event = "subscribed", %xtr, %eid),
+        Event::Unsubscribed { xtr, eid } => info!(event = "unsubscribed", %xtr, %eid),
         Event::Push { to, eid } => info!(event = "push", %to, %eid),
         Event::PushAcked { from, eid } => info!(event = "push_acked", %from, %eid),
         Event::Reply { xtr, eid } => {

@@ -41,9 +41,12 @@ impl World {
             .map(|agent| {
                 let eids = addresses::eid_prefixes(self.registers_for(agent))
                     .map(|prefix| EidPrefix::new(InstanceId(0), prefix));
+                let (xtr_id, site_id) = addresses::ids(agent);
                 XtrConfig {
                     name: format!("agent-{agent}").into(),
                     control_address: Some(addresses::control(agent).ip()),
+                    xtr_id: Some(xtr_id),
+                    site_id: Some(site_id),
                     auth: addresses::secret(self.scenario.seed, agent, number),
                     replay_check: true,
                     eid_prefixes: eids.to_vec(),

@@ -69,7 +69,7 @@ pub(crate) fn kind_of(payload: &[u8]) -> Kind {
         Message::MapNotify(_) => Kind::MapNotify,
         Message::MapNotifyAck(_) => Kind::MapNotifyAck,
         Message::Ecm(_) => Kind::EncapsulatedRequest,
-        Message::InfoRequest(_) => panic!("nobody sends an Info-Request"),
+        Message::MapReferral(_) | Message::InfoRequest(_) => panic!("nobody here sends that"),
     }
 }
 

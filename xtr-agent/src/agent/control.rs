@@ -154,6 +154,7 @@ impl Agent {
             Message::MapRequest(_)
             | Message::MapRegister(_)
             | Message::MapNotifyAck(_)
+            | Message::MapReferral(_)
             | Message::InfoRequest(_)
             | Message::Ecm(_) => actions.count(DropReason::UnexpectedMessage),
         }

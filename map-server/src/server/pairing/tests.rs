@@ -144,7 +144,7 @@ fn a_push_is_repeated_with_growing_pauses_while_its_receiver_is_registered() {
     assert!(*times.last().unwrap() >= 170_000, "{times:?}");
     assert_eq!(bench.now.0 / 1_000_000_000, 180);
     let b = bench.server.sites.by_name(&"b".into()).unwrap();
-    assert_eq!(bench.server.state.notifier.of_receiver(b), []);
+    assert_eq!(bench.server.state.notifier.of_xtr(b), []);
 }
 
 #[test]
@@ -465,6 +465,8 @@ fn news_for_many_subscribers_leaves_in_portions() {
         name: format!("agent-{number}").into(),
         control_address: Some(Ipv4Addr::from(0x0a00_0000 | number).into()),
         auth: key("any"),
+        xtr_id: None,
+        site_id: None,
         replay_check: true,
         eid_prefixes: vec![EidPrefix::host(
             InstanceId(0),
@@ -490,7 +492,7 @@ fn news_for_many_subscribers_leaves_in_portions() {
         change: Change::Removed,
         newcomer: None,
     };
-    server.publish(Timestamp::ZERO, &[gone], &mut actions);
+    server.publish(Timestamp::ZERO, None, &[gone], &mut actions);
     let sent = |actions: &Actions| {
         actions
             .iter()

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::server::bench::{
-    Bench, Register, control, eid, empty, key, own_records, plain_record, record, socket,
+    Bench, Register, Sent, ack, control, eid, empty, key, own_records, plain_record, record, socket,
 };
 use lisp_proto::{Algorithm, Message, SiteId, XtrId, decode};
 
@@ -243,6 +243,121 @@ fn registrations_with_the_merge_bit_stand_side_by_side() {
     );
 }
 
+#[test]
+fn all_who_share_a_merged_mapping_are_told_how_it_reads_now() {
+    let mut bench = Bench::new();
+    assert_eq!(share(&mut bench, 1, "192.0.2.1").len(), 1);
+    let sent = share(&mut bench, 2, "192.0.2.2");
+    assert_eq!((sent[0].dst, sent[1].dst), (sharer(2), sharer(1)));
+    assert_eq!(locators(&sent[0]), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(locators(&sent[1]), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(sent[1].via, Via::Plain);
+    assert_eq!(
+        bench.datagram(sharer(1), Via::Plain, &ack("gear", &sent[1])),
+        []
+    );
+    assert_eq!(share(&mut bench, 2, "192.0.2.2").len(), 1, "no news");
+    let sent = leave(&mut bench, 1);
+    assert_eq!(sent.len(), 2);
+    assert_eq!(
+        (sent[1].dst, locators(&sent[1])),
+        (sharer(2), vec!["192.0.2.2".into()])
+    );
+    let told = bench.wait(limits::REGISTRATION_LIFETIME);
+    assert!(told.iter().all(|sent| sent.dst == sharer(2)), "1 has left");
+}
+
+#[test]
+fn who_shares_a_mapping_and_wants_no_notify_is_told_nothing() {
+    let mut bench = Bench::new();
+    register_shared(&mut bench, 1, "192.0.2.1", |register| {
+        register.want_notify = false;
+    });
+    assert_eq!(share(&mut bench, 2, "192.0.2.2").len(), 1);
+}
+
+#[test]
+fn those_who_share_a_mapping_are_told_when_one_of_them_expires() {
+    let mut bench = Bench::new();
+    share(&mut bench, 1, "192.0.2.1");
+    bench.wait(Duration::from_secs(100));
+    let sent = share(&mut bench, 2, "192.0.2.2");
+    bench.datagram(sharer(1), Via::Plain, &ack("gear", &sent[1]));
+    let sent = bench.wait(Duration::from_secs(80));
+    assert_eq!(sent.len(), 1);
+    assert_eq!(
+        (sent[0].dst, locators(&sent[0])),
+        (sharer(2), vec!["192.0.2.2".into()])
+    );
+}
+
+#[test]
+fn those_who_share_a_mapping_are_known_after_a_restart() {
+    let mut bench = Bench::new();
+    share(&mut bench, 1, "192.0.2.1");
+    let mut bench = bench.restart();
+    assert_eq!(share(&mut bench, 2, "192.0.2.2")[1].dst, sharer(1));
+}
+
+#[test]
+fn gear_that_acknowledges_nothing_is_told_a_few_times_only() {
+    let mut bench = Bench::new();
+    share(&mut bench, 1, "192.0.2.1");
+    share(&mut bench, 2, "192.0.2.2");
+    let again = bench.wait(Duration::from_secs(60));
+    assert_eq!(again.len(), limits::PLAIN_NOTIFY_TRIES as usize - 1);
+    assert_eq!(bench.count(DropReason::NotifyGivenUp), 1);
+}
+
+#[test]
+fn an_acknowledgement_in_the_plain_counts_only_from_where_it_was_sent_and_with_the_key() {
+    let mut bench = Bench::new();
+    share(&mut bench, 1, "192.0.2.1");
+    let sent = share(&mut bench, 2, "192.0.2.2");
+    let mut bytes = ack("gear", &sent[1]);
+    let before = bench.server.fingerprint();
+    bench.datagram(sharer(2), Via::Plain, &bytes);
+    assert_eq!(bench.count(DropReason::UnexpectedAck), 1);
+    let tag = 16;
+    bytes[tag] ^= 1;
+    bench.datagram(sharer(1), Via::Plain, &bytes);
+    assert_eq!(bench.count(DropReason::BadAuthentication), 1);
+    assert_eq!(bench.server.fingerprint(), before);
+}
+
+#[test]
+fn without_the_p_bit_the_server_answers_all_the_same() {
+    let mut bench = Bench::new();
+    register_gear(&mut bench, None, |register| register.proxy_reply = false);
+    let answer = bench.ask("a", "192.168.1.1");
+    assert_eq!(answer[0].reply_records()[0].locators.len(), 1);
+}
+
+#[test]
+fn the_e_bit_is_between_xtrs_and_changes_nothing_here() {
+    let mut bench = Bench::new();
+    let sent = register_gear(&mut bench, None, |register| register.echo_notify = true);
+    assert_eq!(sent.len(), 1, "the usual confirmation");
+    let answer = bench.ask("a", "192.168.1.1");
+    assert_eq!(answer[0].reply_records()[0].locators.len(), 1);
+}
+
+#[test]
+fn what_only_xtrs_and_map_resolvers_receive_changes_nothing() {
+    let mut bench = registered();
+    let push = bench.ask("a", "10.0.0.2");
+    let answer = bench.ack("b", &push[0]);
+    let info_request = [&[0x70, 0, 0, 0][..], &[0; 24]].concat();
+    let before = bench.server.fingerprint();
+    for bytes in [&answer[0].bytes, &push[0].bytes, &info_request] {
+        assert_eq!(bench.datagram(control("b"), Via::Tunnel, bytes), []);
+        assert_eq!(bench.datagram(socket(GEAR), Via::Plain, bytes), []);
+    }
+    let dropped = bench.count(DropReason::UnexpectedMessage) + bench.count(DropReason::Malformed);
+    assert_eq!(dropped, 6);
+    assert_eq!(bench.server.fingerprint(), before);
+}
+
 /// Registers a, then checks that a Map-Register changed by `change` is dropped without effect.
 #[track_caller]
 fn refused(reason: DropReason, change: impl FnOnce(&mut Register)) {
@@ -269,13 +384,51 @@ fn register_gear(
     bench: &mut Bench,
     ids: Option<(XtrId, SiteId)>,
     change: impl FnOnce(&mut Register),
-) -> Vec<crate::server::bench::Sent> {
+) -> Vec<Sent> {
     let mut register = bench.register_of("gear", &[plain_record("192.168.1.0/24", "192.0.2.200")]);
     // Above the nonces that tests choose.
     register.nonce += 1_000;
     register.ids = ids;
     change(&mut register);
     bench.datagram(socket(GEAR), Via::Plain, &register.bytes())
+}
+
+/// Registers 192.168.1.0/24 with the merge bit, as one of several behind the same entry.
+fn share(bench: &mut Bench, number: u8, rloc: &str) -> Vec<Sent> {
+    register_shared(bench, number, rloc, |_| ())
+}
+
+/// Takes one of those who share 192.168.1.0/24 out.
+fn leave(bench: &mut Bench, number: u8) -> Vec<Sent> {
+    register_shared(bench, number, "192.0.2.1", |register| {
+        register.records = vec![empty("192.168.1.0/24", 0)];
+    })
+}
+
+fn register_shared(
+    bench: &mut Bench,
+    number: u8,
+    rloc: &str,
+    change: impl FnOnce(&mut Register),
+) -> Vec<Sent> {
+    let mut register = bench.register_of("gear", &[plain_record("192.168.1.0/24", rloc)]);
+    (register.ids, register.merge) = (ids(number), true);
+    change(&mut register);
+    bench.datagram(sharer(number), Via::Plain, &register.bytes())
+}
+
+/// Where one of those who share a mapping registers from.
+fn sharer(number: u8) -> std::net::SocketAddr {
+    socket(&format!("192.0.2.20{number}:4342"))
+}
+
+/// Returns the addresses in the first record of a Map-Notify to gear.
+fn locators(sent: &Sent) -> Vec<String> {
+    let (_, records) = sent.notify("gear");
+    let locators = records[0].locators.iter();
+    locators
+        .map(|locator| locator.rloc.ip().to_string())
+        .collect()
 }
 
 fn ids(number: u8) -> Option<(XtrId, SiteId)> {

@@ -172,6 +172,8 @@ impl Settings {
         let xtrs = self.xtrs.iter().map(|xtr| XtrConfig {
             name: xtr.name.clone(),
             control_address: xtr.control_address,
+            xtr_id: xtr.xtr_id,
+            site_id: xtr.site_id,
             auth: match &xtr.secret {
                 Secret::Derived(theirs) => AuthKey::new(xtr.key_id, xtr.algorithm, &derive(theirs)),
                 Secret::Given(secret) => AuthKey::new(xtr.key_id, xtr.algorithm, secret),

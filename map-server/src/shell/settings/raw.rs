@@ -77,6 +77,8 @@ pub(super) struct RawXtr {
     pub(super) name: Spanned<String>,
     pub(super) public_key: Option<Spanned<PublicKey>>,
     pub(super) control_address: Option<Spanned<IpAddr>>,
+    pub(super) xtr_id: Option<Spanned<String>>,
+    pub(super) site_id: Option<Spanned<String>>,
     pub(super) algorithm: Option<Spanned<Algorithm>>,
     pub(super) key_id: Option<u8>,
     pub(super) key: Option<Spanned<String>>,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use lisp_proto::{Algorithm, EidPrefix, PublicKey};
+use lisp_proto::{Algorithm, EidPrefix, PublicKey, SiteId, XtrId};
 use toml::Spanned;
 
 use super::ControlSettings;
@@ -23,6 +23,8 @@ pub(super) struct XtrSettings {
     pub(super) name: XtrName,
     pub(super) public_key: Option<PublicKey>,
     pub(super) control_address: Option<IpAddr>,
+    pub(super) xtr_id: Option<XtrId>,
+    pub(super) site_id: Option<SiteId>,
     pub(super) algorithm: Algorithm,
     pub(super) key_id: u8,
     pub(super) secret: Secret,
@@ -91,10 +93,14 @@ impl XtrSettings {
                 ));
             }
         };
+        let xtr_id = identity(source, raw.xtr_id.as_ref())?.map(XtrId);
+        let site_id = identity(source, raw.site_id.as_ref())?.map(SiteId);
         Ok(Self {
             name: raw.name.into_inner().into(),
             public_key,
             control_address: raw.control_address.map(Spanned::into_inner),
+            xtr_id,
+            site_id,
             algorithm: raw
                 .algorithm
                 .map_or(Algorithm::Sha256_128Hkdf, Spanned::into_inner),
@@ -199,6 +205,37 @@ fn check_way(
         ));
     }
     Ok(())
+}
+
+/// Reads an xTR-ID or Site-ID of `N` bytes in hexadecimal.
+fn identity<const N: usize>(
+    source: Source<'_>,
+    text: Option<&Spanned<String>>,
+) -> Result<Option<[u8; N]>, SettingsError> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let digits = text.get_ref();
+    let id = from_hex(digits).ok_or_else(|| {
+        source.error(
+            &text.span(),
+            format_args!("\"{digits}\" is no identity of {N} bytes"),
+            format_args!("write {} hexadecimal digits", 2 * N),
+        )
+    })?;
+    Ok(Some(id))
+}
+
+fn from_hex<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if digits.len() != 2 * N || !is_hex {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Returns the secret that the section gives, by itself or in a file.

@@ -118,6 +118,7 @@ fn time_without_a_server_counts_against_lifetimes() {
             locators: Vec::new(),
         },
         merge: false,
+        want_notify: true,
         lifetime: Duration::from_secs(seconds),
         source: "[fd4c:1::a]:4342".parse().unwrap(),
         full_tag: false,

@@ -1,0 +1,145 @@
+//! `bench establish`: from a first packet to its reply, and from then on at full pace.
+
+pub(crate) mod bare;
+mod cold;
+mod guest;
+mod report;
+mod throughput;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::stats::Distribution;
+use report::{Plane, Report};
+
+/// Measures how long tunnels take to come up, and what they carry once they are.
+///
+/// Both ends are restarted before every first packet, so each one finds agents that know
+/// nobody. The floor is four round trips of the path: Map-Request and reply, push and
+/// acknowledgement in between, WireGuard's handshake, and the packet itself. Throughput is
+/// compared with WireGuard configured by hand, in the same run, in turns.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A short run, to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// Cold starts per data plane [default: 200, with --quick 5]
+    #[arg(long, value_name = "N")]
+    runs: Option<u32>,
+    /// Which data planes; the kernel's is measured in an emulated guest where this machine has none
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["embedded", "kernel"])]
+    data_plane: Vec<DataPlane>,
+    /// Directory for establish.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Leaves the report to whoever runs the guest
+    #[arg(long, hide = true)]
+    in_guest: bool,
+}
+
+/// A data plane to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DataPlane {
+    /// WireGuard inside the agent.
+    Embedded,
+    /// The kernel's WireGuard.
+    Kernel,
+}
+
+/// What each data plane is measured with.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    cold_starts: u32,
+    rounds: u32,
+    seconds: u32,
+}
+
+impl Args {
+    const fn effort(&self) -> Effort {
+        let (runs, rounds, seconds) = if self.quick { (5, 2, 1) } else { (200, 5, 3) };
+        Effort {
+            cold_starts: match self.runs {
+                Some(runs) => runs,
+                None => runs,
+            },
+            rounds,
+            seconds,
+        }
+    }
+}
+
+/// Runs `bench establish`.
+///
+/// # Errors
+///
+/// When a network cannot be built, or a first packet gets no answer at all.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
+    let mut planes = Vec::new();
+    for plane in &args.data_plane {
+        match plane {
+            DataPlane::Embedded => planes.push(measure(testbed::DataPlane::Embedded, args)?),
+            DataPlane::Kernel if args.in_guest || guest::has_kernel_wireguard() => {
+                planes.push(measure(testbed::DataPlane::Kernel, args)?);
+            }
+            DataPlane::Kernel => planes.extend(guest::measure(args)?),
+        }
+    }
+    ensure!(!planes.is_empty(), "no data plane could be measured");
+    let report = Report::of(planes);
+    let path = args.out.join(report::FILE);
+    report.write(&path)?;
+    if args.in_guest {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&report.to_string());
+    say(&format!("written to {}", path.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures one data plane on this kernel.
+fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
+    let effort = args.effort();
+    let cold = cold::measure(plane, effort.cold_starts)?;
+    let throughput = throughput::measure(plane, effort)?;
+    let floor = cold.round_trip_ms * report::FLOOR_ROUND_TRIPS;
+    let times = Distribution::of(cold.first_reply_ms);
+    Ok(Plane {
+        name: plane_name(plane).into(),
+        round_trip_ms: cold.round_trip_ms,
+        floor_ms: floor,
+        over_1s: times.values.iter().filter(|ms| **ms > 1_000.0).count(),
+        first_reply_ms: times,
+        request_and_configure_ms: Distribution::of(cold.configure_ms),
+        lost_first_packets: cold.lost,
+        throughput,
+    })
+}
+
+const fn plane_name(plane: testbed::DataPlane) -> &'static str {
+    match plane {
+        testbed::DataPlane::Auto => "auto",
+        testbed::DataPlane::Kernel => "kernel",
+        testbed::DataPlane::Embedded => "embedded",
+    }
+}
+
+/// The program that runs now, for its other roles.
+fn own_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot find this program")?;
+    Ok(fs::canonicalize(&path).unwrap_or(path))
+}
+
+fn read_report(path: &Path) -> Result<Report> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}
