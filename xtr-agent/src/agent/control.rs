@@ -144,9 +144,6 @@ impl Agent {
         let Some(index) = servers.iter().position(|server| server.address == src) else {
             return actions.count(DropReason::NotAMapServer);
         };
-        if let Some(server) = self.servers.get_mut(index) {
-            server.heard(now);
-        }
         match message {
             Message::MapReply(reply) => self.map_reply(now, index, &reply, actions),
             Message::MapNotify(notify) => self.map_notify(now, index, &notify, bytes, actions),

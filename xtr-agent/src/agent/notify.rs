@@ -39,6 +39,7 @@ impl Agent {
             actions.count(DropReason::BadAuthentication);
             return;
         }
+        server.heard(now);
         let nonce = notify.nonce;
         if server.registration.acknowledge(nonce, now) {
             self.registered(now, index, notify, actions);
