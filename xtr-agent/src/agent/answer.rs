@@ -27,20 +27,17 @@ impl Agent {
             .take(RECORDS_PER_MESSAGE)
             .filter_map(|record| record.to_record(DEFAULT_PORT))
             .collect();
-        if let Some(purpose) = self.resolver.answered(reply.nonce) {
-            self.heard(now, index);
-            self.answered(now, purpose, &records, actions);
-        } else if let Some(prefix) = self.subscriptions.answered(index, reply.nonce) {
-            self.heard(now, index);
-            self.not_subscribed(now, index, prefix, &records, actions);
-        } else {
-            actions.count(DropReason::UnknownNonce);
-        }
-    }
-
-    fn heard(&mut self, now: Timestamp, index: usize) {
-        if let Some(server) = self.servers.get_mut(index) {
+        let purpose = self.resolver.answered(reply.nonce);
+        let refused = self.subscriptions.answered(index, reply.nonce);
+        if let Some(server) = self.servers.get_mut(index)
+            && (purpose.is_some() || refused.is_some())
+        {
             server.heard(now);
+        }
+        match (purpose, refused) {
+            (Some(purpose), _) => self.answered(now, purpose, &records, actions),
+            (None, Some(prefix)) => self.not_subscribed(now, index, prefix, &records, actions),
+            (None, None) => actions.count(DropReason::UnknownNonce),
         }
     }
 

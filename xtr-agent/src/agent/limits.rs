@@ -29,7 +29,7 @@ pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
 pub const UNSPECIFIED_TTL: Duration = Duration::from_secs(900);
 
 /// ICMP errors per second to senders whose packets are not delivered.
-pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
+pub const ICMP_ERRORS_PER_SECOND: u32 = 10_000;
 /// RLOC-probes and solicited refreshes per second that are heeded.
 pub const QUESTIONS_PER_SECOND: u32 = 100;
 

@@ -19,7 +19,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Notes that it is there.
+    /// Notes that it is there; only it can have said what was heard.
     pub(super) fn heard(&mut self, now: Timestamp) {
         self.heard = now;
     }

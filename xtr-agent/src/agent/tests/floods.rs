@@ -81,7 +81,7 @@ fn senders_are_told_only_so_often_that_their_packets_are_dropped() {
     bench.now = Timestamp::ZERO + Duration::from_secs(100);
     let stray = packet("10.9.9.9", "10.0.0.2", b"");
     let told = |bench: &mut Bench| {
-        let actions = (0..5_000).flat_map(|_| bench.input(Input::TunPacket(&stray)));
+        let actions = (0..15_000).flat_map(|_| bench.input(Input::TunPacket(&stray)));
         let errors = actions.filter(|action| matches!(action, Action::Deliver(_)));
         errors.count()
     };

@@ -81,6 +81,7 @@ fn strangers_and_forgers_change_nothing() {
     bench.input(Input::Start);
     let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
     let nonce = requests(&asked)[0].nonce;
+    bench.after(Duration::from_millis(10));
     let before = bench.fingerprint();
     let mut good = Vec::new();
     let record = far_end(SMALLER);
