@@ -2,7 +2,8 @@
 
 use ipnet::IpNet;
 use lisp_proto::{
-    MapNotify, Nonce, NotifyParams, Record, Timestamp, encode_map_notify_ack, verify,
+    Action as MapAction, MapNotify, Nonce, NotifyParams, Record, RequestFlags, Timestamp,
+    encode_map_notify_ack, verify,
 };
 
 use super::answer::around;
@@ -61,7 +62,11 @@ impl Agent {
             return;
         }
         let answer = self.subscriptions.answered(index, nonce);
-        match server.notifies.accept(nonce) {
+        let seen = server.notifies.accept(nonce);
+        for record in records.iter().filter(|record| is_over(record)) {
+            self.no_longer_told(now, index, record.eid.net(), actions);
+        }
+        match seen {
             Seen::TooOld if answer.is_none() => actions.count(DropReason::StaleNotify),
             // Our acknowledgement was lost, unless it is still to be sent.
             Seen::Before if self.acks.contains_key(&(index, nonce)) => {
@@ -129,6 +134,10 @@ impl Agent {
         answer: Option<IpNet>,
     ) -> Option<Vec<IpNet>> {
         let region = record.eid.net();
+        if is_over(record) {
+            // That says nothing about the mapping.
+            return None;
+        }
         if self.stopping || record.eid.iid() != self.config.iid || !self.in_overlay(&region) {
             return None;
         }
@@ -174,10 +183,37 @@ impl Agent {
                 }
                 match answer {
                     Some(asked) if !record.ttl.is_withdrawal() => {
-                        self.negative(now, record, Purpose::Refresh(asked), actions);
+                        // Nobody serves what was asked for, or a part of it.
+                        let gone = if prefix.contains(&asked) {
+                            asked
+                        } else {
+                            prefix
+                        };
+                        self.negative(now, record, Purpose::Refresh(gone), actions);
                     }
                     Some(_) | None => self.withdrawn(now, prefix, actions),
                 }
+            }
+        }
+    }
+
+    /// The map server will not tell us what becomes of `region`, and may have said what we have
+    /// missed: asks for what we hold of it.
+    fn no_longer_told(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        region: IpNet,
+        actions: &mut Actions,
+    ) {
+        self.subscribe_soon(now, index, &region);
+        let mut held = self.cache.parts(&region);
+        held.push(region);
+        for prefix in held {
+            let entry = self.cache.get(&prefix);
+            let mapped = entry.is_some_and(|entry| entry.chosen.is_some());
+            if mapped && !self.resolver.is_refreshing(&prefix) {
+                self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }
     }
@@ -236,4 +272,10 @@ impl Agent {
             });
         }
     }
+}
+
+/// Whether `record` says that the map server has ended our subscription, because it has heard no
+/// acknowledgement for too long (RFC 9437 5).
+fn is_over(record: &Record) -> bool {
+    record.locators.is_empty() && record.action == MapAction::AuthFailure
 }

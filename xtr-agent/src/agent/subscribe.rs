@@ -187,7 +187,7 @@ impl Agent {
         }
     }
 
-    /// A mapping is gone: asks soon whether another one takes its place.
+    /// A mapping or a subscription to it is gone: asks soon who serves the prefix now.
     pub(super) fn subscribe_soon(&mut self, now: Timestamp, index: usize, prefix: &IpNet) {
         let concerned = |to: &&IpNet| to.contains(prefix) || prefix.contains(*to);
         let concerned = self.config.subscriptions.iter().filter(concerned);

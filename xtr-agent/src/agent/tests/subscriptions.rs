@@ -331,6 +331,53 @@ fn an_answer_with_more_specifics_gives_each_its_peer() {
 }
 
 #[test]
+fn a_part_that_nobody_serves_takes_nothing_from_the_rest_of_an_answer() {
+    let mut config = Bench::config();
+    config.subscriptions = vec![net("10.0.2.0/24")];
+    let mut bench = Bench::with(config);
+    let actions = register(&mut bench);
+    let nonce = requests(&actions)[0].nonce;
+    let mut none = record("10.0.2.128/25", OWN, Ttl::from_minutes(1));
+    none.locators.clear();
+    none.action = MapAction::Drop;
+    let records = [record("10.0.2.0/24", SMALLER, ttl()), none];
+    let mut bytes = Vec::new();
+    let params = NotifyParams {
+        nonce,
+        records: &records,
+    };
+    encode_map_notify(&params, &key(), &mut bytes).unwrap();
+    assert_eq!(story(&bench.heard(&bytes)), ["peer [10.0.2.0/24]"]);
+    let to = packet("10.0.0.1", "10.0.2.200", &[1]);
+    assert_eq!(
+        story(&bench.input(Input::TunPacket(&to))),
+        ["NegativeMapping", "icmp"]
+    );
+}
+
+#[test]
+fn a_subscription_that_the_map_server_has_ended_is_renewed_and_its_mapping_asked_for() {
+    for nonce_of_before in [true, false] {
+        let (mut bench, nonce) = ready();
+        let mut over = record(SUBSCRIBED, OWN, Ttl::from_minutes(1));
+        over.locators.clear();
+        over.action = MapAction::AuthFailure;
+        let nonce = if nonce_of_before { nonce } else { nonce + 1 };
+        assert_eq!(
+            story(&bench.notify(nonce, &over)),
+            ["request", "ack"],
+            "what we have missed"
+        );
+        assert_eq!(bench.agent.peers().count(), 1);
+        let soon: Vec<_> = (0..10)
+            .flat_map(|_| bench.after(Duration::from_millis(100)))
+            .collect();
+        let subscribes = |request: &MapRequest<'_>| request.eids().all(|asked| asked.subscribe);
+        assert!(requests(&soon).iter().any(subscribes));
+    }
+}
+
+#[test]
 fn a_refused_subscription_is_tried_again_later_and_refuses_no_packets() {
     let (mut bench, nonce) = asked();
     let refused = negative_reply(&mut bench, nonce, MapAction::PolicyDenied);
