@@ -21,6 +21,8 @@ const REGISTERED_WITHIN: Duration = Duration::from_secs(90);
 /// A withdrawal that can be told is told within this time: the first tries of a Map-Notify, and
 /// the data plane.
 const TOLD_WITHIN: Duration = Duration::from_secs(10);
+/// A registration ends this long after the last Map-Register (RFC 9301 §8.2).
+const REGISTRATION_LIFETIME: Duration = Duration::from_secs(180);
 /// A first registration takes no longer than this.
 const WARM_UP: Duration = Duration::from_secs(3);
 
@@ -56,8 +58,9 @@ impl Scenario {
 
     /// How long a mapping that is no longer true may be used after the last fault.
     ///
-    /// Where subscribers can be told they are told at once; a fault that keeps the news from them
-    /// leaves them the TTL.
+    /// Where subscribers can be told they are told at once. A fault that keeps the news from the
+    /// map server or from them leaves them what is longer: the TTL, or the time after which the map
+    /// server takes whoever has not registered for gone, and says so.
     fn freshness_bound(&self) -> Duration {
         let deaf = |kind: &FaultKind| {
             !matches!(
@@ -69,7 +72,8 @@ impl Scenario {
             )
         };
         if self.faults.iter().any(|fault| deaf(&fault.kind)) {
-            return Duration::from_secs(u64::from(self.ttl_min) * 60) + TOLD_WITHIN;
+            let ttl = Duration::from_secs(u64::from(self.ttl_min) * 60);
+            return ttl.max(REGISTRATION_LIFETIME) + TOLD_WITHIN;
         }
         TOLD_WITHIN
     }
