@@ -7,11 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
 use super::limits::{LIVENESS_POLL, SILENCE, SILENCE_BACKOFF_MAX};
-use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, PeerStats, Timer};
 
 /// What was last seen of a peer's counters.
@@ -19,8 +17,6 @@ use super::{Action, Actions, Agent, PeerStats, Timer};
 struct Watch {
     rx_bytes: u64,
     tx_bytes: u64,
-    /// When bytes were seen to have come in.
-    received: Timestamp,
     /// Since when bytes go out unanswered.
     unanswered: Option<Timestamp>,
     /// How long to wait before the map server is asked; doubles each time.
@@ -45,7 +41,6 @@ impl Liveness {
         watch.rx_bytes = peer.rx_bytes;
         watch.tx_bytes = peer.tx_bytes;
         if received || watch.patience.is_zero() {
-            watch.received = now;
             watch.unanswered = None;
             watch.patience = SILENCE;
         } else if sent && watch.unanswered.is_none() {
@@ -61,12 +56,6 @@ impl Liveness {
         watch.patience = (watch.patience * 2).min(SILENCE_BACKOFF_MAX);
         true
     }
-
-    /// Whether nothing has come from the peer for longer than one that we send to stays silent.
-    fn is_deaf(&self, now: Timestamp, key: &PublicKey) -> bool {
-        let watch = self.watches.get(key);
-        watch.is_some_and(|watch| now - watch.received > SILENCE + LIVENESS_POLL)
-    }
 }
 
 impl Agent {
@@ -74,27 +63,6 @@ impl Agent {
     pub(super) fn watch_liveness(&mut self, now: Timestamp) {
         if self.peers.len() == 1 {
             self.deadlines.set(Timer::Liveness, now + LIVENESS_POLL);
-        }
-    }
-
-    /// A map server repeats a mapping because the far end has asked for us once more. If we have
-    /// heard nothing of it for long, it has lost our session; it cannot start another one where a
-    /// NAT of ours keeps it out, so all its mappings are set up anew, and we may start it.
-    pub(super) fn begin_anew(
-        &mut self,
-        now: Timestamp,
-        prefix: IpNet,
-        chosen: Chosen,
-        actions: &mut Actions,
-    ) {
-        let entry = self.cache.get(&prefix);
-        let is_old = entry.is_some_and(|entry| {
-            entry.chosen == Some(chosen) && matches!(entry.state, State::Active | State::Routing)
-        });
-        if is_old && self.liveness.is_deaf(now, &chosen.key) {
-            for prefix in self.peers.prefixes(&chosen.key) {
-                self.forget(prefix, actions);
-            }
         }
     }
 
@@ -142,23 +110,6 @@ mod tests {
             rx_bytes,
             tx_bytes,
         }
-    }
-
-    #[test]
-    fn a_peer_is_deaf_when_nothing_came_for_longer_than_a_keepalive_takes() {
-        let mut liveness = Liveness::default();
-        let key = peer(0, 0).key;
-        assert!(
-            !liveness.is_deaf(Timestamp::ZERO + SILENCE * 9, &key),
-            "unknown"
-        );
-        liveness.silent(Timestamp::ZERO, &peer(1, 1));
-        let later = Timestamp::ZERO + SILENCE;
-        liveness.silent(later, &peer(2, 2));
-        liveness.silent(later + SILENCE, &peer(2, 9));
-        let limit = later + SILENCE + LIVENESS_POLL;
-        assert!(!liveness.is_deaf(limit, &key));
-        assert!(liveness.is_deaf(limit + Duration::from_secs(1), &key));
     }
 
     #[test]
