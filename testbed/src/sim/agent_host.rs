@@ -28,6 +28,8 @@ pub(super) struct AgentHost {
     pub(super) rloc: IpAddr,
     /// By how much its wall clock is ahead, in microseconds.
     pub(super) clock_ahead_us: i64,
+    /// What its wall clock has shown at most before it was set back, in microseconds.
+    pub(super) clock_peak_us: u64,
     /// First nonce that is not reserved on its disk.
     reserved: u64,
     /// How many data keys it has had before.
@@ -76,6 +78,7 @@ impl AgentHost {
         Self {
             rloc,
             clock_ahead_us: 0,
+            clock_peak_us: 0,
             reserved: 0,
             generation: 0,
             life: 0,
@@ -87,6 +90,12 @@ impl AgentHost {
 
     pub(super) fn wall_us(&self, now: Timestamp) -> u64 {
         (WALL_START_US + now.0 / 1_000).saturating_add_signed(self.clock_ahead_us)
+    }
+
+    /// Whether its wall clock was set back and has not caught up: no peer takes an initiation with
+    /// a time stamp that is older than one before.
+    pub(super) fn is_behind(&self, now: Timestamp) -> bool {
+        self.wall_us(now) < self.clock_peak_us
     }
 
     /// Keeps a block of nonces reserved on the disk.

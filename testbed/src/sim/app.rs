@@ -14,9 +14,9 @@ use super::invariant::Invariant;
 use super::ledger::Misdeed;
 use super::net::Host;
 use super::packet::{Probe, addresses as packet_addresses};
-use super::scenario::{Flow, Target};
+use super::scenario::{Flow, Target, millis};
 use super::stats::SetUp;
-use super::wireguard::{Inner, Lost};
+use super::wireguard::{Backend, Inner, Lost};
 use super::world::{Event, World};
 
 /// The first packet to a new destination is answered within this time.
@@ -234,7 +234,28 @@ impl World {
             return false;
         };
         let both_behind_nat = self.network.behind_nat(flow.from) && self.network.behind_nat(to);
-        self.is_up(flow.from) && self.is_up(to) && !both_behind_nat
+        self.is_up(flow.from)
+            && self.is_up(to)
+            && !both_behind_nat
+            && !self.is_unheard(flow.from)
+            && !self.is_unheard(to)
+    }
+
+    /// Whether others ignore the handshakes of an agent because its wall clock was set back.
+    ///
+    /// The kernel's WireGuard stamps its initiations with the wall clock; the embedded one does so
+    /// with a clock that it starts from the wall clock, so that a restart is what it takes.
+    pub(super) fn is_unheard(&self, number: u32) -> bool {
+        let now = self.now();
+        let host = self.agents.get(number as usize);
+        host.is_some_and(|host| {
+            let restarted = host
+                .running
+                .as_ref()
+                .is_some_and(|running| running.started > millis(self.scenario.start_within_ms));
+            let stamps = self.scenario.backend(number) == Backend::Kernel || restarted;
+            stamps && host.is_behind(now)
+        })
     }
 
     /// Whether an agent is up and has not been told to stop.

@@ -242,6 +242,9 @@ impl World {
             let Some(running) = host.running.as_ref().filter(|running| !running.stopping) else {
                 continue;
             };
+            if self.is_unheard(number) {
+                continue;
+            }
             for (index, server) in self.servers.iter().enumerate() {
                 let last = running.agent.acknowledged(index);
                 let recent = last.is_some_and(|last| {
