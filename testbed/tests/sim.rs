@@ -276,6 +276,7 @@ fn run_all(cases: &[Case]) -> Vec<Outcome> {
 }
 
 /// Shows the least that fails like `outcome`, and how to run it again.
+#[expect(clippy::print_stdout, reason = "the report of a failed test")]
 fn explain(case: &Case, outcome: &Outcome) {
     let violation = outcome.violation.clone().unwrap();
     let failure = Failure::investigate(&case.scenario(), violation, true, LINES);

@@ -210,7 +210,7 @@ impl World {
                     assert_eq!(*times, 1, "a packet was sent on twice");
                 }
                 Action::Kick(_)
-                | Action::RenewControlTunnel
+                | Action::RenewControlTunnel(_)
                 | Action::ReadPeerStats(_)
                 | Action::Deliver(_)
                 | Action::Count(_)

@@ -176,19 +176,16 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_was_refused_is_named_again_until_it_is_taken() {
-        let endpoint = Some("192.0.2.1:51820".parse().unwrap());
+        let endpoint = "192.0.2.1:51820".parse().unwrap();
         let (one, two) = (
             "10.0.0.1/32".parse().unwrap(),
             "fd00::1/128".parse().unwrap(),
         );
         let mut peers = Peers::default();
-        peers.install(KEY, endpoint.unwrap(), one);
+        peers.install(KEY, endpoint, one);
         peers.endpoint_told(&KEY, false);
-        assert_eq!(
-            peers.install(KEY, endpoint.unwrap(), two).endpoint,
-            endpoint
-        );
-        assert_eq!(peers.spec(&KEY).unwrap().endpoint, endpoint);
+        assert_eq!(peers.install(KEY, endpoint, two).endpoint, Some(endpoint));
+        assert_eq!(peers.spec(&KEY).unwrap().endpoint, Some(endpoint));
         peers.endpoint_told(&KEY, true);
         assert_eq!(peers.spec(&KEY).unwrap().endpoint, None);
     }
