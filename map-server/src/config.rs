@@ -76,7 +76,7 @@ pub struct Options {
     /// Map-Registers and Map-Notify-Acks accepted per source address.
     pub register_rate: Rate,
     /// Lower bound of the nonces of unsolicited Map-Notifies. They must never repeat, so a server
-    /// that lost its store starts above all it may have used: the time in microseconds will do.
+    /// that lost its store starts above all it may have used: the time in nanoseconds will do.
     pub notify_floor: Nonce,
 }
 

@@ -249,8 +249,10 @@ async fn finished<T>(work: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
 }
 
 /// Nonces of unsolicited Map-Notifies never repeat, even if the store is lost: time has passed.
+/// Counted in nanoseconds, because xTRs count Map-Registers in microseconds: the acknowledgement
+/// of a Map-Register is never taken for news, nor news for an acknowledgement.
 fn notify_floor() -> Nonce {
-    Nonce(u64::try_from(Clock::since_1970().as_micros()).unwrap_or(0))
+    Nonce(u64::try_from(Clock::since_1970().as_nanos()).unwrap_or(0))
 }
 
 /// Returns how long the absence of a registration means nothing: one refresh interval, unless an

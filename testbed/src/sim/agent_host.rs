@@ -3,24 +3,22 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp, Ttl};
+use lisp_proto::{Nonce, PublicKey, Timestamp};
 use rand::{Rng, RngCore};
-use xtr_agent::agent::{Agent, Config, Input, MapServer};
+use xtr_agent::agent::{Agent, Input};
 
 use super::addresses::{self, CONTROL_TUNNEL_PORT, DATA_PORT, Role};
 use super::data_plane::DataPlane;
+use super::enrolment::agent_config;
 use super::net::Host;
 use super::sabotage::Sabotage;
-use super::wireguard::{Context, Interface, PeerSpec};
+use super::wireguard::{Context, Interface};
 use super::world::{Event, World};
 
 /// What wall clocks show at the start, in microseconds since 1970.
 pub(super) const WALL_START_US: u64 = 1_800_000_000_000_000;
 /// Nonces that an agent reserves on its disk at a time.
 const NONCE_BLOCK: u64 = 1 << 20;
-/// Persistent keepalive of the control tunnels.
-const CONTROL_KEEPALIVE: Duration = Duration::from_secs(25);
 /// How long an agent that stops waits for its farewell to be acknowledged.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -30,6 +28,8 @@ pub(super) struct AgentHost {
     pub(super) rloc: IpAddr,
     /// By how much its wall clock is ahead, in microseconds.
     pub(super) clock_ahead_us: i64,
+    /// What its wall clock has shown at most before it was set back, in microseconds.
+    pub(super) clock_peak_us: u64,
     /// First nonce that is not reserved on its disk.
     reserved: u64,
     /// How many data keys it has had before.
@@ -78,6 +78,7 @@ impl AgentHost {
         Self {
             rloc,
             clock_ahead_us: 0,
+            clock_peak_us: 0,
             reserved: 0,
             generation: 0,
             life: 0,
@@ -89,6 +90,12 @@ impl AgentHost {
 
     pub(super) fn wall_us(&self, now: Timestamp) -> u64 {
         (WALL_START_US + now.0 / 1_000).saturating_add_signed(self.clock_ahead_us)
+    }
+
+    /// Whether its wall clock was set back and has not caught up: no peer takes an initiation with
+    /// a time stamp that is older than one before.
+    pub(super) fn is_behind(&self, now: Timestamp) -> bool {
+        self.wall_us(now) < self.clock_peak_us
     }
 
     /// Keeps a block of nonces reserved on the disk.
@@ -127,7 +134,7 @@ impl World {
         host.life += 1;
         host.stale_since = None;
         let rloc = host.rloc;
-        let config = config(
+        let config = agent_config(
             &self.scenario,
             number,
             registers,
@@ -312,49 +319,5 @@ impl World {
             host.wake = Some(next);
             self.queue.at(next, Event::AgentTimer(number));
         }
-    }
-
-    /// The map servers as peers of an agent's control interface.
-    fn server_endpoints(&self) -> Vec<PeerSpec> {
-        let seed = self.scenario.seed;
-        let servers = (0..).zip(&self.servers).map(|(number, host)| PeerSpec {
-            key: addresses::key(seed, Role::Server, number, 0),
-            endpoint: Some(SocketAddr::new(host.rloc(), CONTROL_TUNNEL_PORT)),
-            allowed_ips: vec![IpNet::from(addresses::server(number).ip())],
-            keepalive: Some(CONTROL_KEEPALIVE),
-        });
-        servers.collect()
-    }
-}
-
-fn config(
-    scenario: &super::scenario::Scenario,
-    number: u32,
-    eid_prefixes: [IpNet; 2],
-    rloc: IpAddr,
-    public_key: PublicKey,
-    first_nonce: Nonce,
-) -> Config {
-    let map_servers = (0..scenario.servers).map(|server| MapServer {
-        address: addresses::server(server),
-        key: addresses::secret(scenario.seed, number, server),
-    });
-    Config {
-        map_servers: map_servers.collect(),
-        iid: InstanceId(0),
-        eid_prefixes: eid_prefixes.to_vec(),
-        overlay: addresses::overlay().to_vec(),
-        control_address: addresses::control(number).ip(),
-        public_key,
-        listen_port: DATA_PORT,
-        rlocs: vec![rloc],
-        ids: Some(addresses::ids(number)),
-        keyless: false,
-        encapsulate_requests: false,
-        ttl: Ttl::from_minutes(scenario.ttl_min),
-        register_interval: Duration::from_secs(60),
-        first_nonce,
-        hold: Duration::from_secs(3),
-        subscriptions: Vec::new(),
     }
 }

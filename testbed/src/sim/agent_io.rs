@@ -102,6 +102,7 @@ impl World {
                     return;
                 }
                 self.stats.agent_sent(&bytes);
+                self.note_registration(number, &bytes);
                 self.trace.say(now, || {
                     format!("agent {number} -> {dst}: {}", words::message(&bytes))
                 });
@@ -133,6 +134,9 @@ impl World {
 
     fn agent_dropped(&mut self, number: u32, reason: DropReason) {
         let now = self.now();
+        if reason == DropReason::IcmpLimited {
+            self.ledger.refused_silently(number);
+        }
         self.trace
             .say(now, || format!("agent {number} dropped: {reason:?}"));
         *self

@@ -14,9 +14,9 @@ use super::invariant::Invariant;
 use super::ledger::Misdeed;
 use super::net::Host;
 use super::packet::{Probe, addresses as packet_addresses};
-use super::scenario::{Flow, Target};
+use super::scenario::{Flow, Target, millis};
 use super::stats::SetUp;
-use super::wireguard::{Inner, Lost};
+use super::wireguard::{Backend, Inner, Lost};
 use super::world::{Event, World};
 
 /// The first packet to a new destination is answered within this time.
@@ -34,7 +34,7 @@ impl World {
             return;
         }
         self.queue.after(state.interval(), Event::Packet(number));
-        let flow = state.flow.clone();
+        let flow = state.flow;
         let src = addresses::eid(flow.from, flow.ipv6, 0);
         let dst = destination(&flow);
         let cold = self.is_cold(&flow);
@@ -47,7 +47,14 @@ impl World {
             return;
         }
         let sequence = match flow.to {
-            Target::Agent(..) => state.send(now, cold),
+            Target::Agent(to, _) => {
+                let met = self.met.get(&pair(flow.from, to));
+                let silent = met.is_none_or(|met| *met < self.bounds.quiet_from);
+                if silent && !cold && now > self.bounds.quiet_from {
+                    state.woken.get_or_insert(now);
+                }
+                state.send(now, cold)
+            }
             Target::Nobody(_) => {
                 state.next += 1;
                 state.next - 1
@@ -136,7 +143,7 @@ impl World {
         let Some(state) = self.flows.get(probe.flow as usize) else {
             return;
         };
-        let flow = state.flow.clone();
+        let flow = state.flow;
         let far_end = match flow.to {
             Target::Agent(agent, _) => agent,
             Target::Nobody(_) => u32::MAX,
@@ -165,6 +172,7 @@ impl World {
                 });
             }
         }
+        self.met.insert(pair(from, to), now);
         self.trace.say(now, || {
             let what = if probe.echo { "answer" } else { "packet" };
             format!(
@@ -205,14 +213,14 @@ impl World {
                 last = Some(failure.sent);
             }
         }
-        let flow = state.flow.clone();
-        let bound = self.scenario.convergence_bound();
+        let flow = state.flow;
+        let woken = state.woken.unwrap_or(Timestamp::ZERO);
         if let Some(sent) = last
-            && sent > self.scenario.quiet_from() + bound
-            && sent > self.warm_from()
+            && self.is_healthy(sent)
+            && sent > woken + self.bounds.convergence
             && self.can_work(&flow)
         {
-            let late = (sent - self.scenario.quiet_from()).as_secs();
+            let late = (sent - self.bounds.quiet_from).as_secs();
             self.broken(Invariant::Convergence, || {
                 let Flow { from, to, .. } = flow;
                 format!("flow {number} from agent {from} to {to:?} still fails {late} s after the last fault")
@@ -226,7 +234,28 @@ impl World {
             return false;
         };
         let both_behind_nat = self.network.behind_nat(flow.from) && self.network.behind_nat(to);
-        self.is_up(flow.from) && self.is_up(to) && !both_behind_nat
+        self.is_up(flow.from)
+            && self.is_up(to)
+            && !both_behind_nat
+            && !self.is_unheard(flow.from)
+            && !self.is_unheard(to)
+    }
+
+    /// Whether others ignore the handshakes of an agent because its wall clock was set back.
+    ///
+    /// The kernel's WireGuard stamps its initiations with the wall clock; the embedded one does so
+    /// with a clock that it starts from the wall clock, so that a restart is what it takes.
+    pub(super) fn is_unheard(&self, number: u32) -> bool {
+        let now = self.now();
+        let host = self.agents.get(number as usize);
+        host.is_some_and(|host| {
+            let restarted = host
+                .running
+                .as_ref()
+                .is_some_and(|running| running.started > millis(self.scenario.start_within_ms));
+            let stamps = self.scenario.backend(number) == Backend::Kernel || restarted;
+            stamps && host.is_behind(now)
+        })
     }
 
     /// Whether an agent is up and has not been told to stop.
@@ -234,11 +263,6 @@ impl World {
         let host = self.agents.get(number as usize);
         host.and_then(|host| host.running.as_ref())
             .is_some_and(|running| !running.stopping)
-    }
-
-    /// From when on all agents have had time to register for the first time.
-    pub(super) fn warm_from(&self) -> Timestamp {
-        super::scenario::millis(self.scenario.start_within_ms + 3_000)
     }
 
     fn answer(&mut self, number: u32, probe: &Probe, inner: &Inner) {
@@ -305,6 +329,11 @@ impl World {
         };
         !knows(flow.from, destination(flow)) && !knows(to, addresses::eid(flow.from, flow.ipv6, 0))
     }
+}
+
+/// Two agents in the order of their numbers.
+fn pair(one: u32, other: u32) -> (u32, u32) {
+    (one.min(other), one.max(other))
 }
 
 fn destination(flow: &Flow) -> IpAddr {

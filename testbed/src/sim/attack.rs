@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
-use lisp_proto::{Message, Timestamp, decode};
+use lisp_proto::{
+    EidPrefix, InstanceId, Message, Nonce, RequestFlags, RequestParams, RequestedEid, Timestamp,
+    decode, encode_ecm, encode_map_request,
+};
 use map_server::Via;
 use rand::Rng;
 use xtr_agent::agent::{Action, Actions, Input};
@@ -143,8 +146,14 @@ impl World {
         answered
     }
 
-    /// Makes a datagram: noise, or something overheard, whole, cut or altered.
+    /// Makes a datagram: a question, noise, or something overheard, whole, cut or altered.
     fn forge(&mut self) -> Forgery {
+        if self.streams.attack.random_bool(0.2) {
+            return Forgery {
+                bytes: self.forge_request(),
+                altered: true,
+            };
+        }
         let rng = &mut self.streams.attack;
         let heard = if self.overheard.is_empty() {
             0
@@ -181,6 +190,44 @@ impl World {
         }
         let altered = bytes != heard.as_ref();
         Forgery { bytes, altered }
+    }
+
+    /// A Map-Request as anybody can write it, in all its varieties.
+    fn forge_request(&mut self) -> Vec<u8> {
+        let agents = self.scenario.agents.max(1);
+        let rng = &mut self.streams.attack;
+        let (asking, asked) = (rng.random_range(0..agents), rng.random_range(0..agents));
+        let (ipv6, subscribe) = (rng.random(), rng.random());
+        let eid = addresses::eid(asked, ipv6, 0);
+        let params = RequestParams {
+            flags: RequestFlags {
+                authoritative: rng.random(),
+                probe: rng.random(),
+                smr: rng.random(),
+                pitr: rng.random(),
+                smr_invoked: rng.random(),
+                local_in_rloc_set: rng.random(),
+                no_reply: rng.random(),
+            },
+            nonce: Nonce(rng.random()),
+            source_eid: Some((InstanceId(0), addresses::eid(asking, ipv6, 0))),
+            itr_rlocs: &[addresses::control(asking).ip()],
+            eids: &[RequestedEid {
+                subscribe,
+                eid: EidPrefix::host(InstanceId(0), eid),
+            }],
+            source_record: None,
+            ids: subscribe.then(|| addresses::ids(asking)),
+        };
+        let encapsulated: bool = rng.random();
+        let (mut bare, mut ecm) = (Vec::new(), Vec::new());
+        let (from, to) = (addresses::control(asking), addresses::server(0));
+        let written = encode_map_request(&params, &mut bare)
+            .and_then(|()| encode_ecm(from, to, &bare, &mut ecm));
+        if encapsulated && written.is_ok() {
+            return ecm;
+        }
+        bare
     }
 
     fn foreign_address(&mut self) -> SocketAddr {

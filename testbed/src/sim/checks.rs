@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use lisp_proto::{PublicKey, Timestamp};
-use xtr_agent::agent::{PeerSpec, limits};
+use xtr_agent::agent::limits;
 
-use super::addresses;
 use super::invariant::Invariant;
-use super::scenario::{FaultKind, Scenario, Target};
+use super::scenario::{Disk, FaultKind, Scenario, Target, millis};
 use super::stats::peak;
 use super::world::World;
 
+/// The longest time between two Map-Registers of an agent.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(75);
+/// All traffic flows again this long after the last fault.
+const RECOVERY: Duration = Duration::from_secs(30);
 /// A live agent has been acknowledged by every live map server within this time: the longest
 /// refresh interval (75 s), and three tries. A longer pause between tries (60 s) is over by then
 /// if the last fault is that long ago.
@@ -18,34 +21,46 @@ const REGISTERED_WITHIN: Duration = Duration::from_secs(90);
 /// A withdrawal that can be told is told within this time: the first tries of a Map-Notify, and
 /// the data plane.
 const TOLD_WITHIN: Duration = Duration::from_secs(10);
+/// A registration ends this long after the last Map-Register (RFC 9301 §8.2).
+const REGISTRATION_LIFETIME: Duration = Duration::from_secs(180);
+/// A first registration takes no longer than this.
+const WARM_UP: Duration = Duration::from_secs(3);
 
 impl Scenario {
     /// How long after the last fault all traffic must flow again.
     ///
     /// Without faults: at once. With them a one-way flow to a host that came back with nothing is
     /// the slowest to recover: its agent notices the silence after 12 s, up to 4 s late, and asks;
-    /// the far end installs the peer and hears the next initiation up to 5.3 s later.
+    /// the far end installs the peer and hears the next initiation up to 5.3 s later. What a map
+    /// server has lost from its disk it hears again within one refresh interval of the agents.
     #[must_use]
     pub fn convergence_bound(&self) -> Duration {
         let bounds = self.faults.iter().map(|fault| match &fault.kind {
             FaultKind::Attack { .. } | FaultKind::Scan { .. } => Duration::ZERO,
+            FaultKind::CrashServer {
+                disk: Disk::Torn(_) | Disk::Lost,
+                ..
+            } => REFRESH_INTERVAL + RECOVERY,
             FaultKind::Weather { .. }
             | FaultKind::Cut { .. }
             | FaultKind::Crash { .. }
             | FaultKind::Stop { .. }
-            | FaultKind::CrashServer { .. }
+            | FaultKind::CrashServer {
+                disk: Disk::Kept, ..
+            }
             | FaultKind::Move { .. }
             | FaultKind::NatRestart { .. }
             | FaultKind::ClockJump { .. }
-            | FaultKind::DataPlane { .. } => Duration::from_secs(30),
+            | FaultKind::DataPlane { .. } => RECOVERY,
         });
         bounds.max().unwrap_or(Duration::ZERO)
     }
 
     /// How long a mapping that is no longer true may be used after the last fault.
     ///
-    /// Where subscribers can be told they are told at once; a fault that keeps the news from them
-    /// leaves them the TTL.
+    /// Where subscribers can be told they are told at once. A fault that keeps the news from the
+    /// map server or from them leaves them what is longer: the TTL, or the time after which the map
+    /// server takes whoever has not registered for gone, and says so.
     fn freshness_bound(&self) -> Duration {
         let deaf = |kind: &FaultKind| {
             !matches!(
@@ -57,9 +72,33 @@ impl Scenario {
             )
         };
         if self.faults.iter().any(|fault| deaf(&fault.kind)) {
-            return Duration::from_secs(u64::from(self.ttl_min) * 60) + TOLD_WITHIN;
+            let ttl = Duration::from_secs(u64::from(self.ttl_min) * 60);
+            return ttl.max(REGISTRATION_LIFETIME) + TOLD_WITHIN;
         }
         TOLD_WITHIN
+    }
+}
+
+/// How long what may take: it follows from the scenario alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// When the last fault is over.
+    pub(super) quiet_from: Timestamp,
+    /// How long after that all traffic flows again.
+    pub(super) convergence: Duration,
+    /// From when on all agents have had time to register for the first time.
+    pub(super) warm_from: Timestamp,
+    freshness: Duration,
+}
+
+impl Bounds {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        Self {
+            quiet_from: scenario.quiet_from(),
+            convergence: scenario.convergence_bound(),
+            warm_from: millis(scenario.start_within_ms) + WARM_UP,
+            freshness: scenario.freshness_bound(),
+        }
     }
 }
 
@@ -82,7 +121,7 @@ impl World {
     pub(super) fn final_check(&mut self) {
         self.inspect();
         self.check_registered();
-        let quiet = self.scenario.quiet_from();
+        let quiet = self.bounds.quiet_from;
         for state in &self.flows {
             if !matches!(state.flow.to, Target::Agent(..)) || !self.can_work(&state.flow) {
                 continue;
@@ -102,26 +141,13 @@ impl World {
 
     /// Whether no fault is active at `since` or was shortly before, and none since.
     pub(super) fn is_healthy(&self, since: Timestamp) -> bool {
-        since > self.scenario.quiet_from() + self.scenario.convergence_bound()
-            && since >= self.warm_from()
-    }
-
-    /// Checks a peer that an agent is about to have.
-    pub(super) fn check_authority(&mut self, number: u32, spec: &PeerSpec) {
-        let owner = self.keys.get(&spec.key).copied();
-        for prefix in &spec.allowed_ips {
-            let inside = owner.is_some_and(|owner| {
-                addresses::eid_prefixes(owner)
-                    .iter()
-                    .any(|own| own.contains(prefix))
-            });
-            if !inside {
-                self.broken(Invariant::Authority, || {
-                    let key = spec.key.short();
-                    format!("agent {number} gives {prefix} to key {key} of {owner:?}")
-                });
-            }
-        }
+        let Bounds {
+            quiet_from,
+            convergence,
+            warm_from,
+            ..
+        } = self.bounds;
+        since > quiet_from + convergence && since >= warm_from
     }
 
     fn check_limits(&mut self) {
@@ -166,9 +192,8 @@ impl World {
 
     fn check_freshness(&mut self) {
         let now = self.now();
-        let since = self.scenario.quiet_from();
-        let bound = self.scenario.freshness_bound();
-        if self.refusals || now <= since + bound {
+        let bound = self.bounds.freshness;
+        if self.refusals || now <= self.bounds.quiet_from + bound {
             return;
         }
         let mut stale = None;
@@ -209,7 +234,7 @@ impl World {
 
     fn check_registered(&mut self) {
         let now = self.now();
-        if now < self.scenario.quiet_from() + REGISTERED_WITHIN {
+        if now < self.bounds.quiet_from + REGISTERED_WITHIN {
             return;
         }
         let mut missing = None;
@@ -217,6 +242,9 @@ impl World {
             let Some(running) = host.running.as_ref().filter(|running| !running.stopping) else {
                 continue;
             };
+            if self.is_unheard(number) {
+                continue;
+            }
             for (index, server) in self.servers.iter().enumerate() {
                 let last = running.agent.acknowledged(index);
                 let recent = last.is_some_and(|last| {

@@ -9,17 +9,21 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 
+use super::failure::Failure;
 use super::generate::generate;
 use super::invariant::Violation;
 use super::options::{FaultClasses, Options};
 use super::run::{self, Outcome, Progress, run_twice};
 use super::sabotage::Sabotage;
 use super::scenario::Scenario;
-use super::shrink::shrink;
 use crate::clock::monotonic_ns;
 
+/// Nanoseconds per second.
+const SECOND_NS: u64 = 1_000_000_000;
 /// Least time between two lines of progress, in nanoseconds.
-const PROGRESS_NS: u64 = 1_000_000_000;
+const PROGRESS_NS: u64 = SECOND_NS;
+/// The same if they go into a file.
+const PROGRESS_LOGGED_NS: u64 = 10 * SECOND_NS;
 
 /// Simulates a whole network in virtual time
 #[derive(Clone, Debug, ClapArgs)]
@@ -60,6 +64,9 @@ pub struct Args {
     /// Run everything twice and compare
     #[arg(long)]
     twice: bool,
+    /// Write everything that happens to this file, in words
+    #[arg(long, conflicts_with_all = ["seeds", "twice"])]
+    trace: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -87,9 +94,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let outcome = if args.twice {
         run_twice(&scenario)
     } else {
-        run::run(&scenario, 0, &mut progress_lines(started))
+        let lines = args.trace.as_ref().map_or(0, |_| usize::MAX);
+        run::run(&scenario, lines, &mut progress_lines(started))
     };
     let wall_s = seconds_since(started);
+    if let Some(path) = &args.trace {
+        let text = outcome.lines.join("\n") + "\n";
+        fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
     if let Some(violation) = &outcome.violation {
         failed(args, &scenario, violation)?;
         return Ok(ExitCode::FAILURE);
@@ -159,18 +171,12 @@ fn failed(args: &Args, scenario: &Scenario, violation: &Violation) -> Result<()>
         "seed {}, {} agents, {} servers: BROKEN {violation}",
         scenario.seed, scenario.agents, scenario.servers
     )?;
-    let smallest = if args.no_shrink {
-        scenario.clone()
-    } else {
+    if !args.no_shrink {
         writeln!(out, "looking for the least that still fails ...")?;
-        shrink(scenario, violation.invariant)
-    };
-    let outcome = run::run(&smallest, args.lines, &mut |_| {});
-    writeln!(out, "the last events of it:")?;
-    for line in &outcome.lines {
-        writeln!(out, "{line}")?;
     }
-    let text = serde_json::to_string(&smallest)?;
+    let failure = Failure::investigate(scenario, violation.clone(), !args.no_shrink, args.lines);
+    write!(out, "{failure}")?;
+    let text = serde_json::to_string(&failure.smallest)?;
     match &args.save {
         Some(path) => {
             fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
@@ -210,12 +216,16 @@ fn print_report(args: &Args, outcome: &Outcome, wall_s: f64) -> Result<()> {
     Ok(())
 }
 
-/// Prints how far a run is, at most once a second, if somebody is looking.
+/// Prints now and then how far a run is.
 fn progress_lines(started: u64) -> impl FnMut(Progress) {
     let mut shown = started;
-    let visible = io::stderr().is_terminal();
+    let pause_ns = if io::stderr().is_terminal() {
+        PROGRESS_NS
+    } else {
+        PROGRESS_LOGGED_NS
+    };
     move |progress| {
-        if !visible || monotonic_ns().saturating_sub(shown) < PROGRESS_NS {
+        if monotonic_ns().saturating_sub(shown) < pause_ns {
             return;
         }
         shown = monotonic_ns();
@@ -225,8 +235,10 @@ fn progress_lines(started: u64) -> impl FnMut(Progress) {
             events,
             packets,
         } = progress;
-        let (now_s, end_s) = (now.0 / PROGRESS_NS, end.0 / PROGRESS_NS);
-        let line = format!("{now_s} of {end_s} s, {events} events, {packets} packets\n");
+        let (now_s, end_s) = (now.0 / SECOND_NS, end.0 / SECOND_NS);
+        let wall_s = shown.saturating_sub(started) / SECOND_NS;
+        let line =
+            format!("{now_s} of {end_s} s after {wall_s} s: {events} events, {packets} packets\n");
         // Nobody may be reading any more: that is no reason to stop.
         io::stderr().write_all(line.as_bytes()).unwrap_or_default();
     }

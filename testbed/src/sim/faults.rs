@@ -103,10 +103,12 @@ impl World {
     }
 
     fn set_clock(&mut self, host: Host, by_ms: i64) {
+        let now = self.now();
         let by_us = by_ms.saturating_mul(1_000);
         match host {
             Host::Agent(agent) => {
                 if let Some(host) = self.agents.get_mut(agent as usize) {
+                    host.clock_peak_us = host.clock_peak_us.max(host.wall_us(now));
                     host.clock_ahead_us = host.clock_ahead_us.saturating_add(by_us);
                 }
             }

@@ -14,6 +14,8 @@ use super::seeds::stream;
 /// Time without faults at the end, in milliseconds: for convergence, for the registrations, and
 /// for new pairs.
 const QUIET_MS: u64 = 100_000;
+/// The same when map servers lose facts, which they hear again within 75 s.
+const QUIET_AFTER_LOSS_MS: u64 = 160_000;
 /// Time for all agents to register before anything else happens, in milliseconds.
 const WARM_UP_MS: u64 = 4_000;
 /// Agents that start per second.
@@ -29,16 +31,21 @@ pub fn generate(seed: u64, options: &Options) -> Scenario {
     let servers = options.servers.unwrap_or(chosen.1).max(1);
     let start_within_ms = u64::from(agents) * 1_000 / u64::from(STARTS_PER_S) + 500;
     let warm = start_within_ms + WARM_UP_MS;
+    let has = |class| options.faults.0.contains(&class);
+    let quiet_ms = if has(FaultClass::ServerDisk) {
+        QUIET_AFTER_LOSS_MS
+    } else {
+        QUIET_MS
+    };
     let troubled = if options.faults.0.is_empty() {
         0
     } else {
-        QUIET_MS
+        quiet_ms
     };
     let duration_ms = match options.minutes {
         Some(minutes) => minutes_to_ms(minutes),
         None => warm + rng.random_range(40_000..120_000) + troubled,
     };
-    let has = |class| options.faults.0.contains(&class);
     let mut scenario = Scenario {
         seed,
         agents,
@@ -62,7 +69,7 @@ pub fn generate(seed: u64, options: &Options) -> Scenario {
     for _ in 0..flows {
         add_flows(&mut scenario, warm, rng);
     }
-    let troubled_until = duration_ms.saturating_sub(QUIET_MS).max(warm + 1_000);
+    let troubled_until = duration_ms.saturating_sub(quiet_ms).max(warm + 1_000);
     if !options.faults.0.is_empty() {
         let minutes = duration_ms / 60_000;
         let most = u32::try_from(u64::from(agents) * minutes / 100)

@@ -36,6 +36,8 @@ pub(super) struct Ledger {
     packets: Vec<u8>,
     /// By agent: the packets it has been given and has done nothing about yet.
     kept: BTreeMap<u32, BTreeMap<u64, Timestamp>>,
+    /// By agent: how many packets it has counted as refused without telling their senders.
+    untold: BTreeMap<u32, usize>,
     /// By flow and direction: the next position that may be sent.
     order: BTreeMap<(u32, bool), u32>,
 }
@@ -80,6 +82,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// An agent has counted a packet that it did not send, and was not allowed to tell its sender.
+    pub(super) fn refused_silently(&mut self, agent: u32) {
+        *self.untold.entry(agent).or_default() += 1;
+    }
+
     /// A packet arrived at the far end.
     pub(super) fn delivered(&mut self, probe: &Probe) -> Result<(), Misdeed> {
         let before = self.flag(probe.id, DELIVERED);
@@ -95,13 +102,15 @@ impl Ledger {
     /// The host of an agent went down, with everything the agent had kept.
     pub(super) fn forget(&mut self, agent: u32) {
         self.kept.remove(&agent);
+        self.untold.remove(&agent);
     }
 
     /// An agent and a packet that it neither sent nor refused in time.
     pub(super) fn overdue(&self, now: Timestamp) -> Option<(u32, u64)> {
         self.kept.iter().find_map(|(agent, kept)| {
-            let (id, since) = kept.first_key_value()?;
-            (now - *since > KEPT_MAX).then_some((*agent, *id))
+            let untold = self.untold.get(agent).copied().unwrap_or(0);
+            let mut late = kept.iter().filter(|(_, since)| now - **since > KEPT_MAX);
+            late.nth(untold).map(|(id, _)| (*agent, *id))
         })
     }
 
@@ -183,6 +192,8 @@ mod tests {
         assert_eq!(ledger.overdue(late), Some((7, one.id)));
         ledger.sent(7, &one).unwrap();
         assert_eq!(ledger.overdue(late), Some((7, two.id)));
+        ledger.refused_silently(7);
+        assert_eq!(ledger.overdue(late), None);
         ledger.forget(7);
         assert_eq!(ledger.overdue(late), None);
     }

@@ -7,23 +7,27 @@
 //! | question | file |
 //! |---|---|
 //! | What happens in a run? | `scenario.rs`, made from a seed by `generate.rs`, `generate_faults.rs` |
-//! | What must be true? | `invariant.rs`, checked in `checks.rs`, `app.rs`, `ledger.rs`, `attack.rs` |
-//! | Who gets which input when? | `world.rs`, `agent_host.rs`, `agent_io.rs`, `server_host.rs` |
+//! | What must be true? | `invariant.rs`, checked in `checks.rs`, `app.rs`, `ledger.rs`, `attack.rs`, `authority.rs` |
+//! | Who gets which input when? | `world.rs`, `agent_host.rs`, `agent_io.rs`, `server_host.rs`, `server_disk.rs` |
+//! | Who is enrolled where? | `enrolment.rs` |
 //! | Does a datagram arrive? | `net.rs`, `nat.rs` |
 //! | How does WireGuard behave? | `wireguard/` |
 //! | How does a data plane behave? | `data_plane.rs` |
 //! | What goes wrong? | `faults.rs`, `attack.rs`, and on purpose `sabotage.rs` |
-//! | What is left of a failure that matters? | `shrink.rs` |
+//! | What is left of a failure that matters? | `shrink.rs`, `failure.rs` |
 
 mod addresses;
 mod agent_host;
 mod agent_io;
 mod app;
 mod attack;
+mod authority;
 mod checks;
 pub mod cli;
 mod clock;
 mod data_plane;
+mod enrolment;
+mod failure;
 mod faults;
 mod generate;
 mod generate_faults;
@@ -39,6 +43,7 @@ mod sabotage;
 mod saboteur;
 mod scenario;
 mod seeds;
+mod server_disk;
 mod server_host;
 mod shrink;
 mod stats;
@@ -48,6 +53,7 @@ mod wireguard;
 mod words;
 mod world;
 
+pub use failure::Failure;
 pub use generate::generate;
 pub use invariant::{Invariant, Violation};
 pub use net::Host;

@@ -1,6 +1,7 @@
 //! What kind of run is wanted?
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -75,6 +76,21 @@ impl FromStr for FaultClasses {
     }
 }
 
+impl fmt::Display for FaultClasses {
+    /// Writes what [`Self::from_str`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        if self.0.len() == FaultClass::value_variants().len() {
+            return f.write_str("all");
+        }
+        let values = self.0.iter().filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
 /// What kind of run is wanted. What is left open is chosen by the seed.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -103,5 +119,13 @@ mod tests {
         assert_eq!(parse("loss,server-disk"), Ok(2));
         assert_eq!(parse("all,-nat,-clock"), Ok(all - 2));
         assert!(parse("lost").is_err());
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        for text in ["all", "none", "loss,server-disk"] {
+            let classes: FaultClasses = text.parse().unwrap();
+            assert_eq!(classes.to_string(), text);
+        }
     }
 }

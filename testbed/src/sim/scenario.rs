@@ -49,7 +49,7 @@ pub struct Scenario {
 }
 
 /// Packets from one agent to another, or to nobody.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flow {
     /// The agent that sends.

@@ -1,5 +1,7 @@
 //! Where does chance come from? One stream per concern, all from one seed.
 
+use std::hash::{BuildHasher, RandomState};
+
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -28,6 +30,11 @@ impl Streams {
             attack: stream(seed, "attack"),
         }
     }
+}
+
+/// A number that is another one each time, as the order of a hash map is.
+pub(super) fn dice() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 /// The stream of `seed` that serves `concern`.

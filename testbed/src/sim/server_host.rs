@@ -3,18 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use lisp_proto::{EidPrefix, InstanceId, Nonce, Timestamp};
-use map_server::config::{Config, Options, ReplyAfter, XtrConfig};
-use map_server::{Action, Actions, Input, MapServer, StoreEvent, Via};
+use lisp_proto::{PublicKey, Timestamp};
+use map_server::{Action, Actions, Input, MapServer, Via};
 use rand::RngCore;
 
 use super::addresses::{self, CONTROL_PORT, CONTROL_TUNNEL_PORT, Role};
 use super::agent_host::WALL_START_US;
 use super::net::Host;
-use super::sabotage::Sabotage;
 use super::scenario::Disk;
-use super::wireguard::{Backend, Context, Inner, Interface, Out, PeerSpec, Wire};
+use super::server_disk::ServerDisk;
+use super::wireguard::{Backend, Context, Inner, Interface, Out, Wire};
 use super::world::{Event, World};
 
 /// A host with a map server.
@@ -23,8 +21,7 @@ pub(super) struct ServerHost {
     rloc: IpAddr,
     /// By how much its wall clock is ahead, in microseconds.
     pub(super) clock_ahead_us: i64,
-    /// What it has stored, and when.
-    disk: Vec<(Timestamp, StoreEvent)>,
+    pub(super) disk: ServerDisk,
     pub(super) running: Option<RunningServer>,
     /// The next timer event that counts.
     wake: Option<Timestamp>,
@@ -39,11 +36,11 @@ pub(super) struct RunningServer {
 }
 
 impl ServerHost {
-    pub(super) const fn new(rloc: IpAddr) -> Self {
+    pub(super) fn new(rloc: IpAddr) -> Self {
         Self {
             rloc,
             clock_ahead_us: 0,
-            disk: Vec::new(),
+            disk: ServerDisk::default(),
             running: None,
             wake: None,
         }
@@ -53,7 +50,7 @@ impl ServerHost {
         self.rloc
     }
 
-    fn wall_us(&self, now: Timestamp) -> u64 {
+    pub(super) fn wall_us(&self, now: Timestamp) -> u64 {
         (WALL_START_US + now.0 / 1_000).saturating_add_signed(self.clock_ahead_us)
     }
 }
@@ -61,7 +58,17 @@ impl ServerHost {
 impl RunningServer {
     /// What the server's own clock shows.
     pub(super) fn local(&self, now: Timestamp) -> Timestamp {
-        Timestamp::ZERO + (now - self.started)
+        Timestamp::ZERO + self.uptime(now)
+    }
+
+    /// How long it has been up.
+    pub(super) fn uptime(&self, now: Timestamp) -> Duration {
+        now - self.started
+    }
+
+    /// Where its agents were last seen.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (PublicKey, SocketAddr)> {
+        self.control.endpoints()
     }
 }
 
@@ -69,58 +76,57 @@ impl World {
     /// Starts a map server with what its disk still has.
     pub(super) fn start_server(&mut self, number: u32) {
         let now = self.now();
-        let Ok(config) = self.server_config(number, now) else {
+        let Some(host) = self.servers.get(number as usize) else {
+            return;
+        };
+        let wall_us = host.wall_us(now);
+        let (facts, quiet_period) = host.disk.recover(wall_us);
+        let peers = self.control_peers(&host.disk);
+        let Ok(config) = self.server_config(number, wall_us) else {
             return;
         };
         let mut seed = [0; 32];
         self.streams.hosts.fill_bytes(&mut seed);
-        let peers = self.control_peers();
-        let sim_seed = self.scenario.seed;
+        let key = addresses::key(self.scenario.seed, Role::Server, number, 0);
+        let control = Interface::new(key, Backend::Kernel, now, wall_us);
         let Some(host) = self.servers.get_mut(number as usize) else {
             return;
         };
-        let wall_us = host.wall_us(now);
-        let key = addresses::key(sim_seed, Role::Server, number, 0);
-        let mut control = Interface::new(key, Backend::Kernel, now, wall_us);
-        let mut out = Vec::new();
-        let rng = &mut self.streams.wireguard;
-        let mut cx = Context {
-            now,
-            wall_us,
-            rng,
-            out: &mut out,
-        };
-        for peer in &peers {
-            control.set_peer(peer, &mut cx);
-        }
-        let server = MapServer::new(config, seed);
         host.running = Some(RunningServer {
-            server,
+            server: MapServer::new(config.with_quiet_period(quiet_period), seed),
             started: now,
             control,
         });
-        for (at, mut event) in host.disk.clone() {
-            if let StoreEvent::Registered { lifetime, .. } = &mut event {
-                *lifetime = lifetime.saturating_sub(now - at);
-            }
-            self.server_input(number, Input::Restore(event));
+        for fact in facts {
+            self.server_input(number, Input::Restore(fact));
         }
+        self.take_snapshot(number);
+        self.with_server_interface(number, |interface, cx| {
+            for peer in &peers {
+                interface.set_peer(peer, cx);
+            }
+        });
     }
 
     /// Takes a map server down, and some of its disk with it.
     pub(super) fn crash_server(&mut self, number: u32, disk: Disk) {
+        if let Some(host) = self.servers.get_mut(number as usize) {
+            host.running = None;
+            host.wake = None;
+            host.disk.damage(disk);
+        }
+    }
+
+    /// Replaces the log of a map server by what the server knows.
+    fn take_snapshot(&mut self, number: u32) {
+        let now = self.now();
         let Some(host) = self.servers.get_mut(number as usize) else {
             return;
         };
-        host.running = None;
-        host.wake = None;
-        match disk {
-            Disk::Kept => {}
-            Disk::Torn(facts) => {
-                let left = host.disk.len().saturating_sub(facts as usize);
-                host.disk.truncate(left);
-            }
-            Disk::Lost => host.disk.clear(),
+        let wall_us = host.wall_us(now);
+        if let Some(running) = &host.running {
+            let snapshot = running.server.snapshot().collect();
+            host.disk.replace(wall_us, snapshot);
         }
     }
 
@@ -189,8 +195,13 @@ impl World {
                 via: Via::Plain, ..
             } => {}
             Action::Persist(event) => {
-                if let Some(host) = self.servers.get_mut(number as usize) {
-                    host.disk.push((now, event));
+                let Some(host) = self.servers.get_mut(number as usize) else {
+                    return;
+                };
+                let wall_us = host.wall_us(now);
+                host.disk.append(wall_us, event);
+                if host.disk.wants_snapshot() {
+                    self.take_snapshot(number);
                 }
             }
             Action::Count(reason) => {
@@ -290,56 +301,5 @@ impl World {
             host.wake = Some(next);
             self.queue.at(next, Event::ServerTimer(number));
         }
-    }
-
-    fn server_config(
-        &self,
-        number: u32,
-        now: Timestamp,
-    ) -> Result<Config, map_server::config::ConfigError> {
-        let wall_us = self
-            .servers
-            .get(number as usize)
-            .map_or(0, |host| host.wall_us(now));
-        let reply_first =
-            self.sabotaged(Sabotage::ReplyFirst) || self.sabotaged(Sabotage::DropPushes);
-        let options = Options {
-            reply_after: if reply_first {
-                ReplyAfter::Send
-            } else {
-                ReplyAfter::Ack
-            },
-            notify_floor: Nonce(wall_us),
-            ..Options::default()
-        };
-        let xtrs = (0..self.scenario.agents)
-            .filter(|agent| self.scenario.has(*agent))
-            .map(|agent| {
-                let eids = addresses::eid_prefixes(self.registers_for(agent))
-                    .map(|prefix| EidPrefix::new(InstanceId(0), prefix));
-                XtrConfig {
-                    name: format!("agent-{agent}").into(),
-                    control_address: Some(addresses::control(agent).ip()),
-                    xtr_id: None,
-                    site_id: None,
-                    auth: addresses::secret(self.scenario.seed, agent, number),
-                    replay_check: true,
-                    eid_prefixes: eids.to_vec(),
-                    more_specifics: false,
-                }
-            });
-        Config::new(options, xtrs.collect())
-    }
-
-    /// The agents as peers of a map server.
-    fn control_peers(&self) -> Vec<PeerSpec> {
-        let agents = (0..self.scenario.agents).filter(|agent| self.scenario.has(*agent));
-        let peers = agents.map(|agent| PeerSpec {
-            key: addresses::key(self.scenario.seed, Role::Control, agent, 0),
-            endpoint: None,
-            allowed_ips: vec![IpNet::from(addresses::control(agent).ip())],
-            keepalive: None::<Duration>,
-        });
-        peers.collect()
     }
 }

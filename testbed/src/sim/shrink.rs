@@ -9,6 +9,8 @@ use super::scenario::{FaultKind, Scenario, Target};
 
 /// Runs that are spent on one failure.
 const TRIES: usize = 400;
+/// Events that are spent on one failure: some minutes.
+const EVENTS: u64 = 300_000_000;
 
 /// Drops faults, flows and agents while `invariant` is still broken.
 #[must_use]
@@ -17,8 +19,16 @@ pub fn shrink(scenario: &Scenario, invariant: Invariant) -> Scenario {
         best: scenario.clone(),
         invariant,
         tries: TRIES,
+        events: EVENTS,
     };
     search.shorten();
+    search.drop_parts(
+        |scenario| scenario.flows.len(),
+        |scenario, range| {
+            scenario.flows.drain(range);
+            leave_out_idle(scenario);
+        },
+    );
     let mut before = 0;
     while before != search.size() {
         before = search.size();
@@ -34,7 +44,10 @@ pub fn shrink(scenario: &Scenario, invariant: Invariant) -> Scenario {
                 scenario.flows.drain(range);
             },
         );
-        search.drop_agents();
+        search.change(leave_out_idle);
+        search.change(|scenario| scenario.servers = 1);
+        search.change(|scenario| scenario.nat_percent = 0);
+        search.change(|scenario| scenario.ipv6_underlay = false);
         search.shorten();
     }
     search.best
@@ -44,21 +57,34 @@ struct Search {
     best: Scenario,
     invariant: Invariant,
     tries: usize,
+    events: u64,
 }
 
 impl Search {
     /// Takes `candidate` if it still fails.
     fn attempt(&mut self, candidate: Scenario) -> bool {
-        let Some(tries) = self.tries.checked_sub(1) else {
+        if self.tries == 0 || self.events == 0 {
             return false;
-        };
-        self.tries = tries;
-        let violation = run(&candidate, 0, &mut |_| {}).violation;
-        let fails = violation.is_some_and(|violation| violation.invariant == self.invariant);
+        }
+        let outcome = run(&candidate, 0, &mut |_| {});
+        self.tries -= 1;
+        self.events = self.events.saturating_sub(outcome.report.events);
+        let fails = outcome
+            .violation
+            .is_some_and(|violation| violation.invariant == self.invariant);
         if fails {
             self.best = candidate;
         }
         fails
+    }
+
+    /// Makes a change if there is anything to change and it still fails then.
+    fn change(&mut self, change: impl FnOnce(&mut Scenario)) {
+        let mut candidate = self.best.clone();
+        change(&mut candidate);
+        if candidate != self.best {
+            self.attempt(candidate);
+        }
     }
 
     /// Leaves out halves, quarters, and at last single parts.
@@ -82,31 +108,6 @@ impl Search {
         }
     }
 
-    /// Leaves out the agents that nothing speaks of, then one by one those that only stand about
-    /// in partitions.
-    fn drop_agents(&mut self) {
-        let mut used = BTreeSet::new();
-        for flow in &self.best.flows {
-            used.insert(flow.from);
-            if let Target::Agent(to, _) = flow.to {
-                used.insert(to);
-            }
-        }
-        used.extend(
-            self.best
-                .faults
-                .iter()
-                .filter_map(|fault| agent_of(&fault.kind)),
-        );
-        let mut candidate = self.best.clone();
-        candidate
-            .absent
-            .extend((0..candidate.agents).filter(|agent| !used.contains(agent)));
-        if candidate != self.best {
-            self.attempt(candidate);
-        }
-    }
-
     /// Ends the run with the failure.
     fn shorten(&mut self) {
         let Some(violation) = run(&self.best, 0, &mut |_| {}).violation else {
@@ -125,10 +126,28 @@ impl Search {
             flows,
             absent,
             agents,
+            servers,
             ..
         } = &self.best;
-        faults.len() + flows.len() + *agents as usize - absent.len()
+        faults.len() + flows.len() + (*agents + *servers) as usize - absent.len()
     }
+}
+
+/// Leaves out the agents that have no traffic, and to which nothing happens.
+fn leave_out_idle(scenario: &mut Scenario) {
+    let mut busy: BTreeSet<u32> = scenario
+        .faults
+        .iter()
+        .filter_map(|fault| agent_of(&fault.kind))
+        .collect();
+    for flow in &scenario.flows {
+        busy.insert(flow.from);
+        if let Target::Agent(to, _) = flow.to {
+            busy.insert(to);
+        }
+    }
+    let idle = (0..scenario.agents).filter(|agent| !busy.contains(agent));
+    scenario.absent.extend(idle);
 }
 
 /// The agent that a fault happens to.

@@ -26,6 +26,9 @@ pub(super) struct FlowState {
     pub(super) last_failed: Option<(u32, Timestamp)>,
     /// When a packet was last confirmed.
     pub(super) last_confirmed: Option<Timestamp>,
+    /// When the first packet was sent since the last fault, if the hosts had not heard of each
+    /// other since, and still had something to forget.
+    pub(super) woken: Option<Timestamp>,
 }
 
 /// A packet that nobody confirmed.
@@ -47,6 +50,7 @@ impl FlowState {
             cold_since: None,
             last_failed: None,
             last_confirmed: None,
+            woken: None,
         }
     }
 

@@ -1,21 +1,23 @@
 //! The whole network: every host, everything under way, and the loop that makes time pass.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use lisp_proto::{PublicKey, Timestamp};
 
 use super::agent_host::AgentHost;
+use super::checks::Bounds;
 use super::clock::Queue;
 use super::invariant::{Invariant, Violation};
 use super::ledger::Ledger;
 use super::net::{Host, Network};
 use super::sabotage::Sabotage;
 use super::scenario::{Scenario, millis};
-use super::seeds::Streams;
+use super::seeds::{Streams, dice, stream};
 use super::server_host::ServerHost;
 use super::stats::Stats;
 use super::trace::Trace;
@@ -71,6 +73,7 @@ pub(super) struct Datagram {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) scenario: Scenario,
+    pub(super) bounds: Bounds,
     pub(super) queue: Queue<Event>,
     pub(super) streams: Streams,
     pub(super) network: Network,
@@ -82,8 +85,12 @@ pub(super) struct World {
     pub(super) trace: Trace,
     /// Whose every key is.
     pub(super) keys: BTreeMap<PublicKey, u32>,
+    /// What the owners of EID-prefixes have registered for them.
+    pub(super) registered: BTreeSet<(PublicKey, IpNet)>,
     /// Flows by the agents at their ends.
     pub(super) flows_of: BTreeMap<u32, Vec<u32>>,
+    /// When agents last heard of each other.
+    pub(super) met: BTreeMap<(u32, u32), Timestamp>,
     /// Datagrams that attackers have seen.
     pub(super) overheard: VecDeque<Bytes>,
     pub(super) violation: Option<Violation>,
@@ -95,22 +102,28 @@ impl World {
     /// Builds the world of `scenario`; the last `lines` events are kept in words.
     pub(super) fn new(scenario: Scenario, lines: usize) -> Self {
         let mut world = Self {
+            bounds: Bounds::new(&scenario),
             queue: Queue::new(),
             streams: Streams::new(scenario.seed),
             network: Network::new(scenario.ipv6_underlay),
             agents: Vec::new(),
             servers: Vec::new(),
-            flows: scenario.flows.iter().cloned().map(FlowState::new).collect(),
+            flows: scenario.flows.iter().copied().map(FlowState::new).collect(),
             ledger: Ledger::default(),
             stats: Stats::default(),
             trace: Trace::new(lines),
             keys: BTreeMap::new(),
+            registered: BTreeSet::new(),
             flows_of: BTreeMap::new(),
+            met: BTreeMap::new(),
             overheard: VecDeque::new(),
             violation: None,
             refusals: false,
             scenario,
         };
+        if world.sabotaged(Sabotage::Dice) {
+            world.streams.hosts = stream(dice(), "hosts");
+        }
         world.populate();
         world
     }
@@ -233,6 +246,7 @@ impl World {
             Event::FaultBegins(fault) => self.fault_begins(fault),
             Event::FaultEnds(fault) => self.fault_ends(fault),
             Event::Inspect => {
+                self.keep_disks();
                 self.inspect();
                 self.queue.after(INSPECTION, Event::Inspect);
             }

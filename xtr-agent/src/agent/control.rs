@@ -137,11 +137,15 @@ impl Agent {
         let Ok(message) = decode(bytes) else {
             return actions.count(DropReason::Malformed);
         };
-        if let Message::MapRequest(request) = &message {
+        let servers = &self.config.map_servers;
+        let index = servers.iter().position(|server| server.address == src);
+        if let Message::MapRequest(request) = &message
+            && (index.is_some() || self.config.keyless)
+        {
             return self.map_request(now, src, request, bytes.len(), actions);
         }
-        let servers = &self.config.map_servers;
-        let Some(index) = servers.iter().position(|server| server.address == src) else {
+        // Where there is a control tunnel nobody else has a say.
+        let Some(index) = index else {
             return actions.count(DropReason::NotAMapServer);
         };
         match message {

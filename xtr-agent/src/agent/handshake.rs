@@ -25,14 +25,19 @@ impl Agent {
             endpoint,
             cause,
         });
-        if entry.state != State::Installing {
-            return;
-        }
-        if !self.peers.handshake_seen(&key) {
+        let is_new = !self.peers.handshake_seen(&key);
+        if is_new {
             if self.watched.is_empty() {
                 self.deadlines.set(Timer::Handshakes, now + HANDSHAKE_POLL);
             }
             self.watched.insert(key, HANDSHAKE_POLLS);
+        }
+        if entry.state != State::Installing {
+            if is_new {
+                // The far end starts the handshake, unless a NAT of ours keeps it from us.
+                self.deadlines.set(Timer::Kick(key), now + PASSIVE_WAIT);
+            }
+            return;
         }
         let mutual = entry.mutual;
         match cause {
@@ -42,6 +47,14 @@ impl Agent {
                 self.await_handshake(now, prefix, actions);
             }
             Cause::Push => self.await_handshake(now, prefix, actions),
+        }
+    }
+
+    /// A key that has taken the place of another one has had time to start a
+    /// handshake; with a session nothing happens.
+    pub(super) fn kick_due(&self, key: PublicKey, actions: &mut Actions) {
+        if self.peers.contains(&key) {
+            actions.push(Action::Kick(key));
         }
     }
 

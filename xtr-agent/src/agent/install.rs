@@ -19,6 +19,8 @@ use super::{Action, Actions, Agent, Change, ChangeId, Timer};
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
     what: What,
+    /// The peer whose endpoint it names.
+    places: Option<PublicKey>,
     /// The Map-Notifies that are acknowledged after it.
     acks: Vec<(usize, Nonce)>,
 }
@@ -32,7 +34,7 @@ pub(super) enum What {
     Route(IpNet),
     /// A mapping is gone, and with it this.
     Removal(Object),
-    /// A mapping is gone, and this peer keeps others.
+    /// A mapping is gone, or its installation failed, and this peer keeps others.
     Shrinking(PublicKey),
 }
 
@@ -134,10 +136,15 @@ impl Agent {
     pub(super) fn change(&mut self, what: What, change: Change, actions: &mut Actions) -> ChangeId {
         let id = ChangeId(self.next_change);
         self.next_change += 1;
+        let places = match &change {
+            Change::SetPeer(spec) => spec.endpoint.map(|_| spec.key),
+            Change::RemovePeer(_) | Change::AddRoute(_) | Change::RemoveRoute(_) => None,
+        };
         self.changes.insert(
             id,
             Pending {
                 what,
+                places,
                 acks: Vec::new(),
             },
         );
@@ -250,11 +257,18 @@ impl Agent {
         let Some(pending) = self.changes.remove(&id) else {
             return;
         };
+        if let Some(key) = pending.places {
+            self.peers.endpoint_told(&key, ok);
+        }
         match pending.what {
             What::Peer(prefix) => {
                 let entry = self.cache.get(&prefix);
                 if entry.is_none_or(|entry| entry.change != Some(id)) {
                     // A later change of the same prefix has taken its place.
+                    if !ok && let Some(spec) = pending.places.and_then(|key| self.peers.spec(&key))
+                    {
+                        self.change(What::Shrinking(spec.key), Change::SetPeer(spec), actions);
+                    }
                     return self.acknowledge_all(&pending.acks, true, actions);
                 }
                 if ok {

@@ -117,6 +117,8 @@ enum Timer {
     Subscribe(usize, IpNet),
     /// The next try of what the data plane refused.
     Repair(Object),
+    /// Time to start a handshake with a key that has taken the place of another one.
+    Kick(PublicKey),
     /// Time to look for first handshakes.
     Handshakes,
     /// Time to look for peers that fell silent.
@@ -257,6 +259,7 @@ impl Agent {
             Timer::Subscribe(index, prefix) => self.subscribe(now, index, prefix, actions),
             Timer::Repair(object) => self.repair_due(object, actions),
             Timer::Handshakes => self.look_for_handshakes(now, actions),
+            Timer::Kick(key) => self.kick_due(key, actions),
             Timer::Liveness => self.liveness_due(now, actions),
         }
     }

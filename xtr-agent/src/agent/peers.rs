@@ -23,6 +23,8 @@ struct Peer {
     endpoint: SocketAddr,
     allowed_ips: BTreeSet<IpNet>,
     handshake_seen: bool,
+    /// The data plane has refused the change that named the endpoint: the next one names it again.
+    endpoint_refused: bool,
 }
 
 /// Every peer that the agent wants installed, by key.
@@ -60,6 +62,7 @@ impl Peers {
                 endpoint,
                 allowed_ips: BTreeSet::new(),
                 handshake_seen: false,
+                endpoint_refused: false,
             });
         peer.allowed_ips.insert(prefix);
         spec(key, peer, moved)
@@ -76,6 +79,13 @@ impl Peers {
             return Some(Remaining::Nothing);
         }
         Some(Remaining::Peer(spec(*key, peer, false)))
+    }
+
+    /// Notes whether the data plane took a change that named the endpoint of `key`.
+    pub(super) fn endpoint_told(&mut self, key: &PublicKey, ok: bool) {
+        if let Some(peer) = self.by_key.get_mut(key) {
+            peer.endpoint_refused = !ok;
+        }
     }
 
     /// The prefixes of `key`.
@@ -130,7 +140,7 @@ impl Peers {
 fn spec(key: PublicKey, peer: &Peer, with_endpoint: bool) -> PeerSpec {
     PeerSpec {
         key,
-        endpoint: with_endpoint.then_some(peer.endpoint),
+        endpoint: (with_endpoint || peer.endpoint_refused).then_some(peer.endpoint),
         allowed_ips: peer.allowed_ips.iter().copied().collect(),
     }
 }
@@ -162,6 +172,22 @@ mod tests {
         assert_eq!(peers.remove(&KEY, &one), None);
         assert_eq!(peers.remove(&KEY, &two), Some(Remaining::Nothing));
         assert!(!peers.contains(&KEY));
+    }
+
+    #[test]
+    fn an_endpoint_that_was_refused_is_named_again_until_it_is_taken() {
+        let endpoint = "192.0.2.1:51820".parse().unwrap();
+        let (one, two) = (
+            "10.0.0.1/32".parse().unwrap(),
+            "fd00::1/128".parse().unwrap(),
+        );
+        let mut peers = Peers::default();
+        peers.install(KEY, endpoint, one);
+        peers.endpoint_told(&KEY, false);
+        assert_eq!(peers.install(KEY, endpoint, two).endpoint, Some(endpoint));
+        assert_eq!(peers.spec(&KEY).unwrap().endpoint, Some(endpoint));
+        peers.endpoint_told(&KEY, true);
+        assert_eq!(peers.spec(&KEY).unwrap().endpoint, None);
     }
 
     #[test]

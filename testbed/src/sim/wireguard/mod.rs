@@ -198,6 +198,12 @@ impl Interface {
         })
     }
 
+    /// Where the peers are, as far as is known.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (PublicKey, SocketAddr)> {
+        let peers = self.peers.iter();
+        peers.filter_map(|(key, peer)| Some((*key, peer.endpoint?)))
+    }
+
     /// The cryptokey routing table.
     pub(super) const fn table(&self) -> &CryptokeyTable {
         &self.table

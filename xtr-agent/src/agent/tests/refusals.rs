@@ -121,7 +121,10 @@ fn strangers_and_forgers_change_nothing() {
 
 #[test]
 fn a_probe_is_answered_without_amplification() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::with(Config {
+        keyless: true,
+        ..Bench::config()
+    });
     let probe = RequestFlags {
         probe: true,
         ..RequestFlags::default()
@@ -160,7 +163,7 @@ fn a_solicited_refresh_goes_through_the_map_server_and_only_for_what_is_cached()
         smr: true,
         ..RequestFlags::default()
     };
-    let src = "198.51.100.1:4342".parse().unwrap();
+    let src = SERVER.parse().unwrap();
     let bytes = question(smr, "10.0.0.2", 0);
     assert_eq!(
         story(&bench.input(Input::Datagram { src, bytes: &bytes })),
@@ -179,6 +182,31 @@ fn a_solicited_refresh_goes_through_the_map_server_and_only_for_what_is_cached()
         story(&bench.input(Input::Datagram { src, bytes: &bytes })),
         ["request"]
     );
+}
+
+#[test]
+fn where_there_is_a_control_tunnel_questions_of_strangers_are_not_heeded() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let before = bench.fingerprint();
+    let smr = RequestFlags {
+        smr: true,
+        ..RequestFlags::default()
+    };
+    let probe = RequestFlags {
+        probe: true,
+        ..RequestFlags::default()
+    };
+    let src = "198.51.100.1:4342".parse().unwrap();
+    for bytes in [
+        question(smr, "10.0.0.2", 0),
+        question(probe, "10.0.0.1", 20),
+    ] {
+        let heard = bench.input(Input::Datagram { src, bytes: &bytes });
+        assert_eq!(story(&heard), ["NotAMapServer"]);
+    }
+    assert_eq!(bench.fingerprint(), before);
 }
 
 #[test]

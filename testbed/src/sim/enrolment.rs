@@ -1,0 +1,118 @@
+//! Who is enrolled where? The configurations of the daemons, and the peers of their control tunnels.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use lisp_proto::{EidPrefix, InstanceId, Nonce, PublicKey, Ttl};
+use map_server::config::{Config as ServerConfig, ConfigError, Options, ReplyAfter, XtrConfig};
+use xtr_agent::agent::{Config, MapServer};
+
+use super::addresses::{self, CONTROL_TUNNEL_PORT, DATA_PORT, Role};
+use super::sabotage::Sabotage;
+use super::scenario::Scenario;
+use super::server_disk::ServerDisk;
+use super::wireguard::PeerSpec;
+use super::world::World;
+
+/// Persistent keepalive of the control tunnels.
+const CONTROL_KEEPALIVE: Duration = Duration::from_secs(25);
+
+impl World {
+    /// The configuration of a map server that starts now.
+    pub(super) fn server_config(
+        &self,
+        number: u32,
+        wall_us: u64,
+    ) -> Result<ServerConfig, ConfigError> {
+        let reply_first =
+            self.sabotaged(Sabotage::ReplyFirst) || self.sabotaged(Sabotage::DropPushes);
+        let options = Options {
+            reply_after: if reply_first {
+                ReplyAfter::Send
+            } else {
+                ReplyAfter::Ack
+            },
+            notify_floor: Nonce(wall_us.saturating_mul(1_000)),
+            ..Options::default()
+        };
+        let xtrs = (0..self.scenario.agents)
+            .filter(|agent| self.scenario.has(*agent))
+            .map(|agent| {
+                let eids = addresses::eid_prefixes(self.registers_for(agent))
+                    .map(|prefix| EidPrefix::new(InstanceId(0), prefix));
+                let (xtr_id, site_id) = addresses::ids(agent);
+                XtrConfig {
+                    name: format!("agent-{agent}").into(),
+                    control_address: Some(addresses::control(agent).ip()),
+                    xtr_id: Some(xtr_id),
+                    site_id: Some(site_id),
+                    auth: addresses::secret(self.scenario.seed, agent, number),
+                    replay_check: true,
+                    eid_prefixes: eids.to_vec(),
+                    more_specifics: false,
+                }
+            });
+        ServerConfig::new(options, xtrs.collect())
+    }
+
+    /// The agents as peers of a map server, at the endpoints where it has last seen them.
+    pub(super) fn control_peers(&self, disk: &ServerDisk) -> Vec<PeerSpec> {
+        let agents = (0..self.scenario.agents).filter(|agent| self.scenario.has(*agent));
+        let peers = agents.map(|agent| {
+            let key = addresses::key(self.scenario.seed, Role::Control, agent, 0);
+            PeerSpec {
+                key,
+                endpoint: disk.endpoint(&key),
+                allowed_ips: vec![IpNet::from(addresses::control(agent).ip())],
+                keepalive: None,
+            }
+        });
+        peers.collect()
+    }
+
+    /// The map servers as peers of an agent's control interface.
+    pub(super) fn server_endpoints(&self) -> Vec<PeerSpec> {
+        let seed = self.scenario.seed;
+        let servers = (0..).zip(&self.servers).map(|(number, host)| PeerSpec {
+            key: addresses::key(seed, Role::Server, number, 0),
+            endpoint: Some(SocketAddr::new(host.rloc(), CONTROL_TUNNEL_PORT)),
+            allowed_ips: vec![IpNet::from(addresses::server(number).ip())],
+            keepalive: Some(CONTROL_KEEPALIVE),
+        });
+        servers.collect()
+    }
+}
+
+/// The configuration of an agent that starts now.
+pub(super) fn agent_config(
+    scenario: &Scenario,
+    number: u32,
+    eid_prefixes: [IpNet; 2],
+    rloc: IpAddr,
+    public_key: PublicKey,
+    first_nonce: Nonce,
+) -> Config {
+    let map_servers = (0..scenario.servers).map(|server| MapServer {
+        address: addresses::server(server),
+        key: addresses::secret(scenario.seed, number, server),
+    });
+    Config {
+        map_servers: map_servers.collect(),
+        iid: InstanceId(0),
+        eid_prefixes: eid_prefixes.to_vec(),
+        overlay: addresses::overlay().to_vec(),
+        control_address: addresses::control(number).ip(),
+        public_key,
+        listen_port: DATA_PORT,
+        rlocs: vec![rloc],
+        ids: Some(addresses::ids(number)),
+        keyless: false,
+        encapsulate_requests: false,
+        ttl: Ttl::from_minutes(scenario.ttl_min),
+        register_interval: Duration::from_secs(60),
+        first_nonce,
+        hold: Duration::from_secs(3),
+        subscriptions: Vec::new(),
+    }
+}

@@ -1,0 +1,300 @@
+//! Hundreds of whole networks, each in virtual time: nothing that must be true breaks, whatever
+//! goes wrong; and what is broken on purpose is noticed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use clap::ValueEnum;
+use testbed::sim::{
+    Failure, FaultClass, FaultClasses, Invariant, Options, Outcome, Sabotage, Scenario, generate,
+    run, run_twice,
+};
+
+/// Seeds with faults of all classes at once.
+const SEEDS_OF_ALL: u64 = 200;
+/// Seeds without any fault.
+const SEEDS_OF_NONE: u64 = 40;
+/// Seeds with faults of one class, for every class.
+const SEEDS_OF_ONE: u64 = 10;
+/// Seeds whose traces are compared, byte by byte.
+const SEEDS_TWICE: u64 = 12;
+/// Seeds that are tried on every bug.
+const SEEDS_PER_BUG: u64 = 32;
+/// Events that are shown of a failure.
+const LINES: usize = 40;
+
+/// What is known to fail, and why. It is run all the same, and told of.
+const KNOWN: &[(&str, u64, &str)] = &[
+    (
+        "all",
+        24,
+        "changes that are refused while the network is cut",
+    ),
+    (
+        "all",
+        162,
+        "a far end behind a NAT keeps a session that we have lost",
+    ),
+    (
+        "server",
+        8,
+        "an agent that registered seconds before the server was killed",
+    ),
+];
+
+/// A seed, and what may go wrong in it.
+#[derive(Clone)]
+struct Case {
+    seed: u64,
+    options: Options,
+}
+
+impl Case {
+    fn new(seed: u64, faults: &str) -> Self {
+        let faults = faults.parse().unwrap();
+        let options = Options {
+            faults,
+            ..Options::default()
+        };
+        Self { seed, options }
+    }
+
+    fn scenario(&self) -> Scenario {
+        generate(self.seed, &self.options)
+    }
+
+    /// Why it fails, if that is known.
+    fn known(&self) -> Option<&'static str> {
+        let faults = self.options.faults.to_string();
+        let mut known = KNOWN.iter();
+        let found = known.find(|(name, seed, _)| *name == faults && *seed == self.seed);
+        found.map(|(_, _, why)| *why)
+    }
+
+    /// The command that runs this again.
+    fn command(&self) -> String {
+        let Self { seed, options } = self;
+        let faults = &options.faults;
+        format!("cargo run --release -p testbed -- sim --seed {seed} --faults {faults}")
+    }
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    let cases = cases();
+    let outcomes = run_all(&cases);
+    let hours: f64 = outcomes
+        .iter()
+        .map(|outcome| outcome.report.agent_hours)
+        .sum();
+    let events: u64 = outcomes.iter().map(|outcome| outcome.report.events).sum();
+    println!(
+        "{} seeds, {hours:.1} agent-hours, {events} events",
+        cases.len()
+    );
+    let broken = |(_, outcome): &(&Case, &Outcome)| outcome.violation.is_some();
+    let (known, failed): (Vec<_>, Vec<_>) = cases
+        .iter()
+        .zip(&outcomes)
+        .filter(broken)
+        .partition(|(case, _)| case.known().is_some());
+    for (case, _) in known {
+        println!(
+            "known: {}\n  again: {}",
+            case.known().unwrap_or_default(),
+            case.command()
+        );
+    }
+    for (case, outcome) in &failed {
+        let violation = outcome.violation.as_ref().unwrap();
+        println!("BROKEN {violation}\n  again: {}", case.command());
+    }
+    if let Some((case, outcome)) = failed.first() {
+        explain(case, outcome);
+    }
+    assert!(
+        failed.is_empty(),
+        "{} of {} seeds",
+        failed.len(),
+        cases.len()
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_byte_for_byte() {
+    for seed in 0..SEEDS_TWICE {
+        let scenario = Case::new(seed, "all").scenario();
+        let [first, second] = [0, 1].map(|_| run(&scenario, usize::MAX, &mut |_| {}));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        assert!(first.lines.len() > 1_000, "seed {seed}: that is no trace");
+        assert_eq!(first.lines, second.lines, "seed {seed}");
+        let other = run(&Case::new(seed + 1, "all").scenario(), 0, &mut |_| {});
+        assert_ne!(first.trace, other.trace, "seeds {seed} and the next");
+    }
+}
+
+/// Bugs on purpose, the faults that bring them to light, and the invariants of which at least one
+/// must notice them.
+const BUGS: &[(Sabotage, &str, &[Invariant])] = &[
+    (Sabotage::ReplyFirst, "none", &[Invariant::Convergence]),
+    (Sabotage::DropPushes, "none", &[Invariant::Convergence]),
+    (Sabotage::ForgedPush, "attack", &[Invariant::Authority]),
+    (Sabotage::StolenPrefix, "none", &[Invariant::Authority]),
+    (
+        Sabotage::KeepRemoved,
+        "stop",
+        &[Invariant::Freshness, Invariant::BlackHole],
+    ),
+    (Sabotage::SendTwice, "none", &[Invariant::Once]),
+    (Sabotage::SendReversed, "none", &[Invariant::Order]),
+    (Sabotage::SendSometimes, "stop", &[Invariant::Accounted]),
+    (Sabotage::NonceRestarts, "crash", &[Invariant::Registered]),
+    (
+        Sabotage::OpenDoor,
+        "attack",
+        &[Invariant::Silence, Invariant::Amplification],
+    ),
+    (Sabotage::Chatty, "attack", &[Invariant::Amplification]),
+    (Sabotage::Dice, "none", &[Invariant::Determinism]),
+];
+
+#[test]
+fn bugs_on_purpose_are_noticed() {
+    println!(
+        "{:>16}  {:>8}  noticed by (seeds of {SEEDS_PER_BUG})",
+        "bug", "faults"
+    );
+    for (bug, faults, expected) in BUGS {
+        let (noticed, first) = noticed(*bug, faults);
+        let counts = noticed.iter().map(|(by, count)| format!("{by} ({count})"));
+        let counts = counts.collect::<Vec<_>>().join(", ");
+        println!("{:>16}  {faults:>8}  {counts}", name(*bug));
+        let seen = expected.iter().any(|by| noticed.contains_key(by));
+        assert!(seen, "{bug:?} with {faults}: {noticed:?}");
+        // It was the bug, and not something else.
+        let healthy = run(&Case::new(first, faults).scenario(), 0, &mut |_| {});
+        assert_eq!(healthy.violation, None, "seed {first} without {bug:?}");
+    }
+}
+
+#[test]
+fn lost_acknowledgements_cost_time_but_nothing_else() {
+    let (noticed, _) = noticed(Sabotage::DropAcks, "none");
+    assert_eq!(noticed.keys().collect::<Vec<_>>(), [&Invariant::ColdStart]);
+}
+
+/// How many seeds showed a bug by which invariant, and the first of them.
+fn noticed(bug: Sabotage, faults: &str) -> (BTreeMap<Invariant, usize>, u64) {
+    let mut noticed = BTreeMap::new();
+    let mut first = None;
+    for seed in 0..SEEDS_PER_BUG {
+        let mut case = Case::new(seed, faults);
+        case.options.sabotage = Some(bug);
+        let outcome = run_twice(&case.scenario());
+        if let Some(violation) = outcome.violation {
+            *noticed.entry(violation.invariant).or_default() += 1;
+            first = first.or(Some(seed));
+        }
+    }
+    (noticed, first.unwrap())
+}
+
+fn name(bug: Sabotage) -> String {
+    bug.to_possible_value().unwrap().get_name().to_owned()
+}
+
+#[test]
+fn a_failure_is_shrunk_saved_and_replayed_from_the_command_line() {
+    let file = scratch("sim-saved.json");
+    let path = file.to_str().unwrap();
+    let broken = ["--faults", "none", "--break", "send-twice", "--save", path];
+    let found = testbed_sim(&[&["--seeds", "0..20"], broken.as_slice()].concat());
+    assert_eq!(found.status.code(), Some(1));
+    let told = String::from_utf8(found.stderr).unwrap();
+    assert!(told.contains("BROKEN once"), "{told}");
+    assert!(
+        told.contains(&format!("again: testbed sim --replay {path}")),
+        "{told}"
+    );
+
+    let mut scenario: Scenario = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert!(scenario.flows.len() <= 2, "{:?}", scenario.flows);
+    let again = testbed_sim(&["--replay", path]);
+    assert_eq!(again.status.code(), Some(1));
+    let told = String::from_utf8(again.stderr).unwrap();
+    assert!(told.contains("BROKEN once"), "{told}");
+
+    scenario.sabotage = None;
+    fs::write(&file, serde_json::to_string(&scenario).unwrap()).unwrap();
+    let traces = ["one", "two"].map(|name| {
+        let trace = scratch(&format!("sim-trace-{name}"));
+        let repaired = testbed_sim(&["--replay", path, "--trace", trace.to_str().unwrap()]);
+        assert_eq!(repaired.status.code(), Some(0));
+        let report = String::from_utf8(repaired.stdout).unwrap();
+        assert!(report.contains("all hold"), "{report}");
+        fs::read(trace).unwrap()
+    });
+    assert!(!traces[0].is_empty());
+    assert_eq!(traces[0], traces[1]);
+}
+
+/// The cases of [`no_seed_breaks_an_invariant`].
+fn cases() -> Vec<Case> {
+    let all = (0..SEEDS_OF_ALL).map(|seed| Case::new(seed, "all"));
+    let none = (0..SEEDS_OF_NONE).map(|seed| Case::new(seed, "none"));
+    let one = FaultClass::value_variants().iter().flat_map(|class| {
+        let name = FaultClasses([*class].into()).to_string();
+        (0..SEEDS_OF_ONE).map(move |seed| Case::new(seed, &name))
+    });
+    all.chain(none).chain(one).collect()
+}
+
+/// Runs all cases on all cores.
+fn run_all(cases: &[Case]) -> Vec<Outcome> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(BTreeMap::new());
+    let work = || {
+        while let number = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(case) = cases.get(number)
+        {
+            let outcome = run(&case.scenario(), 0, &mut |_| {});
+            done.lock().unwrap().insert(number, outcome);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().unwrap().get() {
+            scope.spawn(work);
+        }
+    });
+    done.into_inner().unwrap().into_values().collect()
+}
+
+/// Shows the least that fails like `outcome`, and how to run it again.
+#[expect(clippy::print_stdout, reason = "the report of a failed test")]
+fn explain(case: &Case, outcome: &Outcome) {
+    let violation = outcome.violation.clone().unwrap();
+    let failure = Failure::investigate(&case.scenario(), violation, true, LINES);
+    let file = scratch(&format!("sim-{}-{}.json", case.options.faults, case.seed));
+    fs::write(&file, serde_json::to_string(&failure.smallest).unwrap()).unwrap();
+    println!("\n{failure}");
+    println!(
+        "again: cargo run --release -p testbed -- sim --replay {}",
+        file.display()
+    );
+}
+
+/// Runs the command as its user does.
+fn testbed_sim(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
+    command.arg("sim").args(arguments).output().unwrap()
+}
+
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
