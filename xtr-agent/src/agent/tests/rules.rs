@@ -20,6 +20,14 @@ fn smr() -> RequestFlags {
     }
 }
 
+/// An agent without a control tunnel: anybody may ask it.
+fn in_the_open() -> Bench {
+    Bench::with(Config {
+        keyless: true,
+        ..Bench::config()
+    })
+}
+
 fn asked_by_stranger(bench: &mut Bench, bytes: &[u8]) -> Vec<Action> {
     let src = stranger();
     bench.input(Input::Datagram { src, bytes })
@@ -27,7 +35,7 @@ fn asked_by_stranger(bench: &mut Bench, bytes: &[u8]) -> Vec<Action> {
 
 /// An agent that has the mapping of the far end.
 fn with_far_end() -> Bench {
-    let mut bench = Bench::new();
+    let mut bench = in_the_open();
     let installing = bench.notify(1, &far_end(SMALLER));
     bench.done(&installing);
     let fired = bench.handshake(SMALLER, 0);
@@ -60,7 +68,7 @@ fn an_smr_for_what_is_not_cached_is_not_answered() {
 
 #[test]
 fn an_smr_for_a_negative_entry_is_not_answered() {
-    let mut bench = Bench::new();
+    let mut bench = in_the_open();
     let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
     let mut none = far_end(SMALLER);
     none.locators.clear();
@@ -90,7 +98,7 @@ fn smrs_are_heeded_once_in_three_seconds_per_prefix() {
 
 #[test]
 fn a_flood_of_questions_is_not_answered_more_than_so_often() {
-    let mut bench = Bench::new();
+    let mut bench = in_the_open();
     bench.now = Timestamp::ZERO + Duration::from_secs(100);
     let bytes = question(probe(), "10.0.0.1", 20);
     let actions: Vec<_> = (0..1_000)
@@ -103,7 +111,7 @@ fn a_flood_of_questions_is_not_answered_more_than_so_often() {
 
 #[test]
 fn an_rloc_probe_is_answered_to_its_sender_with_nonce_and_authority() {
-    let mut bench = Bench::new();
+    let mut bench = in_the_open();
     let answered = asked_by_stranger(&mut bench, &question(probe(), "10.0.0.1", 20));
     let [Action::Send { dst, bytes }] = &answered[..] else {
         panic!("{answered:?}");
@@ -137,7 +145,7 @@ fn of_several_locators_only_the_probed_one_has_the_p_bit() {
 
 #[test]
 fn a_probe_that_wants_no_reply_gets_none() {
-    let mut bench = Bench::new();
+    let mut bench = in_the_open();
     let flags = RequestFlags {
         no_reply: true,
         ..probe()
@@ -148,7 +156,7 @@ fn a_probe_that_wants_no_reply_gets_none() {
 
 #[test]
 fn a_probe_in_an_encapsulated_message_is_dropped() {
-    let mut bench = Bench::new();
+    let mut bench = in_the_open();
     let mut bytes = Vec::new();
     let inner = question(probe(), "10.0.0.1", 20);
     let to = "10.0.0.1:4342".parse().unwrap();
@@ -162,7 +170,7 @@ fn a_probe_in_an_encapsulated_message_is_dropped() {
 
 #[test]
 fn a_map_request_that_neither_probes_nor_solicits_is_not_answered() {
-    let mut bench = Bench::new();
+    let mut bench = in_the_open();
     let bytes = question(RequestFlags::default(), "10.0.0.1", 20);
     assert_eq!(
         story(&asked_by_stranger(&mut bench, &bytes)),
