@@ -25,5 +25,5 @@ pub mod shell;
 mod store_event;
 
 pub use config::Config;
-pub use server::{Action, Actions, Counters, DropReason, Event, Input, MapServer, Via};
+pub use server::{Action, Actions, Counters, DropReason, Event, Input, MapServer, Sizes, Via};
 pub use store_event::{StoreEvent, XtrIds};

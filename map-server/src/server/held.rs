@@ -57,7 +57,12 @@ struct Held {
 impl HeldReplies {
     /// Whether no more replies can wait.
     pub(crate) fn is_full(&self) -> bool {
-        self.replies.len() >= limits::HELD_REPLIES
+        self.len() >= limits::HELD_REPLIES
+    }
+
+    /// Returns how many replies wait.
+    pub(crate) fn len(&self) -> usize {
+        self.replies.len()
     }
 
     /// Whether the answer to this very request is waiting.

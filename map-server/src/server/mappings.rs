@@ -174,6 +174,11 @@ impl Mappings {
         }
     }
 
+    /// Returns how many prefixes are registered or configured.
+    pub(crate) const fn len(&self) -> usize {
+        self.table.len()
+    }
+
     /// Finds what answers for `asked`.
     pub(crate) fn find(&self, asked: &EidPrefix) -> Found<'_> {
         match self.table.longest_match(asked) {

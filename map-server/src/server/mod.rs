@@ -10,6 +10,7 @@ mod contacts;
 mod counters;
 mod delivery;
 mod held;
+mod inspect;
 pub(crate) mod limits;
 mod mappings;
 mod notify;
@@ -38,6 +39,7 @@ use rand::rngs::StdRng;
 
 pub use actions::{Action, Actions, Event, Input, Via};
 pub use counters::{Counters, DropReason};
+pub use inspect::Sizes;
 
 use crate::config::{Config, Options};
 use contacts::Contacts;

@@ -214,6 +214,11 @@ impl Notifier {
         outstanding.is_some_and(|outstanding| outstanding.times == 0)
     }
 
+    /// Returns how many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.outstanding.len()
+    }
+
     /// Takes the oldest one out if there are too many.
     pub(crate) fn overflow(&mut self) -> Option<Outstanding> {
         if self.outstanding.len() <= limits::OUTSTANDING_NOTIFIES {

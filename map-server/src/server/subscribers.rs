@@ -36,6 +36,11 @@ impl Subscribers {
         }
     }
 
+    /// Returns how many there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Subscribes `xtr` to `eid`, at least until `until`. Returns whether another one had to give
     /// way.
     pub(crate) fn join(&mut self, eid: EidPrefix, xtr: XtrIndex, until: Timestamp) -> bool {

@@ -188,6 +188,30 @@ impl World {
                 format!("agent {agent} has {size} {what}, more than {bound}")
             });
         }
+        self.check_server_limits();
+    }
+
+    fn check_server_limits(&mut self) {
+        let mut beyond = None;
+        for (number, host) in (0u32..).zip(&self.servers) {
+            let Some(running) = &host.running else {
+                continue;
+            };
+            let bounds = map_server::Sizes::LIMITS.named().into_iter();
+            for ((what, size), (_, bound)) in running.server.sizes().named().into_iter().zip(bounds)
+            {
+                let peak = self.stats.peak_server.entry(what).or_default();
+                *peak = size.max(*peak);
+                if size > bound {
+                    beyond = Some((number, what, size, bound));
+                }
+            }
+        }
+        if let Some((server, what, size, bound)) = beyond {
+            self.broken(Invariant::Limits, || {
+                format!("map server {server} has {size} {what}, more than {bound}")
+            });
+        }
     }
 
     fn check_freshness(&mut self) {

@@ -48,6 +48,8 @@ pub struct Report {
     pub peak_agent: BTreeMap<&'static str, usize>,
     /// What the agents' tables hold at the end, on average.
     pub mean_agent: BTreeMap<&'static str, f64>,
+    /// Largest tables of any map server.
+    pub peak_server: BTreeMap<&'static str, usize>,
     /// What the agents dropped, by reason.
     pub agent_drops: BTreeMap<String, u64>,
     /// What the map servers dropped, by reason.
@@ -110,6 +112,7 @@ impl Report {
             troubled_set_up_ms: Percentiles::of(stats.troubled_set_ups.iter().map(millis)),
             peak_agent: named(&stats.peak_agent).into(),
             mean_agent: mean_sizes(world),
+            peak_server: stats.peak_server.clone(),
             agent_drops: stats.agent_drops.clone(),
             server_drops: stats.server_drops.clone(),
             lost: stats
@@ -160,7 +163,7 @@ impl fmt::Display for Percentiles {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows: [(&str, String); 17] = [
+        let rows: [(&str, String); 18] = [
             (
                 "hosts",
                 format!("{} agents, {} map servers", self.agents, self.servers),
@@ -190,6 +193,7 @@ impl fmt::Display for Report {
             ("set-up in faults, ms", self.troubled_set_up_ms.to_string()),
             ("agent tables, mean", list(&self.mean_agent)),
             ("agent tables, peak", list(&self.peak_agent)),
+            ("map server tables, peak", list(&self.peak_server)),
             ("agents dropped", list(&self.agent_drops)),
             ("map servers dropped", list(&self.server_drops)),
             ("WireGuard gave up", list(&self.lost)),

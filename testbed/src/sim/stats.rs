@@ -39,6 +39,8 @@ pub(super) struct Stats {
     pub(super) troubled_set_ups: Vec<SetUp>,
     /// The largest tables of any agent.
     pub(super) peak_agent: Sizes,
+    /// The largest tables of any map server, by name.
+    pub(super) peak_server: BTreeMap<&'static str, usize>,
     /// How long after the last fault the last packet of each flow failed.
     pub(super) converged: Vec<Duration>,
     /// Nanoseconds that agents were up, in all.

@@ -1,0 +1,69 @@
+//! How large is the server's state? For tests and reports.
+
+use super::{MapServer, limits};
+
+/// How many entries the server's tables have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Registered mappings and configured prefixes.
+    pub mappings: usize,
+    /// Subscriptions, asked for or not.
+    pub subscriptions: usize,
+    /// Map-Notifies that await an acknowledgement.
+    pub notifies: usize,
+    /// Map-Replies on hold.
+    pub held: usize,
+}
+
+impl Sizes {
+    /// What none of them exceeds.
+    pub const LIMITS: Self = Self {
+        mappings: limits::MAPPINGS,
+        subscriptions: limits::SUBSCRIPTIONS,
+        notifies: limits::OUTSTANDING_NOTIFIES,
+        held: limits::HELD_REPLIES,
+    };
+
+    /// The tables by name.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, usize); 4] {
+        [
+            ("mappings", self.mappings),
+            ("subscriptions", self.subscriptions),
+            ("notifies", self.notifies),
+            ("held replies", self.held),
+        ]
+    }
+}
+
+impl MapServer {
+    /// Counts the entries of every table.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            mappings: self.state.mappings.len(),
+            subscriptions: self.state.subscribers.len(),
+            notifies: self.state.notifier.len(),
+            held: self.state.held.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::bench::Bench;
+
+    #[test]
+    fn registrations_count_and_limits_hold() {
+        let mut bench = Bench::new();
+        let before = bench.server.sizes();
+        bench.register_all();
+        let after = bench.server.sizes();
+        assert_eq!(before.subscriptions, 0);
+        assert!(after.mappings >= before.mappings);
+        for ((_, size), (_, limit)) in after.named().into_iter().zip(Sizes::LIMITS.named()) {
+            assert!(size <= limit);
+        }
+    }
+}
