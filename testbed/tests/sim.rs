@@ -30,23 +30,7 @@ const SEEDS_PER_BUG: u64 = 32;
 const LINES: usize = 40;
 
 /// What is known to fail, and why. It is run all the same, and told of.
-const KNOWN: &[(&str, u64, &str)] = &[
-    (
-        "all",
-        24,
-        "changes that are refused while the network is cut",
-    ),
-    (
-        "all",
-        162,
-        "a far end behind a NAT keeps a session that we have lost",
-    ),
-    (
-        "server",
-        8,
-        "an agent that registered seconds before the server was killed",
-    ),
-];
+const KNOWN: &[(&str, u64, &str)] = &[];
 
 /// A seed, and what may go wrong in it.
 #[derive(Clone)]

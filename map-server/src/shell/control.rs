@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 use wg_device::{Device, DeviceConfig, DeviceError, PeerSpec, PrivateKey, RouteSpec, Routes};
 
@@ -16,6 +16,8 @@ use super::settings::{ControlSettings, Settings};
 const MTU: u16 = 1420;
 /// How often is looked where the agents are.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// Least time between two looks, however many agents register.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The interface with its routes.
 #[derive(Debug)]
@@ -78,14 +80,24 @@ impl ControlTunnel {
     }
 
     /// Keeps the file of the agents' endpoints up to date until `stop` comes or is dropped, and
-    /// once more then.
-    pub(super) async fn watch_endpoints(&mut self, mut stop: oneshot::Receiver<()>) {
-        loop {
-            let stopped = timeout(LOOK_INTERVAL, &mut stop).await.is_ok();
+    /// once more then. A server that is killed seconds after an agent has registered, or has
+    /// moved, must find it afterwards: `registered` makes it look at once.
+    pub(super) async fn watch_endpoints(
+        &mut self,
+        registered: &Notify,
+        mut stop: oneshot::Receiver<()>,
+    ) {
+        let mut stopped = false;
+        while !stopped {
+            let news = async {
+                sleep(LOOK_PAUSE).await;
+                registered.notified().await;
+            };
+            stopped = tokio::select! {
+                _ = &mut stop => true,
+                _ = timeout(LOOK_INTERVAL, news) => false,
+            };
             self.note_endpoints().await;
-            if stopped {
-                return;
-            }
         }
     }
 

@@ -14,6 +14,7 @@ mod store;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -101,6 +102,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
 
     let (stop, stopped) = oneshot::channel();
+    let registered = Arc::clone(&shell.sink.registered);
     let serve = async {
         let result = shell.run(&mut terminate, &mut interrupt).await;
         drop(stop);
@@ -108,7 +110,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     };
     let watch = async {
         if let Some(tunnel) = &mut tunnel {
-            tunnel.watch_endpoints(stopped).await;
+            tunnel.watch_endpoints(&registered, stopped).await;
         }
     };
     let (result, ()) = tokio::join!(serve, watch);

@@ -1,14 +1,16 @@
 //! Where do actions go?
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use super::clock::Clock;
 use super::narrate;
 use super::store::{Store, StoreError};
-use crate::server::{Action, Actions, Counters, Via};
+use crate::server::{Action, Actions, Counters, Event, Via};
 
 /// What is to be done, sorted by who does it.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Sink {
     pub(super) store: Store,
     /// Sent only when the store holds the facts that came before.
     pub(super) outbox: Vec<(SocketAddr, Via, Bytes)>,
+    /// Told when a registration is new or has changed.
+    pub(super) registered: Arc<Notify>,
     counters: Counters,
     reported: Counters,
 }
@@ -25,6 +29,7 @@ impl Sink {
         Self {
             store,
             outbox: Vec::new(),
+            registered: Arc::default(),
             counters: Counters::default(),
             reported: Counters::default(),
         }
@@ -47,7 +52,12 @@ impl Sink {
                     self.counters.count(reason);
                     debug!(drop = reason.name(), src = src.map(tracing::field::display));
                 }
-                Action::Event(event) => narrate::narrate(&event),
+                Action::Event(event) => {
+                    if matches!(event, Event::Registered { .. }) {
+                        self.registered.notify_one();
+                    }
+                    narrate::narrate(&event);
+                }
             }
         }
         Ok(())

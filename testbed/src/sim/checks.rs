@@ -31,7 +31,9 @@ impl Scenario {
     ///
     /// Without faults: at once. With them a one-way flow to a host that came back with nothing is
     /// the slowest to recover: its agent notices the silence after 12 s, up to 4 s late, and asks;
-    /// the far end installs the peer and hears the next initiation up to 5.3 s later. What a map
+    /// the far end installs the peer and hears the next initiation up to 5.3 s later. A far end
+    /// behind a NAT that still has the old session learns from that second question that it is not
+    /// heard, and makes a new one, 20 s after the first packet at the latest. What a map
     /// server has lost from its disk it hears again within one refresh interval of the agents.
     #[must_use]
     pub fn convergence_bound(&self) -> Duration {

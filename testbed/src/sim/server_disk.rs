@@ -6,18 +6,21 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lisp_proto::PublicKey;
+use lisp_proto::{PublicKey, Timestamp};
 use map_server::StoreEvent;
 
 use super::scenario::Disk;
+use super::server_host::RunningServer;
 use super::world::World;
 
 /// The log is replaced by a snapshot when it has grown by this many facts and doubled.
 const GROWTH: usize = 5_000;
 /// How often the log is told that the server is alive, in seconds.
 const HEARTBEAT_S: u64 = 30;
-/// How often is looked where the agents are, in seconds.
+/// How often is looked where the agents are, in seconds, if none registers anew.
 const LOOK_S: u64 = 10;
+/// Least time between two looks.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// How long a server whose log was cut off says no to nobody: one refresh interval of the agents.
 const QUIET_PERIOD: Duration = Duration::from_secs(75);
 
@@ -31,6 +34,10 @@ pub(super) struct ServerDisk {
     /// Whether the end of the log is missing.
     torn: bool,
     endpoints: BTreeMap<PublicKey, SocketAddr>,
+    /// When the server last looked where the agents are.
+    looked: Timestamp,
+    /// Whether an agent has registered anew since.
+    unseen: bool,
 }
 
 impl ServerDisk {
@@ -64,6 +71,8 @@ impl ServerDisk {
             }
             Disk::Lost => *self = Self::default(),
         }
+        // A server that starts has yet to look.
+        (self.looked, self.unseen) = (Timestamp::ZERO, false);
     }
 
     /// What a server that starts now finds: the facts, and how long it says no to nobody. The time
@@ -82,6 +91,13 @@ impl ServerDisk {
             Duration::ZERO
         };
         (facts, quiet_period)
+    }
+
+    /// Writes down where the agents are.
+    fn look(&mut self, now: Timestamp, running: &RunningServer) {
+        self.endpoints.extend(running.endpoints());
+        self.looked = now;
+        self.unseen = false;
     }
 
     /// Where the holder of a key was last seen.
@@ -103,9 +119,23 @@ impl World {
             if up_s.is_multiple_of(HEARTBEAT_S) {
                 host.disk.written_us = wall_us;
             }
-            if up_s.is_multiple_of(LOOK_S) {
-                host.disk.endpoints.extend(running.endpoints());
+            if up_s.is_multiple_of(LOOK_S) || host.disk.unseen {
+                host.disk.look(now, running);
             }
+        }
+    }
+
+    /// A registration is new or has changed: the map server looks where its agent is.
+    pub(super) fn look_for_agents(&mut self, number: u32) {
+        let now = self.now();
+        let Some(host) = self.servers.get_mut(number as usize) else {
+            return;
+        };
+        host.disk.unseen = true;
+        if let Some(running) = &host.running
+            && now - host.disk.looked >= LOOK_PAUSE
+        {
+            host.disk.look(now, running);
         }
     }
 }

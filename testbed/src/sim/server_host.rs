@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lisp_proto::{PublicKey, Timestamp};
-use map_server::{Action, Actions, Input, MapServer, Via};
+use map_server::{Action, Actions, Event as Told, Input, MapServer, Via};
 use rand::RngCore;
 
 use super::addresses::{self, CONTROL_PORT, CONTROL_TUNNEL_PORT, Role};
@@ -209,7 +209,12 @@ impl World {
                 self.trace
                     .say(now, || format!("server {number} dropped: {reason}"));
             }
-            Action::Event(event) => self.trace.say(now, || format!("server {number} {event:?}")),
+            Action::Event(event) => {
+                if matches!(event, Told::Registered { .. }) {
+                    self.look_for_agents(number);
+                }
+                self.trace.say(now, || format!("server {number} {event:?}"));
+            }
         }
     }
 

@@ -5,11 +5,14 @@
 //! it of us once more. WireGuard itself then starts a new handshake.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
 use super::limits::{LIVENESS_POLL, SILENCE, SILENCE_BACKOFF_MAX};
+use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, PeerStats, Timer};
 
 /// What was last seen of a peer's counters.
@@ -21,6 +24,8 @@ struct Watch {
     unanswered: Option<Timestamp>,
     /// How long to wait before the map server is asked; doubles each time.
     patience: Duration,
+    /// When it asked for us, if nothing of it was heard since.
+    asked: Option<Timestamp>,
 }
 
 /// Counters of all peers at the last look.
@@ -43,6 +48,7 @@ impl Liveness {
         if received || watch.patience.is_zero() {
             watch.unanswered = None;
             watch.patience = SILENCE;
+            watch.asked = None;
         } else if sent && watch.unanswered.is_none() {
             watch.unanswered = Some(now);
         }
@@ -56,6 +62,20 @@ impl Liveness {
         watch.patience = (watch.patience * 2).min(SILENCE_BACKOFF_MAX);
         true
     }
+
+    /// Notes that a peer has asked for us; true when it has done so before, and has had the time
+    /// to be heard.
+    fn asks_in_vain(&mut self, now: Timestamp, key: &PublicKey) -> bool {
+        let Some(watch) = self.watches.get_mut(key) else {
+            return false;
+        };
+        let since = *watch.asked.get_or_insert(now);
+        let in_vain = now - since >= SILENCE;
+        if in_vain {
+            watch.asked = None;
+        }
+        in_vain
+    }
 }
 
 impl Agent {
@@ -63,6 +83,32 @@ impl Agent {
     pub(super) fn watch_liveness(&mut self, now: Timestamp) {
         if self.peers.len() == 1 {
             self.deadlines.set(Timer::Liveness, now + LIVENESS_POLL);
+        }
+    }
+
+    /// The map server repeats a mapping of ours, because its owner has asked for us once more.
+    ///
+    /// An owner that restarts has lost the session that we still have, and a NAT of ours may keep
+    /// its handshakes out. If nothing is heard of it all the same, its mappings are set up anew:
+    /// then we start the handshake. That takes an endpoint that we can reach; one behind a NAT of
+    /// its own would lose the endpoint under which we know it.
+    pub(super) fn begin_anew(
+        &mut self,
+        now: Timestamp,
+        prefix: IpNet,
+        chosen: Chosen,
+        actions: &mut Actions,
+    ) {
+        let entry = self.cache.get(&prefix);
+        let repeated = entry.is_some_and(|entry| {
+            entry.chosen == Some(chosen) && matches!(entry.state, State::Active | State::Routing)
+        });
+        let reachable = !is_private(chosen.endpoint.ip())
+            || self.config.rlocs.iter().any(|own| is_private(*own));
+        if repeated && reachable && self.liveness.asks_in_vain(now, &chosen.key) {
+            for prefix in self.peers.prefixes(&chosen.key) {
+                self.forget(prefix, actions);
+            }
         }
     }
 
@@ -96,6 +142,14 @@ impl Agent {
                 self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }
+    }
+}
+
+/// Whether an address means something within one site only.
+const fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
     }
 }
 

@@ -176,6 +176,7 @@ impl Agent {
                     self.positive(now, record, region, chosen, Cause::Reply, actions);
                     self.release_resolved(now, prefix, actions);
                 } else {
+                    self.begin_anew(now, prefix, chosen, actions);
                     self.positive(now, record, region, chosen, Cause::Push, actions);
                 }
             }

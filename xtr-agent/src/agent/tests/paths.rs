@@ -1,6 +1,7 @@
 //! The agent's paths as timelines: what comes in, what goes out, in order.
 
 use super::*;
+use crate::agent::limits::{LIVENESS_POLL, SILENCE};
 
 #[test]
 fn a_miss_becomes_a_tunnel() {
@@ -322,4 +323,60 @@ fn without_a_control_tunnel_answers_follow_the_host_to_its_new_address() {
         .map(|rloc| rloc.ip())
         .collect();
     assert_eq!(to, [Some(addr("198.51.100.1"))]);
+}
+
+#[test]
+fn a_far_end_that_asks_for_us_twice_and_is_not_heard_is_set_up_anew() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 1);
+    bench.done(&fired);
+    bench.after(LIVENESS_POLL);
+    bench.handshake(SMALLER, 1);
+
+    assert_eq!(story(&bench.notify(2, &far_end(SMALLER))), ["ack"]);
+    bench.now = bench.now + SILENCE;
+    let anew = bench.notify(3, &far_end(SMALLER));
+    assert_eq!(
+        story(&anew),
+        ["no route 10.0.0.2/32", "no peer", "peer [10.0.0.2/32]"]
+    );
+}
+
+#[test]
+fn a_far_end_that_is_heard_keeps_its_session_however_often_it_asks() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 1);
+    bench.done(&fired);
+    for n in 0..5 {
+        bench.after(LIVENESS_POLL);
+        bench.handshake(SMALLER, n);
+        assert_eq!(story(&bench.notify(2 + n, &far_end(SMALLER))), ["ack"]);
+        bench.now = bench.now + SILENCE;
+    }
+}
+
+#[test]
+fn a_far_end_behind_a_nat_of_its_own_is_left_where_it_was_last_seen() {
+    let mut bench = Bench::new();
+    let mut record = far_end(SMALLER);
+    for locator in &mut record.locators {
+        locator.rloc = Rloc::WireGuard {
+            endpoint: "192.168.0.2:51820".parse().unwrap(),
+            key: SMALLER,
+        };
+    }
+    let installing = bench.notify(1, &record);
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 1);
+    bench.done(&fired);
+    bench.after(LIVENESS_POLL);
+    bench.handshake(SMALLER, 1);
+    for n in 2..5 {
+        assert_eq!(story(&bench.notify(n, &record)), ["ack"]);
+        bench.now = bench.now + SILENCE;
+    }
 }
