@@ -36,7 +36,7 @@ pub enum Action {
         /// Its payload.
         bytes: Bytes,
     },
-    /// Carries out a change and reports back with [`Input::Applied`].
+    /// Carries out a change and reports back with [`Input::Applied`](super::Input::Applied).
     Apply {
         /// Name for the report.
         id: ChangeId,
@@ -48,7 +48,7 @@ pub enum Action {
     /// Sets the control tunnel to the map server with this index up anew: it may
     /// have restarted and lost its half of the session.
     RenewControlTunnel(usize),
-    /// Reports back with [`Input::PeerStats`] of these peers.
+    /// Reports back with [`Input::PeerStats`](super::Input::PeerStats) of these peers.
     ReadPeerStats(Vec<PublicKey>),
     /// Sends a held packet out through the data interface.
     Reinject(Bytes),
