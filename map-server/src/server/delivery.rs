@@ -11,6 +11,7 @@ use super::contacts::Contact;
 use super::counters::DropReason;
 use super::held::HeldKey;
 use super::notify::{NotifyKey, Purpose, Started, Telling};
+use super::publish::Changed;
 use super::register::authenticate;
 use super::resolve::negative;
 use super::sites::{Registrant, XtrIndex};
@@ -138,6 +139,9 @@ impl MapServer {
         for record in &done.telling.records {
             let (from, eid) = (from.clone(), record.eid);
             actions.event(Event::PushAcked { from, eid });
+            if record.ttl.is_withdrawal() {
+                self.state.subscribers.told(record.eid, key.receiver.xtr);
+            }
         }
         self.release(now, &done.waiting, actions);
         for next in &done.next {
@@ -221,6 +225,19 @@ impl MapServer {
         while let Some(reply) = self.state.held.pop_due(now) {
             actions.count(DropReason::HoldExpired);
             self.send_reply(now, &reply, actions);
+        }
+    }
+
+    /// Ends the pairs of an xTR that has withdrawn the last of its prefixes: it has forgotten the
+    /// others, and they forget it. One whose registration has merely run out has not.
+    pub(super) fn part(&mut self, xtr: XtrIndex, changes: &[Changed]) {
+        if self.state.mappings.has_registered(xtr) {
+            return;
+        }
+        for changed in changes {
+            if self.state.mappings.exact(&changed.eid).is_none() {
+                self.state.subscribers.end_when_told(changed.eid);
+            }
         }
     }
 

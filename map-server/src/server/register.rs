@@ -75,6 +75,7 @@ impl MapServer {
         }
         let changes: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
         self.publish(now, Some(terms.registrant), &changes, actions);
+        self.part(xtr, &changes);
         self.tidy(now, xtr, actions);
         self.hurry(now, terms.registrant, actions);
     }

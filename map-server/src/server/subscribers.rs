@@ -22,6 +22,8 @@ pub(crate) struct Subscribers {
     /// What an xTR has asked to be told about, and which prefix is watched for that.
     asked: BTreeMap<XtrIndex, BTreeMap<EidPrefix, EidPrefix>>,
     expiry: Deadlines<(EidPrefix, XtrIndex)>,
+    /// Those that end as soon as the subscriber knows that the owner has left.
+    ending: BTreeSet<(EidPrefix, XtrIndex)>,
     len: usize,
 }
 
@@ -32,6 +34,7 @@ impl Subscribers {
             by_xtr: BTreeMap::new(),
             asked: BTreeMap::new(),
             expiry: Deadlines::new(),
+            ending: BTreeSet::new(),
             len: 0,
         }
     }
@@ -44,6 +47,7 @@ impl Subscribers {
     /// Subscribes `xtr` to `eid`, at least until `until`. Returns whether another one had to give
     /// way.
     pub(crate) fn join(&mut self, eid: EidPrefix, xtr: XtrIndex, until: Timestamp) -> bool {
+        self.ending.remove(&(eid, xtr));
         let known = self.by_xtr.entry(xtr).or_default();
         match known.get_mut(&eid) {
             Some(at) if *at >= until => return false,
@@ -145,8 +149,28 @@ impl Subscribers {
         }
     }
 
+    /// Lets the subscriptions to `eid` and to parts of it end when their subscribers know that it is
+    /// withdrawn, unless they have asked to be told or begin again before.
+    pub(crate) fn end_when_told(&mut self, eid: EidPrefix) {
+        for (part, xtrs) in self.table.inside(&eid) {
+            let told = xtrs.iter().filter(|xtr| {
+                let asked = self.asked.get(xtr).into_iter().flatten();
+                !asked.into_iter().any(|(_, watched)| *watched == part)
+            });
+            self.ending.extend(told.map(|xtr| (part, *xtr)));
+        }
+    }
+
+    /// Takes in that `xtr` knows what was to be told last about `eid`.
+    pub(crate) fn told(&mut self, eid: EidPrefix, xtr: XtrIndex) {
+        if self.ending.contains(&(eid, xtr)) {
+            self.leave(eid, xtr);
+        }
+    }
+
     fn leave(&mut self, eid: EidPrefix, xtr: XtrIndex) {
         self.expiry.cancel(&(eid, xtr));
+        self.ending.remove(&(eid, xtr));
         if let Some(eids) = self.by_xtr.get_mut(&xtr) {
             self.len -= usize::from(eids.remove(&eid).is_some());
             if eids.is_empty() {

@@ -129,6 +129,48 @@ fn an_agent_that_is_gone_is_told_nothing_more() {
 }
 
 #[test]
+fn who_has_left_and_comes_back_is_a_stranger() {
+    let gone = [empty("10.0.0.2", 0), empty("fd00:1::2", 0)];
+    for (left, known) in [(true, true), (true, false), (false, true)] {
+        let mut bench = registered();
+        bench.pair("a", "b", "10.0.0.2");
+        let before = bench.server.state.subscribers.len();
+        assert!(before > 0);
+        let news = match left {
+            true => bench.register("b", &gone).pop().unwrap(),
+            false => {
+                bench.wait(limits::REGISTRATION_LIFETIME / 2);
+                bench.register("a", &own_records("a"));
+                let mut sent = bench.wait(limits::REGISTRATION_LIFETIME / 2);
+                sent.retain(|sent| sent.dst == control("a"));
+                sent.remove(0)
+            }
+        };
+        assert_eq!(news.notify("a").1, gone);
+        if known {
+            bench.ack("a", &news);
+        }
+        let mut sent = bench.register("b", &own_records("b"));
+        sent.retain(|sent| sent.is_notify() && sent.dst == control("b"));
+        // The first one is the confirmation.
+        let met = sent.len() > 1;
+        assert_eq!(met, !(left && known), "left: {left}, known: {known}");
+    }
+}
+
+#[test]
+fn who_asks_for_what_has_just_been_withdrawn_hears_when_it_is_back() {
+    let mut bench = registered();
+    bench.pair("a", "b", "10.0.0.2");
+    let gone = [empty("10.0.0.2", 0), empty("fd00:1::2", 0)];
+    let news = bench.register("b", &gone).pop().unwrap();
+    bench.ask("a", "10.0.0.2");
+    bench.ack("a", &news);
+    let sent = bench.register("b", &own_records("b"));
+    assert_eq!(sent[1].notify("b").1, own_records("a"));
+}
+
+#[test]
 fn a_third_agent_is_told_nothing() {
     let mut bench = registered();
     bench.pair("a", "b", "10.0.0.2");
