@@ -8,6 +8,8 @@
 //! | how does WireGuard run in this process? | `embedded` |
 //! | how is the kernel's WireGuard programmed? | `kernel` |
 //! | which change of a peer is the smallest? | `table` |
+//! | how often are counters read? | `paced_stats` |
+//! | what outlives a killed process? | `leftover` |
 //! | what catches packets to unknown destinations? | `miss_tun` |
 //! | how do packets get into an interface? | `routes` |
 //! | when has this host another address? | `address_watch` |
@@ -22,9 +24,11 @@ mod embedded;
 mod error;
 mod kernel;
 mod key;
+mod leftover;
 mod link_guard;
 mod miss_tun;
 mod netlink;
+mod paced_stats;
 mod routes;
 mod sockets;
 mod table;
@@ -35,6 +39,7 @@ pub use address_watch::AddressWatch;
 pub use device::Device;
 pub use error::DeviceError;
 pub use key::{KeyError, PrivateKey};
+pub use leftover::remove_leftover;
 pub use miss_tun::MissTun;
 pub use routes::{RouteSpec, Routes};
 pub use sockets::{bind_control_socket, local_address_towards};

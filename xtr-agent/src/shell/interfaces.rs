@@ -1,6 +1,6 @@
 //! The interfaces of the agent: control tunnel, data plane, miss catcher, and the routes between them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -82,11 +82,12 @@ impl Interfaces {
                 listen_port: config.listen_port,
                 mtu: config.mtu,
                 addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
+                adopt: false,
             },
             config.data_plane,
         )
         .await?;
-        let miss = MissTun::create(&config.interfaces.miss, config.mtu)?;
+        let miss = MissTun::create(&config.interfaces.miss, config.mtu, false)?;
         let made = Self {
             control,
             control_tunnel,
@@ -207,16 +208,15 @@ impl Interfaces {
     }
 
     pub(super) async fn stats(&mut self, keys: &[PublicKey]) -> Vec<PeerStats> {
-        let all = match self.data.peer_stats().await {
-            Ok(all) => all,
+        let found = match self.data.stats_of(keys).await {
+            Ok(found) => found,
             Err(error) => {
                 warn!(%error, "counters not read");
                 return Vec::new();
             }
         };
-        let wanted: HashSet<&PublicKey> = keys.iter().collect();
-        all.iter()
-            .filter(|peer| wanted.contains(&peer.key))
+        found
+            .iter()
             .map(|peer| PeerStats {
                 key: peer.key,
                 handshake_seen: peer.since_handshake.is_some(),
@@ -282,6 +282,7 @@ async fn control_tunnel(
         listen_port: 0,
         mtu: config.mtu,
         addresses: vec![address],
+        adopt: false,
     };
     let device = Device::create(wanted, config.data_plane).await?;
     device.set_peer(peer).await?;

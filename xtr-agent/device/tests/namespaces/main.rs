@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod addresses;
 #[cfg(test)]
+mod adoption;
+#[cfg(test)]
 mod costs;
 #[cfg(test)]
 mod forgery;

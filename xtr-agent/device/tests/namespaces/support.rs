@@ -226,6 +226,7 @@ pub(crate) fn config(
         listen_port,
         mtu: 1420,
         addresses: addresses.to_vec(),
+        adopt: false,
     }
 }
 
