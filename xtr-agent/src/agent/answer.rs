@@ -74,6 +74,9 @@ impl Agent {
         let Chosen { key, endpoint } = chosen;
         let eid = record.eid;
         actions.event(Event::MapReply { eid, key, endpoint });
+        for dst in self.resolver.within(&eid.net()) {
+            self.traces.answered(now, dst);
+        }
         let taken = self.positive(now, &record, region, chosen, Cause::Reply, actions);
         self.release_resolved(now, eid.net(), actions);
         match purpose {

@@ -19,13 +19,15 @@ impl Agent {
             return;
         };
         let cause = entry.cause;
+        self.traces.installed(now, prefix, key);
         actions.event(Event::PeerInstalled {
             eid,
             key,
             endpoint,
             cause,
         });
-        let is_new = !self.peers.handshake_seen(&key);
+        // A restored peer has no packets waiting; its session is looked for when there are some.
+        let is_new = cause != Cause::Restored && !self.peers.handshake_seen(&key);
         if is_new {
             if self.watched.is_empty() {
                 self.deadlines.set(Timer::Handshakes, now + HANDSHAKE_POLL);
@@ -47,6 +49,7 @@ impl Agent {
                 self.await_handshake(now, prefix, actions);
             }
             Cause::Push => self.await_handshake(now, prefix, actions),
+            Cause::Restored => self.fire(prefix, actions),
         }
     }
 
@@ -115,6 +118,7 @@ impl Agent {
             }
             let seen = self.peers.handshake_seen(&peer.key);
             if seen {
+                self.traces.seen(now, peer);
                 self.watched.remove(&peer.key);
             }
             if self.awaiting.is_empty() && self.refresh_checks.is_empty() {

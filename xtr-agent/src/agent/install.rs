@@ -10,7 +10,7 @@ use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
 use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::Unreachable;
-use super::limits::{CHANGES_IN_FLIGHT, MAP_CACHE_ENTRIES, REFRESH_AT_PERCENT, UNSPECIFIED_TTL};
+use super::limits::{CHANGES_IN_FLIGHT, MAP_CACHE_ENTRIES, UNSPECIFIED_TTL, refresh_after};
 use super::map_cache::{Chosen, Entry, State};
 use super::remove::Object;
 use super::{Action, Actions, Agent, Change, ChangeId, Timer};
@@ -56,7 +56,7 @@ impl Agent {
         if self.routes_for(&prefix).is_empty() {
             return false;
         }
-        let refresh = now + ttl.mul_f64(f64::from(REFRESH_AT_PERCENT) / 100.0);
+        let refresh = now + refresh_after(ttl);
         let pending = !self.resolver.within(&prefix).is_empty();
         match self.cache.get_mut(&prefix) {
             Some(entry) if entry.chosen.is_some() => {
@@ -85,19 +85,10 @@ impl Agent {
                     actions.count(DropReason::MapCacheFull);
                     return false;
                 }
-                let entry = Entry {
-                    state: State::Installing,
-                    region: prefix,
-                    chosen: Some(chosen),
-                    change: None,
-                    expires,
-                    stale: None,
-                    held: Held::default(),
-                    cause,
-                    mutual: cause == Cause::Push && pending,
-                    solicited: None,
-                    bytes_seen: 0,
-                };
+                let state = State::Installing;
+                let mut entry = Entry::new(prefix, state, Some(chosen), now, expires);
+                entry.cause = cause;
+                entry.mutual = cause == Cause::Push && pending;
                 self.cache.insert(prefix, entry);
                 self.set_peer(now, prefix, chosen, actions);
             }
@@ -275,6 +266,7 @@ impl Agent {
                     self.peer_ready(now, prefix, actions);
                 } else {
                     actions.event(Event::ChangeFailed { what: "peer" });
+                    self.traces.lost(now, prefix, DropReason::MappingLost);
                     self.lose(prefix, actions);
                 }
             }

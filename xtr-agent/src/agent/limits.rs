@@ -16,6 +16,8 @@ pub const MAP_CACHE_ENTRIES: usize = 65_536;
 pub const NEGATIVE_ENTRIES: usize = MAP_CACHE_ENTRIES / 4;
 /// Records read from one Map-Reply or Map-Notify.
 pub const RECORDS_PER_MESSAGE: usize = 64;
+/// Destinations whose way is remembered for `trace`.
+pub const TRACES: usize = 256;
 /// Changes handed to the data plane and not yet reported back.
 pub const CHANGES_IN_FLIGHT: usize = 8_192;
 
@@ -70,6 +72,8 @@ pub const HANDSHAKE_POLLS: u32 = 60;
 /// Share of a mapping's TTL after which a mapping in use is asked for again,
 /// in per cent.
 pub const REFRESH_AT_PERCENT: u32 = 80;
+/// Time between two requests for mappings that were restored at the start.
+pub const RESTORED_REFRESH: Duration = Duration::from_millis(20);
 /// How often the counters of all peers are looked at.
 pub const LIVENESS_POLL: Duration = Duration::from_secs(4);
 /// How long bytes may go unanswered before the map server is asked again. A
@@ -93,3 +97,9 @@ pub const REFRESH_RETRY_MAX: Duration = Duration::from_secs(10);
 pub const STALE_STEP: Duration = Duration::from_secs(60);
 /// How long a mapping in use is kept in all while no map server answers.
 pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// When a mapping in use that is good for `ttl` is asked for again.
+#[must_use]
+pub fn refresh_after(ttl: Duration) -> Duration {
+    ttl.mul_f64(f64::from(REFRESH_AT_PERCENT) / 100.0)
+}

@@ -49,6 +49,8 @@ pub(super) struct Entry {
     pub(super) chosen: Option<Chosen>,
     /// The latest change that gives the prefix to that peer.
     pub(super) change: Option<ChangeId>,
+    /// When it came.
+    pub(super) since: Timestamp,
     /// When it stops being true.
     pub(super) expires: Timestamp,
     /// Since when it is used beyond its time because nobody answers.
@@ -67,6 +69,30 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// An entry for all of `prefix`, from now on.
+    pub(super) fn new(
+        prefix: IpNet,
+        state: State,
+        chosen: Option<Chosen>,
+        now: Timestamp,
+        expires: Timestamp,
+    ) -> Self {
+        Self {
+            state,
+            region: prefix,
+            chosen,
+            change: None,
+            since: now,
+            expires,
+            stale: None,
+            held: Held::default(),
+            cause: Cause::Reply,
+            mutual: false,
+            solicited: None,
+            bytes_seen: 0,
+        }
+    }
+
     fn is_negative(&self) -> bool {
         matches!(self.state, State::Negative(_))
     }
@@ -331,19 +357,8 @@ mod tests {
     use super::*;
 
     fn entry(prefix: &str, state: State) -> Entry {
-        Entry {
-            state,
-            region: prefix.parse().unwrap(),
-            chosen: None,
-            change: None,
-            expires: Timestamp::ZERO,
-            stale: None,
-            held: Held::default(),
-            cause: Cause::Reply,
-            mutual: false,
-            solicited: None,
-            bytes_seen: 0,
-        }
+        let prefix = prefix.parse().unwrap();
+        Entry::new(prefix, state, None, Timestamp::ZERO, Timestamp::ZERO)
     }
 
     #[test]

@@ -11,7 +11,7 @@ use lisp_proto::{
 };
 use rand::Rng;
 
-use super::event::{Cause, DropReason, Event};
+use super::event::{DropReason, Event};
 use super::hold::Held;
 use super::ip_header::{Unreachable, addresses};
 use super::limits::{
@@ -138,6 +138,7 @@ impl Agent {
             return;
         }
         actions.event(Event::Caught { dst });
+        self.traces.caught(now, dst);
         self.start_request(now, src, dst, held, actions);
     }
 
@@ -162,6 +163,7 @@ impl Agent {
             },
         );
         actions.event(Event::MapRequest { eid: dst, nonce });
+        self.traces.asked(now, dst);
         self.send_request(Question::first(source, dst, nonce), 0, actions);
         let retry = (now + REQUEST_RETRY).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
@@ -232,6 +234,7 @@ impl Agent {
             return;
         }
         pending.tries += 1;
+        self.traces.asked(now, dst);
         let silent = self.turn(tries.saturating_sub(1));
         let servers = u32::try_from(self.config.map_servers.len()).unwrap_or(1);
         let unanswered = tries.div_ceil(servers.max(1));
@@ -253,8 +256,9 @@ impl Agent {
             let (why, reason) = (Unreachable::Host, DropReason::NoAnswer);
             self.refusals.refuse(&packet, why, reason, actions);
         }
+        self.traces.failed(now, dst, DropReason::NoAnswer);
         let until = now + NO_ANSWER_HOLD_DOWN;
-        self.insert_negative(IpNet::from(dst), MapAction::Drop, until, actions);
+        self.insert_negative(now, IpNet::from(dst), MapAction::Drop, until, actions);
     }
 
     /// Takes in a negative answer: refuses the destination while it is valid,
@@ -281,6 +285,7 @@ impl Agent {
         let why = unreachable_by(record.action);
         for dst in self.resolver.within(&prefix) {
             self.deadlines.cancel(&Timer::Request(dst));
+            self.traces.failed(now, dst, DropReason::NegativeMapping);
             if let Some(mut pending) = self.resolver.finish(&dst) {
                 for packet in pending.held.take(&mut self.budget) {
                     let reason = DropReason::NegativeMapping;
@@ -288,11 +293,12 @@ impl Agent {
                 }
             }
         }
-        self.insert_negative(prefix, record.action, until, actions);
+        self.insert_negative(now, prefix, record.action, until, actions);
     }
 
     fn insert_negative(
         &mut self,
+        now: Timestamp,
         prefix: IpNet,
         action: MapAction,
         until: Timestamp,
@@ -309,19 +315,8 @@ impl Agent {
             actions.count(DropReason::MapCacheFull);
             return;
         }
-        let entry = Entry {
-            state: State::Negative(action),
-            region: prefix,
-            chosen: None,
-            change: None,
-            expires: until,
-            stale: None,
-            held: Held::default(),
-            cause: Cause::Reply,
-            mutual: false,
-            solicited: None,
-            bytes_seen: 0,
-        };
+        let state = State::Negative(action);
+        let entry = Entry::new(prefix, state, None, now, until);
         self.cache.insert(prefix, entry);
         self.deadlines.set(Timer::Entry(prefix), until);
     }

@@ -29,7 +29,10 @@ mod remove;
 mod replay;
 mod routes;
 mod server;
+mod snapshot;
+mod status;
 mod subscribe;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +49,9 @@ pub use event::{Cause, DropReason, Event};
 pub use inspect::Sizes;
 pub use map_cache::{Chosen, State};
 pub use peers::PeerSpec;
+pub use snapshot::{SavedMapping, Snapshot};
+pub use status::{MappingState, MappingStatus, PeerStatus, ServerStatus, Status};
+pub use trace::{Failure, Reached, Stage, Trace};
 
 use bucket::Bucket;
 use hold::HoldBudget;
@@ -57,6 +63,7 @@ use remove::{Object, Repairs};
 use routes::Routes;
 use server::Server;
 use subscribe::Subscriptions;
+use trace::Traces;
 
 /// What the data plane says of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +159,9 @@ pub struct Agent {
     awaiting: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
     refresh_checks: BTreeSet<IpNet>,
+    /// Mappings of an earlier life that no map server was asked for yet.
+    restored: Vec<IpNet>,
+    traces: Traces,
     liveness: Liveness,
     /// Whether the next counters are for `liveness`.
     liveness_asked: bool,
@@ -183,6 +193,8 @@ impl Agent {
             watched: BTreeMap::new(),
             awaiting: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
+            restored: Vec::new(),
+            traces: Traces::default(),
             liveness: Liveness::default(),
             liveness_asked: false,
             deadlines: Deadlines::default(),

@@ -28,6 +28,7 @@ pub(super) fn event(event: &Event) {
             let cause = match cause {
                 Cause::Reply => "reply",
                 Cause::Push => "push",
+                Cause::Restored => "restored",
             };
             info!(event = "peer_installed", %eid, key = %key.short(), %endpoint, cause);
         }

@@ -18,7 +18,9 @@ mod overlaps;
 mod paths;
 mod refusals;
 mod rules;
+mod snapshot;
 mod subscriptions;
+mod trace;
 
 use super::ip_header::tests::packet;
 use bytes::Bytes;
