@@ -13,6 +13,7 @@
 //! | what catches packets to unknown destinations? | `miss_tun` |
 //! | how do packets get into an interface? | `routes` |
 //! | when has this host another address? | `address_watch` |
+//! | how far away is somebody behind an interface? | `echo` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how does the kernel make interfaces? | `netlink` |
 //!
@@ -20,6 +21,7 @@
 
 mod address_watch;
 mod device;
+mod echo;
 mod embedded;
 mod error;
 mod kernel;
@@ -37,6 +39,7 @@ mod types;
 
 pub use address_watch::AddressWatch;
 pub use device::Device;
+pub use echo::round_trips;
 pub use error::DeviceError;
 pub use key::{KeyError, PrivateKey};
 pub use leftover::remove_leftover;

@@ -10,6 +10,8 @@ mod adoption;
 #[cfg(test)]
 mod costs;
 #[cfg(test)]
+mod echo;
+#[cfg(test)]
 mod forgery;
 #[cfg(test)]
 mod lifecycle;
