@@ -14,6 +14,7 @@
 //! | how do packets get into an interface? | `routes` |
 //! | when has this host another address? | `address_watch` |
 //! | how far away is somebody behind an interface? | `echo` |
+//! | how large may packets be? | `path_mtu`, `mss_clamp` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how does the kernel make interfaces? | `netlink` |
 //!
@@ -29,8 +30,10 @@ mod key;
 mod leftover;
 mod link_guard;
 mod miss_tun;
+mod mss_clamp;
 mod netlink;
 mod paced_stats;
+mod path_mtu;
 mod routes;
 mod sockets;
 mod table;
@@ -44,6 +47,8 @@ pub use error::DeviceError;
 pub use key::{KeyError, PrivateKey};
 pub use leftover::remove_leftover;
 pub use miss_tun::MissTun;
+pub use mss_clamp::MssClamp;
+pub use path_mtu::{path_mtu, wireguard_overhead};
 pub use routes::{RouteSpec, Routes};
 pub use sockets::{bind_control_socket, local_address_towards};
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};

@@ -18,6 +18,8 @@ mod lifecycle;
 #[cfg(test)]
 mod miss;
 #[cfg(test)]
+mod mtu;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod support;
