@@ -1,14 +1,19 @@
 //! `xtr-agent`: an endpoint of a Lispwire network.
 
+mod cli;
+
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
-use xtr_agent::config::Config;
+use xtr_agent::config::{Config, ConfigError};
 use xtr_agent::shell::{self, Keys};
+
+use cli::Target;
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_CONFIG: u8 = 2;
@@ -24,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the agent in the foreground until SIGTERM or SIGINT.
+    /// Runs the agent in the foreground until SIGTERM, SIGINT or `stop`.
     Run {
         /// Configuration file.
         #[arg(long, short, default_value = "/etc/lispwire/xtr-agent.toml")]
@@ -32,6 +37,33 @@ enum Command {
         /// How log lines on standard error look.
         #[arg(long, value_enum, default_value = "text")]
         log_format: LogFormat,
+    },
+    /// Says where a running agent stands: registrations, peers, map-cache.
+    Status {
+        #[command(flatten)]
+        target: Target,
+        /// Prints everything as one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says how far the first packet to a destination has come, or where it stopped.
+    Trace {
+        /// The destination.
+        eid: IpAddr,
+        #[command(flatten)]
+        target: Target,
+        /// Prints everything as one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stops a running agent; on the kernel's data plane the tunnels stay, for the next start.
+    Stop {
+        #[command(flatten)]
+        target: Target,
+        /// Withdraws the registrations and removes interfaces, routes and map-cache, also those
+        /// that an agent left which runs no more.
+        #[arg(long)]
+        purge: bool,
     },
     /// Prints the agent's two public keys, making the keys if there are none.
     Pubkey {
@@ -75,20 +107,30 @@ fn main() -> ExitCode {
         }
     };
     match arguments.command {
-        Command::Run { config, log_format } => with_config(&config, |config| {
+        Command::Run { config, log_format } => with_config(&config, |read| {
             start_log(log_format);
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(shell::run(config))
+            runtime.block_on(shell::run(read, &config))
         }),
+        Command::Status { target, json } => finished(cli::status::run(&target, json)),
+        Command::Trace { eid, target, json } => match cli::trace::run(&target, eid, json) {
+            Ok(false) => ExitCode::from(EXIT_FAILURE),
+            result => finished(result.map(drop)),
+        },
+        Command::Stop { target, purge } => finished(cli::stop::run(&target, purge)),
         Command::Pubkey { config } => with_config(&config, |config| {
             let keys = Keys::load_or_create(&config)?;
-            say(&format!(
-                "control {}\ndata {}",
-                keys.control.public(),
-                keys.data.public()
-            ));
+            say(&format!("control {}", keys.control.public()));
+            let several = config.instances.len() > 1;
+            for (instance, key) in config.instances.iter().zip(&keys.data) {
+                let key = key.public();
+                match several {
+                    true => say(&format!("data [{}] {key}", instance.iid.0)),
+                    false => say(&format!("data {key}")),
+                }
+            }
             Ok(())
         }),
         Command::Config {
@@ -108,11 +150,16 @@ fn with_config(path: &Path, run: impl FnOnce(Config) -> Result<()>) -> ExitCode 
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    match run(config) {
+    finished(run(config))
+}
+
+fn finished(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{error:#}"));
-            ExitCode::from(EXIT_FAILURE)
+            let of_config = error.downcast_ref::<ConfigError>().is_some();
+            ExitCode::from(if of_config { EXIT_CONFIG } else { EXIT_FAILURE })
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The TUN interface that catches packets to destinations nobody has resolved yet.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::error::DeviceError;
 use crate::link_guard::{LinkGuard, NameClaim};
@@ -56,6 +60,25 @@ impl MissTun {
             let length = self.device.recv(buffer).await?;
             if !is_multicast(buffer) {
                 return Ok(length);
+            }
+        }
+    }
+
+    /// The same for a task that waits for several interfaces: it is woken when there is a packet.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn poll_recv(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut filled = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.device).poll_read(context, &mut filled))?;
+            let length = filled.filled().len();
+            if !is_multicast(buffer) {
+                return Poll::Ready(Ok(length));
             }
         }
     }

@@ -90,7 +90,12 @@ fn lines(report: &Report) -> Vec<String> {
         span(report.uptime_ms),
         report.backend
     )];
-    lines.extend(report.warnings.iter().map(|text| format!("WARNING: {text}")));
+    lines.extend(
+        report
+            .warnings
+            .iter()
+            .map(|text| format!("WARNING: {text}")),
+    );
     for instance in &report.instances {
         lines.push(String::new());
         lines.extend(instance_lines(instance));
@@ -149,7 +154,15 @@ fn servers(servers: &[Server]) -> Vec<String> {
 
 fn peers(peers: &[Peer]) -> Vec<String> {
     let heading = [
-        "PEER", "EIDS", "PATH", "STATE", "HANDSHAKE", "HEARD", "IN", "OUT", "RTT",
+        "PEER",
+        "EIDS",
+        "PATH",
+        "STATE",
+        "HANDSHAKE",
+        "HEARD",
+        "IN",
+        "OUT",
+        "RTT",
     ];
     let mut table = Table::new(&heading, 1);
     for peer in peers {
@@ -177,7 +190,11 @@ fn mappings(mappings: &[Mapping]) -> Vec<String> {
     let heading = ["EID", "STATE", "BY", "TTL LEFT", "AGE", "PEER"];
     let mut table = Table::new(&heading, 0);
     for mapping in mappings {
-        let state = if mapping.stale { "stale" } else { &mapping.state };
+        let state = if mapping.stale {
+            "stale"
+        } else {
+            &mapping.state
+        };
         table.row(vec![
             mapping.eid.clone(),
             state.to_owned(),

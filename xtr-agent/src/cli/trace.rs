@@ -36,13 +36,25 @@ struct Failure {
 
 /// The stages in order, with what each says.
 const STAGES: [(&str, &str, &str); 7] = [
-    ("caught", "caught", "the first packet left the host's routing"),
+    (
+        "caught",
+        "caught",
+        "the first packet left the host's routing",
+    ),
     ("asked", "asked", "a Map-Request went to the map server"),
     ("answered", "answered", "a Map-Reply came back"),
-    ("far_end_ready", "far end ready", "it has acknowledged our key, or the answer says so"),
+    (
+        "far_end_ready",
+        "far end ready",
+        "it has acknowledged our key, or the answer says so",
+    ),
     ("installed", "installed", "the data plane has the peer"),
     ("handshake", "handshake", "WireGuard has a session"),
-    ("first_reply", "first reply", "bytes came back from the far end"),
+    (
+        "first_reply",
+        "first reply",
+        "bytes came back from the far end",
+    ),
 ];
 
 /// Runs the command; whether the packet has not failed.
@@ -55,7 +67,9 @@ pub(crate) fn run(target: &Target, eid: IpAddr, json: bool) -> Result<bool> {
     let traces: Vec<Trace> =
         serde_json::from_value(answer.clone()).context("the agent is of another version")?;
     if traces.is_empty() {
-        bail!("no packet to {eid} was caught lately; send one, for instance with `ping -c 1 {eid}`");
+        bail!(
+            "no packet to {eid} was caught lately; send one, for instance with `ping -c 1 {eid}`"
+        );
     }
     if json {
         say(&answer.to_string());
@@ -120,9 +134,21 @@ mod tests {
         };
         let lines = lines("10.0.0.2".parse().unwrap(), &trace);
         assert_eq!(lines.len(), 2 + STAGES.len());
-        assert!(lines[3].starts_with("  asked             0.08 ms"), "{}", lines[3]);
-        assert!(lines[4].ends_with("3000 ms  FAILED: no answer"), "{}", lines[4]);
+        assert!(
+            lines[3].starts_with("  asked             0.08 ms"),
+            "{}",
+            lines[3]
+        );
+        assert!(
+            lines[4].ends_with("3000 ms  FAILED: no answer"),
+            "{}",
+            lines[4]
+        );
         assert!(lines[8].ends_with('-'), "{}", lines[8]);
-        assert!(lines.iter().all(|line| line.chars().count() <= super::super::table::WIDTH));
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.chars().count() <= super::super::table::WIDTH)
+        );
     }
 }

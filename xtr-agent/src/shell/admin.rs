@@ -73,8 +73,7 @@ impl Admin {
     /// # Errors
     /// A running agent answers there, or the file cannot be made.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let listener =
-            listen(path).with_context(|| format!("admin socket {}", path.display()))?;
+        let listener = listen(path).with_context(|| format!("admin socket {}", path.display()))?;
         let (sender, questions) = mpsc::channel(CONNECTIONS);
         let mut connections = JoinSet::new();
         connections.spawn(accept(listener, sender));
@@ -98,6 +97,9 @@ impl Admin {
         // The accepting task ends when its receiver does; it waits for its connections then.
         let mut admin = self;
         admin.questions.close();
+        while let Ok(question) = admin.questions.try_recv() {
+            question.refuse("the agent is stopping");
+        }
         let ended = async { while admin.connections.join_next().await.is_some() {} };
         if timeout(FAREWELL, ended).await.is_err() {
             debug!("an admin connection was cut off");

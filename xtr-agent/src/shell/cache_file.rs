@@ -157,7 +157,11 @@ fn write(path: &Path, content: &Content) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&temporary)?;
-    write!(file, "{MAGIC} {:08x}\n{body}", crc32fast::hash(body.as_bytes()))?;
+    write!(
+        file,
+        "{MAGIC} {:08x}\n{body}",
+        crc32fast::hash(body.as_bytes())
+    )?;
     fs::rename(&temporary, path)
 }
 

@@ -16,6 +16,7 @@ mod floods;
 mod order;
 mod overlaps;
 mod paths;
+mod reconfigure;
 mod refusals;
 mod rules;
 mod snapshot;
