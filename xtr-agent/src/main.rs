@@ -33,7 +33,7 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         log_format: LogFormat,
     },
-    /// Prints the agent's two public keys, making the keys if there are none.
+    /// Prints the agent's public keys, making the keys if there are none.
     Pubkey {
         /// Configuration file.
         #[arg(long, short, default_value = "/etc/lispwire/xtr-agent.toml")]
@@ -84,11 +84,15 @@ fn main() -> ExitCode {
         }),
         Command::Pubkey { config } => with_config(&config, |config| {
             let keys = Keys::load_or_create(&config)?;
-            say(&format!(
-                "control {}\ndata {}",
-                keys.control.public(),
-                keys.data.public()
-            ));
+            say(&format!("control {}", keys.control.public()));
+            let several = config.instances.len() > 1;
+            for (instance, key) in config.instances.iter().zip(&keys.data) {
+                let key = key.public();
+                match several {
+                    true => say(&format!("data [{}] {key}", instance.iid.0)),
+                    false => say(&format!("data {key}")),
+                }
+            }
             Ok(())
         }),
         Command::Config {

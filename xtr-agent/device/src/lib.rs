@@ -13,8 +13,10 @@
 //! | when has this host another address? | `address_watch` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how does the kernel make interfaces? | `netlink` |
+//! | how are they made in another network namespace? | `netns` |
 //!
-//! Everything happens in the network namespace of the calling thread. Linux only.
+//! Everything happens in the network namespace of the calling thread unless another one is named.
+//! Linux only.
 
 mod address_watch;
 mod device;
@@ -25,6 +27,7 @@ mod key;
 mod link_guard;
 mod miss_tun;
 mod netlink;
+mod netns;
 mod routes;
 mod sockets;
 mod table;
@@ -36,6 +39,7 @@ pub use device::Device;
 pub use error::DeviceError;
 pub use key::{KeyError, PrivateKey};
 pub use miss_tun::MissTun;
+pub use netns::NetNs;
 pub use routes::{RouteSpec, Routes};
 pub use sockets::{bind_control_socket, local_address_towards};
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};

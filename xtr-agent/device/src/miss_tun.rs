@@ -1,10 +1,15 @@
 //! The TUN interface that catches packets to destinations nobody has resolved yet.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::error::DeviceError;
 use crate::link_guard::{LinkGuard, NameClaim};
 use crate::netlink::link::Links;
+use crate::netns::{NetNs, inside};
 use crate::tun;
 
 /// A TUN interface that is up, without addresses; removed when dropped.
@@ -21,11 +26,21 @@ impl MissTun {
     /// The name is taken, TUN is not available, or CAP_NET_ADMIN is missing. Must be called within
     /// a tokio runtime.
     pub fn create(name: &str, mtu: u16) -> Result<Self, DeviceError> {
-        let claim = NameClaim::take(name)?;
-        let links = Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, name, e))?;
-        let (device, link) = tun::open(claim, links, mtu)?;
-        link.bring_up(&[])?;
-        Ok(Self { device, link })
+        Self::create_in(None, name, mtu)
+    }
+
+    /// The same in another network namespace.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), or the namespace cannot be entered.
+    pub fn create_in(netns: Option<&NetNs>, name: &str, mtu: u16) -> Result<Self, DeviceError> {
+        inside(netns, || {
+            let claim = NameClaim::take(name)?;
+            let links = Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, name, e))?;
+            let (device, link) = tun::open(claim, links, mtu)?;
+            link.bring_up(&[])?;
+            Ok(Self { device, link })
+        })
     }
 
     /// Waits for a packet; returns its length. Cancelling loses nothing.
@@ -40,6 +55,25 @@ impl MissTun {
             let length = self.device.recv(buffer).await?;
             if !is_multicast(buffer) {
                 return Ok(length);
+            }
+        }
+    }
+
+    /// The same for a task that waits for several interfaces: it is woken when there is a packet.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn poll_recv(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut filled = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.device).poll_read(context, &mut filled))?;
+            let length = filled.filled().len();
+            if !is_multicast(buffer) {
+                return Poll::Ready(Ok(length));
             }
         }
     }

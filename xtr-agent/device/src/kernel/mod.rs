@@ -5,6 +5,7 @@ mod packet_socket;
 mod wireguard;
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lisp_proto::PublicKey;
@@ -39,15 +40,22 @@ pub(crate) enum Made {
 }
 
 impl Kernel {
-    /// Makes the interface, gives it key, port and addresses, brings it up.
+    /// Makes the interface in the present network namespace, gives it key, port and addresses,
+    /// brings it up. With `home` its UDP socket is in the namespace of those links, and the
+    /// descriptor is that of the present one.
     pub(crate) fn create(
         config: &DeviceConfig,
         claim: NameClaim,
         mut links: Links,
+        home: Option<(Links, RawFd)>,
     ) -> Result<Made, DeviceError> {
         let failed = |source| DeviceError::system(CREATING, &config.name, source);
         remove_leftover(config, &mut links).map_err(failed)?;
-        match links.create_wireguard(&config.name, config.mtu) {
+        let created = match home {
+            Some((mut home, here)) => home.create_wireguard(&config.name, config.mtu, Some(here)),
+            None => links.create_wireguard(&config.name, config.mtu, None),
+        };
+        match created {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 return Ok(Made::Unsupported(claim, links));
             }

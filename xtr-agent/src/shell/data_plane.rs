@@ -1,101 +1,59 @@
-//! The interfaces of the agent: control tunnel, data plane, miss catcher, and the routes between them.
+//! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use serde_json::json;
-use tokio::net::UdpSocket;
 use tracing::warn;
 use wg_device::{
-    Backend, Device, DeviceConfig, DeviceError, MissTun, PeerSpec, PrivateKey, RouteSpec, Routes,
-    bind_control_socket,
+    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, PeerSpec, PrivateKey,
+    RouteSpec, Routes,
 };
 
-use super::Keys;
 use crate::agent::{Agent, Change, PeerStats};
-use crate::config::{Access, Config};
+use crate::config::Instance;
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
 const MISS_METRIC: u32 = 8_192;
 /// Metric of the routes past the agent.
-const DATA_METRIC: u32 = 512;
-/// Keeps the way to the map server open through stateful firewalls, seconds.
-const CONTROL_KEEPALIVE_S: u16 = 25;
+pub(super) const DATA_METRIC: u32 = 512;
 
-/// Everything the agent made on this host.
-pub(super) struct Interfaces {
-    pub(super) control: UdpSocket,
-    control_tunnel: Option<(Device, PeerSpec)>,
+/// Everything the agent made on this host for one instance.
+pub(super) struct DataPlane {
     pub(super) data: Device,
     pub(super) miss: MissTun,
     routes: Routes,
     sources: Vec<IpAddr>,
 }
 
-impl Interfaces {
+impl DataPlane {
     /// Makes the interfaces and routes; what was made goes again on an error.
     pub(super) async fn create(
-        config: &Config,
-        keys: Keys,
-        control_address: IpAddr,
+        instance: &Instance,
+        choice: BackendChoice,
+        private_key: PrivateKey,
     ) -> Result<Self> {
-        let server = config.map_server.address;
         let routes = Routes::new().context("no access to the routing tables")?;
-        let control_tunnel = match &config.map_server.access {
-            Access::Tunnel {
-                public_key,
-                endpoint,
-                ..
-            } => {
-                let peer = PeerSpec {
-                    key: *public_key,
-                    endpoint: Some(*endpoint),
-                    allowed_ips: vec![IpNet::from(server.ip())],
-                    keepalive: Some(CONTROL_KEEPALIVE_S),
-                };
-                let address = IpNet::from(control_address);
-                let device = control_tunnel(config, keys.control, address, &peer).await?;
-                let to_server = RouteSpec {
-                    prefix: IpNet::from(server.ip()),
-                    device: device.name().to_owned(),
-                    metric: DATA_METRIC,
-                    source: Some(control_address),
-                };
-                routes.add(&to_server)?;
-                Some((device, peer))
-            }
-            Access::Plain { .. } => None,
+        let sources = host_addresses(&instance.eid_prefixes);
+        let wanted = DeviceConfig {
+            name: instance.interfaces.data.clone(),
+            private_key,
+            listen_port: instance.listen_port,
+            mtu: instance.mtu,
+            addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
         };
-        let bind = SocketAddr::new(control_address, server.port());
-        let device = control_tunnel.as_ref().map(|(device, _)| device.name());
-        let control = bind_control_socket(bind, device)
-            .with_context(|| format!("control socket on {bind}"))?;
-        let sources = host_addresses(&config.eid_prefixes);
-        let data = Device::create(
-            DeviceConfig {
-                name: config.interfaces.data.clone(),
-                private_key: keys.data,
-                listen_port: config.listen_port,
-                mtu: config.mtu,
-                addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
-            },
-            config.data_plane,
-        )
-        .await?;
-        let miss = MissTun::create(&config.interfaces.miss, config.mtu)?;
+        let data = Device::create(wanted, choice).await?;
+        let miss = MissTun::create(&instance.interfaces.miss, instance.mtu)?;
         let made = Self {
-            control,
-            control_tunnel,
             data,
             miss,
             routes,
             sources,
         };
-        for prefix in &config.overlay {
+        for prefix in &instance.overlay {
             let source = made.source(prefix);
             let catch = RouteSpec {
                 prefix: *prefix,
@@ -106,24 +64,6 @@ impl Interfaces {
             made.routes.add(&catch)?;
         }
         Ok(made)
-    }
-
-    /// Talks to the map server from another address of this host; only where there is no control
-    /// tunnel, which follows by itself.
-    ///
-    /// # Errors
-    /// The address cannot be used, or not yet.
-    pub(super) fn move_control(&mut self, rlocs: &[IpAddr]) -> io::Result<()> {
-        let now = self.control.local_addr()?;
-        let like_now = |rloc: &&IpAddr| rloc.is_ipv4() == now.is_ipv4();
-        let moved = rlocs.iter().find(like_now);
-        if self.control_tunnel.is_none()
-            && !rlocs.contains(&now.ip())
-            && let Some(rloc) = moved
-        {
-            self.control = bind_control_socket(SocketAddr::new(*rloc, now.port()), None)?;
-        }
-        Ok(())
     }
 
     /// What carries the data.
@@ -171,21 +111,6 @@ impl Interfaces {
             .iter()
             .copied()
             .find(|addr| addr.is_ipv4() == family)
-    }
-
-    /// Forgets the session with the map server at `index`; the next datagram makes a new one.
-    pub(super) async fn renew_control_tunnel(&self, index: usize) {
-        // There is one map server.
-        let Some((device, peer)) = self.control_tunnel.as_ref().filter(|_| index == 0) else {
-            return;
-        };
-        let renewed = async {
-            device.remove_peer(&peer.key).await?;
-            device.set_peer(peer).await
-        };
-        if let Err(error) = renewed.await {
-            warn!(%error, "control tunnel not renewed");
-        }
     }
 
     pub(super) async fn kick(&mut self, key: &PublicKey) {
@@ -252,40 +177,15 @@ impl Interfaces {
     /// Removes everything that `create` and `apply` made.
     pub(super) async fn close(self) {
         let Self {
-            control,
-            control_tunnel,
             data,
             miss,
             routes,
             sources: _,
         } = self;
-        drop(control);
         drop(miss);
         drop(routes);
         data.close().await;
-        if let Some((device, _)) = control_tunnel {
-            device.close().await;
-        }
     }
-}
-
-/// The tunnel to the map server, with the map server as its only peer.
-async fn control_tunnel(
-    config: &Config,
-    private_key: PrivateKey,
-    address: IpNet,
-    peer: &PeerSpec,
-) -> Result<Device, DeviceError> {
-    let wanted = DeviceConfig {
-        name: config.interfaces.control.clone(),
-        private_key,
-        listen_port: 0,
-        mtu: config.mtu,
-        addresses: vec![address],
-    };
-    let device = Device::create(wanted, config.data_plane).await?;
-    device.set_peer(peer).await?;
-    Ok(device)
 }
 
 fn host_addresses(prefixes: &[IpNet]) -> Vec<IpAddr> {
