@@ -9,8 +9,8 @@ use lisp_proto::PublicKey;
 use serde_json::json;
 use tracing::warn;
 use wg_device::{
-    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, PeerSpec, PrivateKey,
-    RouteSpec, Routes,
+    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, NetNs, PeerSpec,
+    PrivateKey, RouteSpec, Routes,
 };
 
 use crate::agent::{Agent, Change, PeerStats};
@@ -36,7 +36,9 @@ impl DataPlane {
         choice: BackendChoice,
         private_key: PrivateKey,
     ) -> Result<Self> {
-        let routes = Routes::new().context("no access to the routing tables")?;
+        let netns = instance.netns.as_deref().map(NetNs::open).transpose()?;
+        let netns = netns.as_ref();
+        let routes = Routes::new_in(netns).context("no access to the routing tables")?;
         let sources = host_addresses(&instance.eid_prefixes);
         let wanted = DeviceConfig {
             name: instance.interfaces.data.clone(),
@@ -45,8 +47,8 @@ impl DataPlane {
             mtu: instance.mtu,
             addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
         };
-        let data = Device::create(wanted, choice).await?;
-        let miss = MissTun::create(&instance.interfaces.miss, instance.mtu)?;
+        let data = Device::create_in(netns, wanted, choice).await?;
+        let miss = MissTun::create_in(netns, &instance.interfaces.miss, instance.mtu)?;
         let made = Self {
             data,
             miss,
