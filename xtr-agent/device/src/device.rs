@@ -12,6 +12,7 @@ use crate::kernel::{Kernel, Made};
 use crate::link_guard::{LinkGuard, NameClaim};
 use crate::miss_tun::OPENING_NETLINK;
 use crate::netlink::link::Links;
+use crate::netns::{NetNs, inside};
 use crate::paced_stats::PacedStats;
 use crate::table::CryptokeyTable;
 use crate::tun;
@@ -45,20 +46,44 @@ impl Device {
     /// The name or the UDP port is taken, the data plane does not exist here, or CAP_NET_ADMIN is
     /// missing.
     pub async fn create(config: DeviceConfig, choice: BackendChoice) -> Result<Self, DeviceError> {
-        let claim = NameClaim::take(&config.name)?;
-        let links =
-            Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, &config.name, e))?;
-        let device = if choice == BackendChoice::Embedded {
-            Self::create_embedded(&config, claim, links).await?
-        } else {
-            match Kernel::create(&config, claim, links)? {
-                Made::Up(kernel, link, peers) => Self::new(Plane::Kernel(kernel), link, &peers),
-                Made::Unsupported(claim, links) if choice == BackendChoice::Auto => {
-                    Self::create_embedded(&config, claim, links).await?
-                }
-                Made::Unsupported(..) => {
-                    return Err(DeviceError::NoKernelWireGuard { name: config.name });
-                }
+        Self::create_in(None, config, choice).await
+    }
+
+    /// Creates the interface in another network namespace; the UDP socket of its tunnels stays in
+    /// the present one.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), or the namespace cannot be entered.
+    pub async fn create_in(
+        netns: Option<&NetNs>,
+        config: DeviceConfig,
+        choice: BackendChoice,
+    ) -> Result<Self, DeviceError> {
+        let open =
+            || Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, &config.name, e));
+        let home = match netns {
+            Some(netns) => Some((open()?, netns.descriptor())),
+            None => None,
+        };
+        let made = inside(netns, || {
+            let (claim, links) = (NameClaim::take(&config.name)?, open()?);
+            if choice == BackendChoice::Embedded {
+                return Ok(Made::Unsupported(claim, links));
+            }
+            Kernel::create(&config, claim, links, home)
+        })?;
+        let device = match made {
+            Made::Up(kernel, link, peers) => Self::new(Plane::Kernel(kernel), link, &peers),
+            Made::Unsupported(..) if choice == BackendChoice::Kernel => {
+                return Err(DeviceError::NoKernelWireGuard { name: config.name });
+            }
+            Made::Unsupported(claim, links) => {
+                let (tun, link) = inside(netns, || {
+                    let (tun, link) = tun::open(claim, links, config.mtu, false)?;
+                    link.bring_up(&config.addresses)?;
+                    Ok((tun, link))
+                })?;
+                Self::create_embedded(&config, tun, link).await?
             }
         };
         device.link.settle(&config.addresses).await?;
@@ -67,11 +92,9 @@ impl Device {
 
     async fn create_embedded(
         config: &DeviceConfig,
-        claim: NameClaim,
-        links: Links,
+        tun: ::tun::AsyncDevice,
+        link: LinkGuard,
     ) -> Result<Self, DeviceError> {
-        let (tun, link) = tun::open(claim, links, config.mtu, false)?;
-        link.bring_up(&config.addresses)?;
         let embedded = Embedded::start(config, tun, &link).await?;
         Ok(Self::new(Plane::Embedded(embedded), link, &[]))
     }

@@ -9,38 +9,52 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
+use crate::error::DeviceError;
+use crate::netns::{NetNs, inside};
+
 /// Sends one echo request to each of `targets` through the interface `device`, and returns the
-/// round trips of those that answer within `wait`. At most 65,536 targets are asked.
+/// round trips of those that answer within `wait`. At most 65,536 targets are asked. The interface
+/// may be in another network namespace.
 ///
 /// # Errors
 /// A raw socket cannot be opened: CAP_NET_RAW is missing, or there is no such interface.
 pub async fn round_trips(
+    netns: Option<&NetNs>,
     device: &str,
     targets: &[IpAddr],
     wait: Duration,
-) -> io::Result<BTreeMap<IpAddr, Duration>> {
+) -> Result<BTreeMap<IpAddr, Duration>, DeviceError> {
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = targets.iter().copied().partition(IpAddr::is_ipv4);
+    let open = |domain, targets: &[IpAddr]| match targets {
+        [] => Ok(None),
+        _ => inside(netns, || {
+            let opened = open(device, domain);
+            opened.map_err(|error| DeviceError::system(OPENING, device, error))
+        })
+        .map(Some),
+    };
+    let sockets = (open(Domain::IPV4, &v4)?, open(Domain::IPV6, &v6)?);
     let end = now() + wait;
     let (v4, v6) = tokio::join!(
-        exchange(device, Domain::IPV4, &v4, end),
-        exchange(device, Domain::IPV6, &v6, end)
+        exchange(sockets.0, Domain::IPV4, &v4, end),
+        exchange(sockets.1, Domain::IPV6, &v6, end)
     );
-    let mut answered = v4?;
-    answered.extend(v6?);
+    let failed = |error| DeviceError::system(ASKING, device, error);
+    let mut answered = v4.map_err(failed)?;
+    answered.extend(v6.map_err(failed)?);
     Ok(answered)
 }
 
 async fn exchange(
-    device: &str,
+    socket: Option<UdpSocket>,
     domain: Domain,
     targets: &[IpAddr],
     end: Instant,
 ) -> io::Result<BTreeMap<IpAddr, Duration>> {
     let mut answered = BTreeMap::new();
-    if targets.is_empty() {
+    let Some(socket) = socket else {
         return Ok(answered);
-    }
-    let socket = open(device, domain)?;
+    };
     // Other programs ping too: our requests carry a number of ours.
     let identifier = std::process::id().to_be_bytes();
     let identifier = [identifier[2], identifier[3]];
@@ -86,6 +100,9 @@ fn open(device: &str, domain: Domain) -> io::Result<UdpSocket> {
     // It sends to an address and receives with one: all that is asked of it here.
     UdpSocket::from_std(std::net::UdpSocket::from(socket))
 }
+
+const OPENING: &str = "opening a raw socket on interface";
+const ASKING: &str = "receiving echo replies on interface";
 
 /// An echo request with eight bytes of data.
 fn request(domain: Domain, identifier: [u8; 2], sequence: [u8; 2]) -> Vec<u8> {

@@ -42,6 +42,14 @@ pub enum DeviceError {
         /// The interface.
         name: String,
     },
+    /// No network namespace of that name.
+    #[error(
+        "network namespace {name}: there is none; make it with `ip netns add {name}`, or correct `netns`"
+    )]
+    NoNamespace {
+        /// The name.
+        name: String,
+    },
     /// The process may not configure interfaces.
     #[error(
         "{action} {name}: not permitted; run as root or grant CAP_NET_ADMIN (and CAP_NET_RAW) to this process"

@@ -17,8 +17,10 @@
 //! | how large may packets be? | `path_mtu`, `mss_clamp` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how does the kernel make interfaces? | `netlink` |
+//! | how are they made in another network namespace? | `netns` |
 //!
-//! Everything happens in the network namespace of the calling thread. Linux only.
+//! Everything happens in the network namespace of the calling thread unless another one is named.
+//! Linux only.
 
 mod address_watch;
 mod device;
@@ -32,6 +34,7 @@ mod link_guard;
 mod miss_tun;
 mod mss_clamp;
 mod netlink;
+mod netns;
 mod paced_stats;
 mod path_mtu;
 mod routes;
@@ -48,6 +51,7 @@ pub use key::{KeyError, PrivateKey};
 pub use leftover::remove_leftover;
 pub use miss_tun::MissTun;
 pub use mss_clamp::MssClamp;
+pub use netns::NetNs;
 pub use path_mtu::{path_mtu, wireguard_overhead};
 pub use routes::{RouteSpec, Routes};
 pub use sockets::{bind_control_socket, local_address_towards};

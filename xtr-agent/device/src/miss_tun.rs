@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::error::DeviceError;
 use crate::link_guard::{LinkGuard, NameClaim};
 use crate::netlink::link::Links;
+use crate::netns::{NetNs, inside};
 use crate::tun;
 
 /// A TUN interface that is up, without addresses; removed by [`MissTun::close`], or when dropped,
@@ -29,11 +30,26 @@ impl MissTun {
     /// The name is taken by somebody else, TUN is not available, or CAP_NET_ADMIN is missing. Must
     /// be called within a tokio runtime.
     pub fn create(name: &str, mtu: u16, adopt: bool) -> Result<Self, DeviceError> {
-        let claim = NameClaim::take(name)?;
-        let links = Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, name, e))?;
-        let (device, link) = tun::open(claim, links, mtu, adopt)?;
-        link.fit(mtu, &[])?;
-        Ok(Self { device, link })
+        Self::create_in(None, name, mtu, adopt)
+    }
+
+    /// The same in another network namespace.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), or the namespace cannot be entered.
+    pub fn create_in(
+        netns: Option<&NetNs>,
+        name: &str,
+        mtu: u16,
+        adopt: bool,
+    ) -> Result<Self, DeviceError> {
+        inside(netns, || {
+            let claim = NameClaim::take(name)?;
+            let links = Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, name, e))?;
+            let (device, link) = tun::open(claim, links, mtu, adopt)?;
+            link.fit(mtu, &[])?;
+            Ok(Self { device, link })
+        })
     }
 
     /// From now on the interface is left in place when this is dropped, if it was created with

@@ -15,6 +15,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::error::DeviceError;
 use crate::netlink::link::Links;
+use crate::netns::{NetNs, inside};
 
 /// A route of the main table through an interface.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +50,17 @@ impl Routes {
     /// # Errors
     /// The system refuses a netlink socket.
     pub fn new() -> Result<Self, DeviceError> {
-        let links = Links::open().map_err(|e| DeviceError::system(OPENING, "main table", e))?;
+        Self::new_in(None)
+    }
+
+    /// The same in another network namespace.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), or the namespace cannot be entered.
+    pub fn new_in(netns: Option<&NetNs>) -> Result<Self, DeviceError> {
+        let links = inside(netns, || {
+            Links::open().map_err(|e| DeviceError::system(OPENING, "main table", e))
+        })?;
         Ok(Self(Mutex::new(State {
             links,
             added: HashSet::new(),

@@ -13,7 +13,7 @@ pub(crate) mod stop;
 mod table;
 pub(crate) mod trace;
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,15 +68,13 @@ pub(crate) fn ask(socket: &Path, request: &Request, wait: Duration) -> Result<Re
     let at = || format!("agent at {}", socket.display());
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
-        Err(error) => {
-            return match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(Reached::Nobody),
-                io::ErrorKind::PermissionDenied => {
-                    Err(anyhow!("not permitted; run as root")).with_context(at)
-                }
-                _ => Err(error).with_context(at),
-            };
+        Err(error) if is_one_of(&error, &[ErrorKind::NotFound, ErrorKind::ConnectionRefused]) => {
+            return Ok(Reached::Nobody);
         }
+        Err(error) if is_one_of(&error, &[ErrorKind::PermissionDenied]) => {
+            return Err(anyhow!("not permitted; run as root")).with_context(at);
+        }
+        Err(error) => return Err(error).with_context(at),
     };
     stream.set_read_timeout(Some(wait))?;
     let mut line = serde_json::to_vec(request)?;
@@ -92,6 +90,10 @@ pub(crate) fn ask(socket: &Path, request: &Request, wait: Duration) -> Result<Re
         bail!("{}: {}", at(), error.as_str().unwrap_or("refused"));
     }
     Ok(Reached::Answer(answer))
+}
+
+fn is_one_of(error: &io::Error, kinds: &[ErrorKind]) -> bool {
+    kinds.contains(&error.kind())
 }
 
 /// The same, where it is an error that there is none.

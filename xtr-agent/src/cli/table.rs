@@ -26,8 +26,10 @@ impl Table {
     /// The lines, indented by two columns.
     pub(super) fn lines(&self) -> Vec<String> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
-        let length =
-            |row: &Vec<String>, column| row.get(column).map_or(0, |cell| cell.chars().count());
+        let length = |row: &Vec<String>, column| {
+            row.get(column)
+                .map_or(0, |cell: &String| cell.chars().count())
+        };
         let mut widths: Vec<usize> = (0..columns)
             .map(|column| self.rows.iter().map(|row| length(row, column)).max())
             .map(Option::unwrap_or_default)

@@ -7,12 +7,15 @@ use toml::Spanned;
 use super::check::{check_mtu, outside};
 use super::error::{ConfigError, Source};
 use super::raw::{RawConfig, RawInstance};
+use super::without::without;
 use super::{Instance, Interfaces};
 
 /// Most overlays of one agent.
 const MOST_INSTANCES: usize = 64;
 /// Most prefixes that fit one Map-Register with room to spare.
 const MOST_EID_PREFIXES: usize = 64;
+/// Most excluded prefixes: each makes up to 32 routes out of one, 128 with IPv6.
+const MOST_EXCLUDED: usize = 16;
 /// Most destinations that are kept ready.
 const MOST_SUBSCRIPTIONS: usize = 64;
 
@@ -43,10 +46,15 @@ impl Drafts {
             let has_tunnel = raw.map_server.public_key.is_some();
             check_prefixes(source, &draft)?;
             check_subscriptions(source, &draft, has_tunnel)?;
+            check_excluded(source, &draft)?;
             check_mtu(source, draft.mtu.as_ref())?;
-            outside(source, raw, draft.overlay.get_ref())?;
+            if draft.netns.is_none() {
+                outside(source, raw, draft.overlay.get_ref())?;
+            }
             let instance = finished(&draft, is_outer, self.mtu);
-            check_names(source, &draft, &instance, raw.control_interface())?;
+            // The control interface is in the namespace of the agent.
+            let control = draft.netns.is_none().then(|| raw.control_interface());
+            check_names(source, &draft, &instance, control)?;
             check_beside(source, &draft, &instance, &instances)?;
             instances.push(instance);
         }
@@ -65,7 +73,7 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
     };
     Instance {
         iid: InstanceId(iid),
-        overlay: truncated(draft.overlay.get_ref()),
+        overlay: without(&truncated(draft.overlay.get_ref()), &excluded(draft)),
         eid_prefixes: truncated(draft.eid_prefixes.get_ref()),
         listen_port: draft.listen_port.as_ref().map_or(51820, |at| *at.get_ref()),
         mtu: draft.mtu.as_ref().map_or(mtu, |mtu| *mtu.get_ref()),
@@ -73,6 +81,7 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
             .subscribe
             .as_ref()
             .map_or_else(Vec::new, |prefixes| truncated(prefixes.get_ref())),
+        netns: draft.netns.as_ref().map(|netns| netns.get_ref().clone()),
         interfaces: Interfaces {
             data: name(names.and_then(|names| names.data.as_ref()), "lisp"),
             miss: name(names.and_then(|names| names.miss.as_ref()), "lispm"),
@@ -171,11 +180,12 @@ fn check_names(
     source: &Source<'_>,
     draft: &RawInstance,
     instance: &Instance,
-    control: &str,
+    control: Option<&str>,
 ) -> Result<(), ConfigError> {
     let at = names_at(draft);
     let Interfaces { data, miss } = &instance.interfaces;
-    let all = [data.as_str(), miss.as_str(), control];
+    let all = [Some(data.as_str()), Some(miss.as_str()), control];
+    let all: Vec<_> = all.into_iter().flatten().collect();
     for (index, name) in all.iter().enumerate() {
         let bad = name.is_empty() || name.len() > 15 || name.contains(['/', ' ']);
         if bad || all.iter().skip(index + 1).any(|other| other == name) {
@@ -187,7 +197,60 @@ fn check_names(
             ));
         }
     }
+    let Some(netns) = &draft.netns else {
+        return Ok(());
+    };
+    if netns.get_ref().is_empty() || netns.get_ref().contains(['/', ' ']) {
+        let problem = format!("`{}` is not the name of a namespace", netns.get_ref());
+        let remedy = "use a name that `ip netns list` shows";
+        return Err(source.error(netns, "netns", problem, remedy));
+    }
     Ok(())
+}
+
+/// What is excluded lies in the overlay, and apart from what lives here or is kept ready.
+fn check_excluded(source: &Source<'_>, draft: &RawInstance) -> Result<(), ConfigError> {
+    let Some(exclude) = &draft.exclude else {
+        return Ok(());
+    };
+    let complain = |problem, remedy| Err(source.error(exclude, "exclude", problem, remedy));
+    let prefixes = exclude.get_ref();
+    if prefixes.len() > MOST_EXCLUDED {
+        let problem = format!("has {} prefixes", prefixes.len());
+        return complain(problem, "name at most 16, or make `overlay` smaller");
+    }
+    let eids = draft.eid_prefixes.get_ref();
+    for prefix in prefixes {
+        let overlaps = |net: &&IpNet| net.contains(prefix) || prefix.contains(*net);
+        if !draft
+            .overlay
+            .get_ref()
+            .iter()
+            .any(|net| net.contains(prefix))
+        {
+            let problem = format!("{prefix} is outside the overlay");
+            return complain(problem, "what is outside is left alone anyway: remove it");
+        }
+        if let Some(own) = eids.iter().find(overlaps) {
+            let problem = format!("{prefix} overlaps with {own}, which lives here");
+            return complain(problem, "name destinations elsewhere");
+        }
+        let subscribe = draft.subscribe.iter().flat_map(Spanned::get_ref);
+        let mut within = subscribe.filter(|to| prefix.contains(*to));
+        if let Some(to) = within.next() {
+            let problem = format!("{prefix} contains {to}, which is to be kept ready");
+            return complain(problem, "remove it here or from `subscribe`");
+        }
+    }
+    if without(draft.overlay.get_ref(), prefixes).is_empty() {
+        return complain("leaves nothing of the overlay".into(), "exclude less");
+    }
+    Ok(())
+}
+
+fn excluded(draft: &RawInstance) -> Vec<IpNet> {
+    let exclude = draft.exclude.as_ref();
+    exclude.map_or_else(Vec::new, |prefixes| truncated(prefixes.get_ref()))
 }
 
 /// Where the names of the interfaces of `draft` are, or would be.
@@ -225,6 +288,9 @@ fn check_beside(
             let remedy = "give each instance its own UDP port";
             return Err(source.error_at(port_at, "listen_port", problem, remedy));
         }
+        if other.netns != instance.netns {
+            continue;
+        }
         let Interfaces { data, miss } = &instance.interfaces;
         let taken = [&other.interfaces.data, &other.interfaces.miss];
         if let Some(name) = [data, miss].into_iter().find(|name| taken.contains(name)) {
@@ -237,7 +303,7 @@ fn check_beside(
     Ok(())
 }
 
-/// Two instances that share a routing table must not share destinations.
+/// Two instances that share a network namespace must not share destinations.
 fn check_apart(
     source: &Source<'_>,
     draft: &RawInstance,
@@ -255,7 +321,7 @@ fn check_apart(
         "{net} overlaps with the overlay of instance {}",
         other.iid.0
     );
-    let remedy = "packets there could belong to either: use other prefixes";
+    let remedy = "packets there could belong to either: use other prefixes, or a `netns`";
     Err(source.error(&draft.overlay, "overlay", problem, remedy))
 }
 

@@ -6,12 +6,14 @@
 //! | Which keys does the file have? | `raw.rs` |
 //! | Which values make sense for all instances? | `check.rs` |
 //! | Which values make sense for one instance? | `instance.rs` |
+//! | What is left of an overlay without what is excluded? | `without.rs` |
 //! | What does a complaint look like? | `error.rs` |
 
 mod check;
 mod error;
 mod instance;
 mod raw;
+mod without;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -62,7 +64,7 @@ pub struct Config {
 pub struct Instance {
     /// Which copy of the address plan this is.
     pub iid: InstanceId,
-    /// Destinations that are looked up.
+    /// Destinations that are looked up: all that is not excluded.
     pub overlay: Vec<IpNet>,
     /// Prefixes that live here.
     pub eid_prefixes: Vec<IpNet>,
@@ -72,6 +74,8 @@ pub struct Instance {
     pub mtu: u16,
     /// Destinations that are kept ready before the first packet.
     pub subscribe: Vec<IpNet>,
+    /// The network namespace of its interfaces and routes; `None`: that of the agent.
+    pub netns: Option<String>,
     /// Names of its interfaces.
     pub interfaces: Interfaces,
     /// Name of its key file in the state directory.

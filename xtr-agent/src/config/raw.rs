@@ -27,6 +27,8 @@ pub(super) struct RawConfig {
     pub(super) register_s: Option<Spanned<u64>>,
     pub(super) hold_ms: Option<Spanned<u64>>,
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
+    pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
+    pub(super) netns: Option<Spanned<String>>,
     pub(super) interfaces: Option<Spanned<RawInterfaces>>,
     #[serde(default)]
     pub(super) instance: Vec<RawInstance>,
@@ -52,6 +54,8 @@ pub(super) struct RawInstance {
     pub(super) listen_port: Option<Spanned<u16>>,
     pub(super) mtu: Option<Spanned<u16>>,
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
+    pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
+    pub(super) netns: Option<Spanned<String>>,
     pub(super) interfaces: Option<Spanned<RawOwnInterfaces>>,
 }
 
@@ -103,12 +107,14 @@ impl RawConfig {
         let iid = self.instance_id.as_ref().map(|at| at.span().start);
         let port = self.listen_port.as_ref().map(|at| at.span().start);
         let subscribe = self.subscribe.as_ref().map(|at| at.span().start);
+        let exclude = self.exclude.as_ref().map(|at| at.span().start);
+        let netns = self.netns.as_ref().map(|at| at.span().start);
         let names = self.interfaces.as_ref().filter(|names| {
             let names = names.get_ref();
             names.data.is_some() || names.miss.is_some()
         });
         let names = names.map(|at| at.span().start);
-        let keys = [overlay, eids, iid, port, subscribe, names];
+        let keys = [overlay, eids, iid, port, subscribe, exclude, netns, names];
         let first = keys.into_iter().flatten().next();
         let (overlay, eid_prefixes) = match (self.overlay.take(), self.eid_prefixes.take(), first) {
             (Some(overlay), Some(eid_prefixes), _) => (overlay, eid_prefixes),
@@ -131,6 +137,8 @@ impl RawConfig {
             listen_port: self.listen_port.take(),
             mtu: None,
             subscribe: self.subscribe.take(),
+            exclude: self.exclude.take(),
+            netns: self.netns.take(),
             interfaces: self.interfaces.as_ref().map(|interfaces| {
                 let RawInterfaces { data, miss, .. } = interfaces.get_ref().clone();
                 Spanned::new(interfaces.span(), RawOwnInterfaces { data, miss })

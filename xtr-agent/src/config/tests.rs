@@ -224,3 +224,64 @@ fn instances_that_get_into_each_others_way_are_refused() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn instances_in_namespaces_of_their_own_may_have_the_same_addresses_and_names() {
+    let second = SECOND.replace("[[instance]]", "[[instance]]\nnetns = \"green\"");
+    let third = SECOND
+        .replace(
+            "[[instance]]",
+            "[[instance]]\nnetns = \"blue\"\ninterfaces.data = \"lisp0\"",
+        )
+        .replace("= 7", "= 8")
+        .replace("51827", "51828");
+    let config = parse(&format!("{GOOD}{second}{third}")).unwrap();
+    let netns: Vec<_> = config
+        .instances
+        .iter()
+        .map(|one| one.netns.as_deref())
+        .collect();
+    assert_eq!(netns, [None, Some("green"), Some("blue")]);
+    let same = third.replace("blue", "green");
+    let error = parse(&format!("{GOOD}{second}{same}")).unwrap_err();
+    assert!(
+        error.contains("overlay: 10.0.0.0/8 overlaps with"),
+        "{error}"
+    );
+    let error = parse(&format!("{GOOD}{}", second.replace("green", "a/b"))).unwrap_err();
+    assert!(error.contains("netns: `a/b` is not the name"), "{error}");
+}
+
+#[test]
+fn what_is_excluded_is_no_part_of_the_overlay() {
+    let with = |exclude: &str| {
+        let to = format!("exclude = [{exclude}]\nsubscribe = [\"10.7.0.1/32\"]\nlisten_port");
+        parse(&GOOD.replacen("listen_port", &to, 1))
+    };
+    let config = with("\"10.9.0.0/16\"").unwrap();
+    let overlay = &config.instances[0].overlay;
+    assert_eq!(overlay.len(), 9);
+    let excluded: IpNet = "10.9.0.0/16".parse().unwrap();
+    assert!(
+        !overlay
+            .iter()
+            .any(|net| net.contains(&excluded) || excluded.contains(net))
+    );
+    for (exclude, expected) in [
+        (
+            "\"192.0.2.0/24\"",
+            "agent.toml:4: exclude: 192.0.2.0/24 is outside the overlay",
+        ),
+        (
+            "\"10.0.0.0/24\"",
+            "10.0.0.0/24 overlaps with 10.0.0.1/32, which lives here",
+        ),
+        (
+            "\"10.7.0.0/16\"",
+            "10.7.0.0/16 contains 10.7.0.1/32, which is to be kept ready",
+        ),
+    ] {
+        let error = with(exclude).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}

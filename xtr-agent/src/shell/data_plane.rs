@@ -1,6 +1,7 @@
 //! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -9,7 +10,7 @@ use lisp_proto::PublicKey;
 use serde_json::json;
 use tracing::{info, warn};
 use wg_device::{
-    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, MssClamp, PeerSpec,
+    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, MssClamp, NetNs, PeerSpec,
     PrivateKey, RouteSpec, Routes,
 };
 
@@ -28,7 +29,13 @@ pub(super) struct DataPlane {
     routes: Routes,
     sources: Vec<IpAddr>,
     /// For hosts behind this one, if there are any.
-    clamp: Option<MssClamp>,
+    clamp: Option<Clamp>,
+}
+
+/// The clamp of TCP segment sizes, and where it is set.
+struct Clamp {
+    table: MssClamp,
+    netns: Option<NetNs>,
 }
 
 impl DataPlane {
@@ -38,7 +45,9 @@ impl DataPlane {
         choice: BackendChoice,
         private_key: PrivateKey,
     ) -> Result<Self> {
-        let routes = Routes::new().context("no access to the routing tables")?;
+        let opened = instance.netns.as_deref().map(NetNs::open).transpose()?;
+        let netns = opened.as_ref();
+        let routes = Routes::new_in(netns).context("no access to the routing tables")?;
         let sources = host_addresses(&instance.eid_prefixes);
         let wanted = DeviceConfig {
             name: instance.interfaces.data.clone(),
@@ -48,11 +57,11 @@ impl DataPlane {
             addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
             adopt: true,
         };
-        let data = Device::create(wanted, choice).await?;
+        let data = Device::create_in(netns, wanted, choice).await?;
         // Where tunnels outlive us, packets to unknown destinations must not leave in the clear
         // meanwhile.
         let outlives = data.backend() == Backend::Kernel;
-        let miss = MissTun::create(&instance.interfaces.miss, instance.mtu, outlives)?;
+        let miss = MissTun::create_in(netns, &instance.interfaces.miss, instance.mtu, outlives)?;
         for name in [data.name(), miss.name()] {
             routes.adopt(name)?;
         }
@@ -61,7 +70,7 @@ impl DataPlane {
             miss,
             routes,
             sources,
-            clamp: clamp(instance),
+            clamp: clamp(instance, opened),
         };
         for prefix in &instance.overlay {
             let source = made.source(prefix);
@@ -219,7 +228,9 @@ impl DataPlane {
             sources: _,
             clamp,
         } = self;
-        if let Some(Err(error)) = clamp.map(|clamp| clamp.remove()) {
+        if let Some(clamp) = clamp
+            && let Err(error) = inside(clamp.netns.as_ref(), || clamp.table.remove())
+        {
             warn!(%error, "clamp of TCP segment sizes not removed");
         }
         miss.close();
@@ -229,21 +240,31 @@ impl DataPlane {
 }
 
 /// Limits the segments of TCP connections that are forwarded, where there is anybody to forward for.
-fn clamp(instance: &Instance) -> Option<MssClamp> {
+fn clamp(instance: &Instance, netns: Option<NetNs>) -> Option<Clamp> {
     let mut own = instance.eid_prefixes.iter();
     if own.all(|prefix| prefix.prefix_len() == prefix.max_prefix_len()) {
         return None;
     }
     let names = &instance.interfaces;
-    let clamp = MssClamp::of(&names.data);
-    if let Err(error) = clamp.set(&names.data, &names.miss, instance.mtu) {
+    let table = MssClamp::of(&names.data);
+    let set = || table.set(&names.data, &names.miss, instance.mtu);
+    if let Err(error) = inside(netns.as_ref(), set) {
         warn!(
             %error,
             "TCP connections of hosts behind this one may hang: install nftables, or lower the MTU \
              of those hosts to {}", instance.mtu
         );
     }
-    Some(clamp)
+    Some(Clamp { table, netns })
+}
+
+/// Does something in the namespace of an instance.
+fn inside(netns: Option<&NetNs>, work: impl FnOnce() -> io::Result<()> + Send) -> Result<()> {
+    match netns {
+        Some(netns) => netns.run(work)??,
+        None => work()?,
+    }
+    Ok(())
 }
 
 fn host_addresses(prefixes: &[IpNet]) -> Vec<IpAddr> {

@@ -1,7 +1,7 @@
 //! What an agent that runs no more has left on the host.
 
 use anyhow::{Context, Result};
-use wg_device::{MssClamp, remove_leftover};
+use wg_device::{DeviceError, MssClamp, NetNs, remove_leftover};
 
 use super::cache_file;
 use crate::config::Config;
@@ -13,19 +13,29 @@ use crate::config::Config;
 /// An agent uses an interface, somebody else made it, or CAP_NET_ADMIN is missing.
 pub fn remove_leftovers(config: &Config) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    let own = config.instances.iter().map(|instance| &instance.interfaces);
-    let own = own.flat_map(|names| [&names.data, &names.miss]);
-    for name in own.chain([&config.control_interface]) {
-        if remove_leftover(name)? {
+    let mut remove = |netns: Option<&NetNs>, name: &String| -> Result<()> {
+        if remove_leftover(netns, name)? {
             removed.push(name.clone());
         }
-    }
+        Ok(())
+    };
     for instance in &config.instances {
-        let name = &instance.interfaces.data;
-        MssClamp::of(name)
-            .remove()
-            .with_context(|| format!("clamp of TCP segment sizes for {name}"))?;
+        let netns = match instance.netns.as_deref().map(NetNs::open).transpose() {
+            // What was in a namespace went with it.
+            Err(DeviceError::NoNamespace { .. }) => continue,
+            netns => netns?,
+        };
+        let names = &instance.interfaces;
+        remove(netns.as_ref(), &names.data)?;
+        remove(netns.as_ref(), &names.miss)?;
+        let clamp = MssClamp::of(&names.data);
+        let removed = match &netns {
+            Some(netns) => netns.run(|| clamp.remove())?,
+            None => clamp.remove(),
+        };
+        removed.with_context(|| format!("clamp of TCP segment sizes for {}", names.data))?;
     }
+    remove(None, &config.control_interface)?;
     cache_file::remove_in(&config.state_dir)
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     Ok(removed)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lisp_proto::PublicKey;
 use serde_json::{Value, json};
 use tracing::debug;
-use wg_device::round_trips;
+use wg_device::{DeviceError, NetNs, round_trips};
 
 use super::admin::Question;
 use super::heard::EVIDENCE;
@@ -30,7 +30,8 @@ impl Shell {
             overlay.look_at_paths();
             warnings.extend(overlay.complaints());
             let (report, targets) = overlay.report(&self.shared).await;
-            echoes.push((overlay.interface(), targets));
+            let names = (overlay.instance.netns.clone(), overlay.interface());
+            echoes.push((names, targets));
             instances.push(report);
         }
         let uptime = self.shared.clock.now() - lisp_proto::Timestamp::ZERO;
@@ -39,8 +40,12 @@ impl Shell {
             .first()
             .map(|overlay| overlay.backend().to_string());
         tokio::spawn(async move {
-            for (report, (interface, targets)) in instances.iter_mut().zip(echoes) {
-                measure(report, &interface, &targets).await;
+            for (report, (names, targets)) in instances.iter_mut().zip(echoes) {
+                let (netns, interface) = names;
+                match measure(netns.as_deref(), &interface, &targets).await {
+                    Ok(measured) => add_round_trips(report, &measured),
+                    Err(error) => debug!(%error, "round trips not measured"),
+                }
             }
             question.answer(json!({
                 "version": env!("CARGO_PKG_VERSION"),
@@ -137,17 +142,24 @@ impl Overlay {
     }
 }
 
-/// Adds the round trips of those of `targets` that answer.
-async fn measure(report: &mut Value, interface: &str, targets: &BTreeMap<PublicKey, IpAddr>) {
+/// The round trips of those of `targets` that answer, in microseconds, by key.
+async fn measure(
+    netns: Option<&str>,
+    interface: &str,
+    targets: &BTreeMap<PublicKey, IpAddr>,
+) -> Result<BTreeMap<String, u64>, DeviceError> {
+    let netns = netns.map(NetNs::open).transpose()?;
     let addresses: Vec<IpAddr> = targets.values().copied().collect();
-    let measured = match round_trips(interface, &addresses, ECHO_WAIT).await {
-        Ok(measured) => measured,
-        Err(error) => return debug!(%error, "round trips not measured"),
-    };
-    let by_key: BTreeMap<String, u64> = targets
-        .iter()
-        .filter_map(|(key, address)| Some((key.to_string(), microseconds(*measured.get(address)?))))
-        .collect();
+    let measured = round_trips(netns.as_ref(), interface, &addresses, ECHO_WAIT).await?;
+    let measured = targets.iter().filter_map(|(key, address)| {
+        let rtt = measured.get(address)?;
+        Some((key.to_string(), microseconds(*rtt)))
+    });
+    Ok(measured.collect())
+}
+
+/// Adds round trips by key to what is told of the peers.
+fn add_round_trips(report: &mut Value, by_key: &BTreeMap<String, u64>) {
     let peers = report.get_mut("peers").and_then(Value::as_array_mut);
     for peer in peers.into_iter().flatten() {
         let key = peer.get("key").and_then(Value::as_str);

@@ -5,6 +5,7 @@ mod packet_socket;
 mod wireguard;
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lisp_proto::PublicKey;
@@ -39,17 +40,25 @@ pub(crate) enum Made {
 }
 
 impl Kernel {
-    /// Makes the interface, or takes over the one an earlier run left; gives it key, port and
-    /// addresses, brings it up.
+    /// Makes the interface in the present network namespace, or takes over the one an earlier run
+    /// left there; gives it key, port and addresses, brings it up. With `home` the UDP socket of a
+    /// new one is in the namespace of those links, and the descriptor is that of the present one.
     pub(crate) fn create(
         config: &DeviceConfig,
         claim: NameClaim,
         mut links: Links,
+        home: Option<(Links, RawFd)>,
     ) -> Result<Made, DeviceError> {
         let failed = |source| DeviceError::system(CREATING, &config.name, source);
         let left = leftover(config, &mut links).map_err(failed)?;
         if left.is_none() {
-            match links.create_wireguard(&config.name, config.mtu) {
+            let created = match home {
+                Some((mut home, here)) => {
+                    home.create_wireguard(&config.name, config.mtu, Some(here))
+                }
+                None => links.create_wireguard(&config.name, config.mtu, None),
+            };
+            match created {
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                     return Ok(Made::Unsupported(claim, links));
                 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::RawFd;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
@@ -84,14 +85,23 @@ impl Links {
         Ok(name)
     }
 
-    /// Makes a kernel WireGuard interface; `EOPNOTSUPP` when the kernel has none.
-    pub(crate) fn create_wireguard(&mut self, name: &str, mtu: u16) -> io::Result<()> {
+    /// Makes a kernel WireGuard interface, in the network namespace behind `netns` if given: its UDP
+    /// socket stays here. `EOPNOTSUPP` when the kernel has none.
+    pub(crate) fn create_wireguard(
+        &mut self,
+        name: &str,
+        mtu: u16,
+        netns: Option<RawFd>,
+    ) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Mtu(mtu.into()),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]),
         ];
+        if let Some(netns) = netns {
+            message.attributes.push(LinkAttribute::NetNsFd(netns));
+        }
         let request = RouteNetlinkMessage::NewLink(message);
         self.0.execute(request, NLM_F_CREATE | NLM_F_EXCL)
     }

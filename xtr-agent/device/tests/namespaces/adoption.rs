@@ -144,15 +144,15 @@ fn a_route_left_with_another_source_is_replaced() {
 #[test]
 fn a_leftover_is_removed_when_nobody_uses_it_and_it_is_ours() {
     in_namespace(|| async {
-        assert!(!remove_leftover("lispm0").unwrap());
+        assert!(!remove_leftover(None, "lispm0").unwrap());
         let miss = MissTun::create("lispm0", 1420, true).unwrap();
-        let used = remove_leftover("lispm0").unwrap_err();
+        let used = remove_leftover(None, "lispm0").unwrap_err();
         assert!(matches!(used, DeviceError::Running { .. }), "{used}");
         miss.stay();
         drop(miss);
         let removed = async {
             // A program another test starts holds copies of all sockets between fork and exec.
-            while let Err(error) = remove_leftover("lispm0") {
+            while let Err(error) = remove_leftover(None, "lispm0") {
                 assert!(matches!(error, DeviceError::Running { .. }), "{error}");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -160,7 +160,7 @@ fn a_leftover_is_removed_when_nobody_uses_it_and_it_is_ours() {
         timeout(PATIENCE, removed).await.unwrap();
         assert!(!ip("link show").contains("lispm0"));
         ip("tuntap add lispm0 mode tun");
-        let foreign = remove_leftover("lispm0").unwrap_err();
+        let foreign = remove_leftover(None, "lispm0").unwrap_err();
         assert!(matches!(foreign, DeviceError::Foreign { .. }), "{foreign}");
         assert!(ip("link show").contains("lispm0"));
     });

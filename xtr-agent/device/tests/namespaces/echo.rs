@@ -19,7 +19,7 @@ fn those_that_answer_have_a_round_trip_and_others_have_none() {
         while answered.len() < 3 {
             let wait = Duration::from_secs(1);
             let targets = [far, second, ipv6, nobody];
-            answered.extend(round_trips("cable0", &targets, wait).await.unwrap());
+            answered.extend(round_trips(None, "cable0", &targets, wait).await.unwrap());
         }
         assert!(!answered.contains_key(&nobody));
     });
@@ -30,6 +30,8 @@ fn no_interface_is_an_error() {
     in_namespace(|| async {
         let targets = ["192.0.2.2".parse().unwrap()];
         let wait = Duration::from_secs(1);
-        round_trips("none0", &targets, wait).await.unwrap_err();
+        round_trips(None, "none0", &targets, wait)
+            .await
+            .unwrap_err();
     });
 }
