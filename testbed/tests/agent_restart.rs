@@ -35,22 +35,44 @@ fn a_running_agent_says_where_it_stands_and_how_far_a_packet_came() {
 
     let (code, text) = ask(&network, alpha, &["status"]);
     assert_eq!(code, 0, "{text}");
-    for part in ["registered", "connected", "10.0.0.2/32", "10.0.0.1/32", "UDP port 51821"] {
+    for part in [
+        "registered",
+        "connected",
+        "10.0.0.2/32",
+        "10.0.0.1/32",
+        "UDP port 51821",
+    ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
-    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 100),
+        "{text}"
+    );
     let (_, json) = ask(&network, alpha, &["status", "--json"]);
     let report: Value = serde_json::from_str(&json).unwrap();
     let peer = &report["instances"][0]["peers"][0];
     assert_eq!(peer["key"], beta.data_key.as_str());
     assert!(peer["rtt_us"].as_u64().is_some(), "{json}");
-    assert!(report["instances"][0]["servers"][0]["rtt_us"].is_u64(), "{json}");
+    assert!(
+        report["instances"][0]["servers"][0]["rtt_us"].is_u64(),
+        "{json}"
+    );
 
     let (code, text) = ask(&network, alpha, &["trace", &eid]);
     assert_eq!(code, 0, "{text}");
-    for stage in ["caught", "asked", "answered", "installed", "handshake", "first reply"] {
+    for stage in [
+        "caught",
+        "asked",
+        "answered",
+        "installed",
+        "handshake",
+        "first reply",
+    ] {
         let line = text.lines().find(|line| line.trim().starts_with(stage));
-        assert!(line.is_some_and(|line| line.contains(" ms")), "{stage}:\n{text}");
+        assert!(
+            line.is_some_and(|line| line.contains(" ms")),
+            "{stage}:\n{text}"
+        );
     }
     let (code, text) = ask(&network, alpha, &["stop", "--purge"]);
     assert_eq!(code, 0, "{text}");
@@ -98,7 +120,9 @@ fn over_kernel_wireguard() {
     };
     let mut network = Network::start(&options).unwrap();
     let eid = network.endpoints[1].eids[0];
-    let first = Ping::once(eid).run(network.endpoints[0].namespace()).unwrap();
+    let first = Ping::once(eid)
+        .run(network.endpoints[0].namespace())
+        .unwrap();
     assert_eq!(first.replies.len(), 1);
     // Long enough for the map-cache to be written down.
     sleep(Duration::from_secs(6));
@@ -124,11 +148,20 @@ fn over_kernel_wireguard() {
     daemon.wait_for("started", PATIENCE).unwrap();
     println!("{:?}", restored.fields);
     assert_eq!(flow.join().unwrap(), FLOW, "replies across a restart");
-    let again = Ping::once(eid).run(network.endpoints[0].namespace()).unwrap();
-    assert_eq!(again.replies.len(), 1, "a known peer works without any server");
+    let again = Ping::once(eid)
+        .run(network.endpoints[0].namespace())
+        .unwrap();
+    assert_eq!(
+        again.replies.len(),
+        1,
+        "a known peer works without any server"
+    );
     let (_, text) = ask(&network, &network.endpoints[0], &["status"]);
     println!("{text}");
-    assert!(text.contains("connected") && text.contains("restored"), "{text}");
+    assert!(
+        text.contains("connected") && text.contains("restored"),
+        "{text}"
+    );
 
     // What a dead agent left goes when asked for.
     network.endpoints[0].node.kill();

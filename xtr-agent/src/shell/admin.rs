@@ -252,7 +252,10 @@ mod tests {
         }
         exchange(&path, &"x".repeat(10_000)).await;
         let next = exchange(&path, "\n").await;
-        assert!(next.contains("error"), "a long request harms nobody: {next}");
+        assert!(
+            next.contains("error"),
+            "a long request harms nobody: {next}"
+        );
         admin.close().await;
     }
 

@@ -81,17 +81,22 @@ impl Kernel {
         }
         let private_key = config.private_key.secret().to_bytes();
         let port_in_use = |error| name_port(error, config.listen_port);
+        let configured = |result: io::Result<()>| result.map_err(|e| port_in_use(failed(e)));
         if left.is_some() {
             // What runs through it goes on, also when the rest fails.
             guard.stay();
             tracing::info!(name = config.name, "adopting the interface");
-            let port = (config.listen_port != 0).then_some(config.listen_port);
-            let result = changes.configure(private_key, port);
-            result.map_err(|e| port_in_use(failed(e)))?;
+            let before = changes.describe().map_err(failed)?;
+            // Setting the key anew would end all sessions.
+            let rekeyed = before.public_key != Some(config.private_key.public());
+            let moved = config.listen_port != 0 && config.listen_port != before.listen_port;
+            configured(changes.configure(
+                rekeyed.then_some(private_key),
+                moved.then_some(config.listen_port),
+            ))?;
             guard.fit(config.mtu, &config.addresses)?;
         } else {
-            let port = Some(config.listen_port);
-            changes.configure(private_key, port).map_err(failed)?;
+            configured(changes.configure(Some(private_key), Some(config.listen_port)))?;
             // The kernel binds the port when the interface comes up.
             guard.bring_up(&config.addresses).map_err(port_in_use)?;
         }

@@ -68,17 +68,15 @@ impl WireGuard {
         })
     }
 
-    /// Sets the private key and the UDP port (0: a free one; `None`: the one it has).
-    ///
-    /// The kernel drops no session when both are what they were.
+    /// Sets the private key and the UDP port (0: a free one); `None` leaves what there is.
     pub(crate) fn configure(
         &mut self,
-        private_key: [u8; 32],
+        private_key: Option<[u8; 32]>,
         listen_port: Option<u16>,
     ) -> io::Result<()> {
-        let mut attributes = vec![WireguardAttribute::PrivateKey(private_key)];
-        attributes.extend(listen_port.map(WireguardAttribute::ListenPort));
-        self.set(attributes)
+        let key = private_key.map(WireguardAttribute::PrivateKey);
+        let port = listen_port.map(WireguardAttribute::ListenPort);
+        self.set(key.into_iter().chain(port).collect())
     }
 
     /// Adds or updates one peer and leaves all others alone, but for AllowedIPs that move here.

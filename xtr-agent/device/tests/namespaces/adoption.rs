@@ -8,7 +8,7 @@ use wg_device::{
 };
 
 use crate::support::{
-    Cable, Node, PATIENCE, bind, config, create_again, in_namespace, ip, receive, route,
+    Cable, Node, PATIENCE, SILENCE, bind, config, create_again, in_namespace, ip, receive, route,
     with_each_backend,
 };
 
@@ -33,6 +33,8 @@ fn a_session_outlives_its_process_and_the_next_one_adopts_it() {
         near_socket.send_to(b"first", inner()).await.unwrap();
         assert_eq!(receive(&far_socket).await.0, "first");
         let index = ip("-o link show lisp0");
+        tokio::time::sleep(SILENCE).await;
+        let handshake = near.stats_of(&far).await.since_handshake.unwrap();
         let port = near.device.listen_port();
 
         let again = DeviceConfig {
@@ -49,10 +51,10 @@ fn a_session_outlives_its_process_and_the_next_one_adopts_it() {
         assert_eq!(near.device.peers().await, [far.key.public()]);
         near.device.set_peer(&far.as_peer()).await.unwrap();
         assert_eq!(ip("-o link show lisp0"), index);
-        let handshake = near.stats_of(&far).await.since_handshake;
-        assert!(handshake.is_some(), "the session is the old one");
         near_socket.send_to(b"last", inner()).await.unwrap();
         assert_eq!(receive(&far_socket).await.0, "last");
+        let later = near.stats_of(&far).await.since_handshake.unwrap();
+        assert!(later > handshake, "there was another handshake");
 
         // An adopted interface stays without being told again, and goes when it is closed.
         let same = replaced(near.device, &again, choice, async || ()).await;
