@@ -78,6 +78,11 @@ pub enum Event {
         /// The peer.
         key: PublicKey,
     },
+    /// A first handshake was not seen in time and is started once more.
+    HandshakeRestarted {
+        /// The peer.
+        key: PublicKey,
+    },
     /// A peer is gone from the data plane.
     PeerRemoved {
         /// The peer.
@@ -160,6 +165,8 @@ pub enum DropReason {
     NegativeMapping,
     /// No map server answered.
     NoAnswer,
+    /// The far end did not shake hands while the packet waited.
+    NoHandshake,
     /// The mapping went away, or could not be installed, while the packet waited.
     MappingLost,
 }

@@ -32,6 +32,10 @@ pub(super) enum What {
     Peer(IpNet),
     /// The mapping of this prefix gets a route.
     Route(IpNet),
+    /// A peer is taken out to be put back at once.
+    Rekindling,
+    /// This peer is put back, so that it starts a handshake.
+    Rekindled(PublicKey),
     /// A mapping is gone, and with it this.
     Removal(Object),
     /// A mapping is gone, or its installation failed, and this peer keeps others.
@@ -72,7 +76,7 @@ impl Agent {
                     self.cache.set_region(prefix, region);
                     return true;
                 }
-                if matches!(entry.state, State::Awaiting(_)) {
+                if matches!(entry.state, State::Awaiting(_) | State::Opening) {
                     // What was awaited was a handshake with another locator.
                     entry.state = State::Installing;
                 }
@@ -169,7 +173,7 @@ impl Agent {
         for (_, pending) in self.changes.range_mut(ChangeId(before)..) {
             match pending.what {
                 What::Peer(_) | What::Removal(_) | What::Shrinking(_) => wait_for(pending),
-                What::Route(_) => {}
+                What::Route(_) | What::Rekindling | What::Rekindled(_) => {}
             }
         }
         count
@@ -201,7 +205,7 @@ impl Agent {
                 let key = entry.chosen.map(|chosen| chosen.key);
                 let first = key.is_some_and(|key| own_key < key);
                 if first || key.is_some_and(|key| self.peers.handshake_seen(&key)) {
-                    self.fire(prefix, actions);
+                    self.fire(now, prefix, actions);
                 } else {
                     self.await_handshake(now, prefix, actions);
                 }
@@ -211,6 +215,7 @@ impl Agent {
                     actions.push(Action::Reinject(packet));
                 }
             }
+            State::Opening => self.pump(now, prefix, actions),
             State::Installing => entry.cause = Cause::Reply,
             State::Negative(_) => {}
         }
@@ -271,6 +276,8 @@ impl Agent {
                 }
             }
             What::Route(prefix) => self.route_set(prefix, ok, actions),
+            What::Rekindling => {}
+            What::Rekindled(key) => self.rekindled(now, key, ok, actions),
             What::Removal(object) => self.removed(now, object, ok, actions),
             What::Shrinking(key) => self.shrunk(now, key, ok, actions),
         }

@@ -67,8 +67,20 @@ pub const REPAIR_RETRY_MAX: Duration = Duration::from_secs(60);
 pub const PASSIVE_WAIT: Duration = Duration::from_millis(250);
 /// How often the first handshake of a new peer is looked for.
 pub const HANDSHAKE_POLL: Duration = Duration::from_millis(5);
-/// Looks for a first handshake before the agent stops looking.
-pub const HANDSHAKE_POLLS: u32 = 60;
+/// How long it is looked for that often, and looked for at all if nothing waits.
+pub const HANDSHAKE_LOOKS: Duration = Duration::from_millis(300);
+/// How often it is looked for after that, while packets wait.
+pub const HANDSHAKE_POLL_LATER: Duration = Duration::from_millis(50);
+/// Shortest time between two looks, for each peer that the data plane has.
+pub const READING_A_PEER: Duration = Duration::from_micros(5);
+/// Packets that the data plane gets for one peer before a handshake was seen:
+/// half of what the kernel keeps.
+pub const STAGED: usize = 64;
+/// How long a handshake is given before it is started anew, when packets wait;
+/// doubles from there. After [`PASSIVE_WAIT`], when the far end has tried.
+pub const REKINDLE: Duration = Duration::from_millis(400);
+/// The same, where round trips take long.
+pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
 /// Share of a mapping's TTL after which a mapping in use is asked for again,
 /// in per cent.
 pub const REFRESH_AT_PERCENT: u32 = 80;

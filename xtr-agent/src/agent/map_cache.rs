@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lisp_proto::{Action as MapAction, Nonce, PublicKey, Timestamp};
@@ -20,6 +21,9 @@ pub enum State {
     /// The peer is there; its own handshake is awaited until the deadline, so
     /// that two crossing initiations do not cancel each other out.
     Awaiting(Timestamp),
+    /// The first held packets were sent on, which starts the handshake; the
+    /// others wait until it was seen.
+    Opening,
     /// Held packets were sent on; the route past the agent is being set.
     Routing,
     /// The kernel forwards without the agent.
@@ -59,6 +63,8 @@ pub(super) struct Entry {
     pub(super) held: Held,
     /// What made it.
     pub(super) cause: Cause,
+    /// How long the answer took, if we asked and it came to the first request.
+    pub(super) answer_took: Duration,
     /// The far end was told of us by a push while we asked for it, so that
     /// both ends are about to start a handshake.
     pub(super) mutual: bool,
@@ -87,6 +93,7 @@ impl Entry {
             stale: None,
             held: Held::default(),
             cause: Cause::Reply,
+            answer_took: Duration::ZERO,
             mutual: false,
             solicited: None,
             bytes_seen: 0,
@@ -231,6 +238,8 @@ pub(super) struct Pending {
     pub(super) source: IpAddr,
     /// Requests sent so far.
     pub(super) tries: u32,
+    /// When the first one was sent.
+    pub(super) since: Timestamp,
     /// When packets have waited long enough.
     pub(super) until: Timestamp,
     /// Packets waiting for the answer.
@@ -405,6 +414,7 @@ mod tests {
                 nonce: Nonce(n as u64),
                 source: "10.9.9.9".parse().unwrap(),
                 tries: 1,
+                since: Timestamp::ZERO,
                 until: Timestamp::ZERO,
                 held: Held::default(),
             };

@@ -99,6 +99,11 @@ impl Agent {
                 let refused = entry.held.push(packet, most, &mut self.budget);
                 self.refusals.overflowed(refused, packet, actions);
             }
+            State::Opening => {
+                let refused = entry.held.push(packet, most, &mut self.budget);
+                self.refusals.overflowed(refused, packet, actions);
+                self.pump(now, prefix, actions);
+            }
             State::Awaiting(_) => {
                 let first = entry.held.is_empty();
                 let refused = entry.held.push(packet, most, &mut self.budget);
@@ -158,6 +163,7 @@ impl Agent {
                 nonce,
                 source,
                 tries: 1,
+                since: now,
                 until,
                 held,
             },

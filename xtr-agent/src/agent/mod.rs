@@ -33,6 +33,7 @@ mod snapshot;
 mod status;
 mod subscribe;
 mod trace;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -64,6 +65,7 @@ use routes::Routes;
 use server::Server;
 use subscribe::Subscriptions;
 use trace::Traces;
+use watch::Watches;
 
 /// What the data plane says of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,10 +155,10 @@ pub struct Agent {
     subscriptions: Subscriptions,
     /// What others may ask of us.
     questions: Bucket,
-    /// Peers whose first handshake is being looked for, with the looks left.
-    watched: BTreeMap<PublicKey, u32>,
+    /// Peers whose first handshake is being looked for.
+    watches: Watches,
     /// Mappings that await a handshake, or did.
-    awaiting: BTreeSet<IpNet>,
+    opening: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
     refresh_checks: BTreeSet<IpNet>,
     /// Mappings of an earlier life that no map server was asked for yet.
@@ -190,8 +192,8 @@ impl Agent {
             acks: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             questions: Bucket::per_second(limits::QUESTIONS_PER_SECOND),
-            watched: BTreeMap::new(),
-            awaiting: BTreeSet::new(),
+            watches: Watches::default(),
+            opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
             restored: Vec::new(),
             traces: Traces::default(),
@@ -271,7 +273,7 @@ impl Agent {
             Timer::Subscribe(index, prefix) => self.subscribe(now, index, prefix, actions),
             Timer::Repair(object) => self.repair_due(object, actions),
             Timer::Handshakes => self.look_for_handshakes(now, actions),
-            Timer::Kick(key) => self.kick_due(key, actions),
+            Timer::Kick(key) => self.kick_due(now, key, actions),
             Timer::Liveness => self.liveness_due(now, actions),
         }
     }

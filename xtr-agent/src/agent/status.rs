@@ -146,7 +146,7 @@ fn mapping_status(now: Timestamp, eid: EidPrefix, entry: &Entry) -> MappingStatu
         eid,
         state: match entry.state {
             State::Installing => MappingState::Installing,
-            State::Awaiting(_) => MappingState::Handshake,
+            State::Awaiting(_) | State::Opening => MappingState::Handshake,
             State::Routing => MappingState::Routing,
             State::Active => MappingState::Active,
             State::Negative(_) => MappingState::Negative,

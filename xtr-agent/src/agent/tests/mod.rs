@@ -13,6 +13,7 @@ use lisp_proto::{
 
 mod changes;
 mod floods;
+mod handshakes;
 mod order;
 mod overlaps;
 mod paths;
