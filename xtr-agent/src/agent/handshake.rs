@@ -1,11 +1,13 @@
 //! Who starts the first handshake, and when packets may follow.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use lisp_proto::{PublicKey, Timestamp};
 
 use super::event::{Cause, Event};
 use super::install::What;
-use super::limits::{HANDSHAKE_LOOKS, PASSIVE_WAIT};
+use super::limits::{HANDSHAKE_LOOKS, PASSIVE_WAIT, PASSIVE_WAIT_MIN};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, Change, PeerStats, Timer};
 
@@ -67,10 +69,16 @@ impl Agent {
     }
 
     pub(super) fn await_handshake(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
-        let until = now + PASSIVE_WAIT;
         let Some(entry) = self.cache.get_mut(&prefix) else {
             return;
         };
+        // The far end may be waiting as well: it was not asked for us after all. Whoever was
+        // answered is the first to lose patience, or both would start at the same instant.
+        let wait = match entry.answer_took {
+            Duration::ZERO => PASSIVE_WAIT,
+            took => (took * 2).clamp(PASSIVE_WAIT_MIN, PASSIVE_WAIT),
+        };
+        let until = now + wait;
         entry.state = State::Awaiting(until);
         self.opening.insert(prefix);
         self.deadlines.set(Timer::Entry(prefix), until);

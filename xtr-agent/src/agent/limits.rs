@@ -65,6 +65,9 @@ pub const REPAIR_RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long the side that was told of a peer by a push waits for that peer's
 /// handshake before it starts one itself.
 pub const PASSIVE_WAIT: Duration = Duration::from_millis(250);
+/// Shortest such wait of an end that has been answered itself; it is twice the
+/// time that the answer took.
+pub const PASSIVE_WAIT_MIN: Duration = Duration::from_millis(50);
 /// How often the first handshake of a new peer is looked for.
 pub const HANDSHAKE_POLL: Duration = Duration::from_millis(5);
 /// How long it is looked for that often, and looked for at all if nothing waits.
@@ -79,7 +82,9 @@ pub const STAGED: usize = 64;
 /// How long a handshake is given before it is started anew, when packets wait;
 /// doubles from there. After [`PASSIVE_WAIT`], when the far end has tried.
 pub const REKINDLE: Duration = Duration::from_millis(400);
-/// The same, where round trips take long.
+/// How old the counters may be that say that there was none.
+pub const REKINDLE_LOOK: Duration = Duration::from_millis(20);
+/// The same as [`REKINDLE`], where round trips take long.
 pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
 /// Share of a mapping's TTL after which a mapping in use is asked for again,
 /// in per cent.

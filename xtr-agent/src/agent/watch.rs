@@ -18,8 +18,8 @@ use super::hold::{Held, HoldBudget};
 use super::install::What;
 use super::ip_header::Unreachable;
 use super::limits::{
-    HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, READING_A_PEER, REKINDLE, REKINDLE_MAX,
-    STAGED,
+    HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, READING_A_PEER, REKINDLE, REKINDLE_LOOK,
+    REKINDLE_MAX, STAGED,
 };
 use super::map_cache::{Entry, State};
 use super::remove::Object;
@@ -41,12 +41,16 @@ struct Watch {
 
 /// All peers whose first handshake is awaited.
 #[derive(Debug, Default)]
-pub(super) struct Watches(BTreeMap<PublicKey, Watch>);
+pub(super) struct Watches {
+    by_key: BTreeMap<PublicKey, Watch>,
+    /// When all of them were looked at last.
+    looked: Timestamp,
+}
 
 impl Watches {
     /// Ends the watch of `key`.
     pub(super) fn remove(&mut self, key: &PublicKey, budget: &mut HoldBudget) {
-        if let Some(mut watch) = self.0.remove(key) {
+        if let Some(mut watch) = self.by_key.remove(key) {
             watch.staged.take(budget);
         }
     }
@@ -55,12 +59,12 @@ impl Watches {
 impl Agent {
     /// Looks for the first handshake with `key` for `time` at least.
     pub(super) fn watch(&mut self, now: Timestamp, key: PublicKey, time: Duration) {
-        if self.watches.0.is_empty() {
+        if self.watches.by_key.is_empty() {
             let next = now + self.look_interval(HANDSHAKE_POLL);
             self.deadlines.set(Timer::Handshakes, next);
         }
         let until = now + time;
-        let watch = self.watches.0.entry(key).or_insert_with(|| Watch {
+        let watch = self.watches.by_key.entry(key).or_insert_with(|| Watch {
             since: now,
             until,
             staged: Held::default(),
@@ -73,7 +77,7 @@ impl Agent {
     /// Looks for the first handshake with `key` and starts it anew when it is not seen in time:
     /// somebody waits for it.
     pub(super) fn watch_closely(&mut self, now: Timestamp, prefix: IpNet, key: PublicKey) {
-        let watch = self.watches.0.get(&key);
+        let watch = self.watches.by_key.get(&key);
         if watch.is_some_and(|watch| watch.rekindle.is_some()) {
             return;
         }
@@ -86,7 +90,7 @@ impl Agent {
         if self.config.public_key > key {
             wait = wait * 3 / 2;
         }
-        if let Some(watch) = self.watches.0.get_mut(&key) {
+        if let Some(watch) = self.watches.by_key.get_mut(&key) {
             watch.rekindle = Some((now + wait, wait * 2));
         }
     }
@@ -99,14 +103,15 @@ impl Agent {
             return;
         };
         let key = chosen.key;
-        if !self.watches.0.contains_key(&key) {
+        if !self.watches.by_key.contains_key(&key) {
             // It may have had one long since.
             actions.push(Action::ReadPeerStats(vec![key]));
         }
         self.watch_closely(now, prefix, key);
-        let (Some(entry), Some(watch)) =
-            (self.cache.get_mut(&prefix), self.watches.0.get_mut(&key))
-        else {
+        let (Some(entry), Some(watch)) = (
+            self.cache.get_mut(&prefix),
+            self.watches.by_key.get_mut(&key),
+        ) else {
             return;
         };
         let mut count = 0;
@@ -130,17 +135,18 @@ impl Agent {
     pub(super) fn look_for_handshakes(&mut self, now: Timestamp, actions: &mut Actions) {
         let over = self
             .watches
-            .0
+            .by_key
             .iter()
             .filter(|(_, watch)| watch.until <= now);
         let over: Vec<PublicKey> = over.map(|(key, _)| *key).collect();
         for key in over {
             self.no_handshake(now, key, actions);
         }
-        let Some(latest) = self.watches.0.values().map(|watch| watch.since).max() else {
+        let Some(latest) = self.watches.by_key.values().map(|watch| watch.since).max() else {
             return;
         };
-        let keys = self.watches.0.keys().copied().collect();
+        self.watches.looked = now;
+        let keys = self.watches.by_key.keys().copied().collect();
         actions.push(Action::ReadPeerStats(keys));
         let interval = if now - latest < HANDSHAKE_LOOKS {
             HANDSHAKE_POLL
@@ -160,7 +166,7 @@ impl Agent {
     /// The handshake with `key` was not seen in time: those who waited are told, and the data
     /// plane goes on trying, with what comes from now on.
     fn no_handshake(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
-        let watch = self.watches.0.get(&key);
+        let watch = self.watches.by_key.get(&key);
         let in_vain = watch.is_some_and(|watch| watch.rekindle.is_some());
         self.watches.remove(&key, &mut self.budget);
         if !in_vain {
@@ -212,7 +218,11 @@ impl Agent {
 
     /// Starts a handshake that was lost once more, by taking the peer out and putting it back.
     fn rekindle(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
-        let Some(watch) = self.watches.0.get_mut(&key) else {
+        // A data plane that is far behind may have shaken hands since, and sent what it kept.
+        if now - self.watches.looked > REKINDLE_LOOK {
+            return;
+        }
+        let Some(watch) = self.watches.by_key.get_mut(&key) else {
             return;
         };
         let Some((at, pause)) = watch.rekindle.filter(|(at, _)| *at <= now) else {
@@ -239,7 +249,7 @@ impl Agent {
             self.repair_unless(ok, now, Object::Peer(key), actions);
             return;
         }
-        let Some(watch) = self.watches.0.get(&key) else {
+        let Some(watch) = self.watches.by_key.get(&key) else {
             return;
         };
         let packets: Vec<Bytes> = watch.staged.iter().cloned().collect();
