@@ -1,14 +1,11 @@
 //! `bench`: measurements against a limit or a peer in the same run.
 
 mod establish;
-mod stats;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-const EXIT_FAILURE: u8 = 1;
-const EXIT_USAGE: u8 = 64;
+use command_line::{arguments, ended};
 
 /// Measures Lispwire against what the path, or WireGuard by itself, allows.
 #[derive(Parser)]
@@ -30,27 +27,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments: Arguments = match arguments() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
-            // A closed terminal is no reason for another exit code.
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     let outcome = match arguments.command {
         Command::Establish(args) => establish::run(&args),
         Command::Bare(args) => establish::bare::run(args),
         Command::Vm(args) => testbed::vm::cli::run(args),
     };
-    outcome.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
-        ExitCode::from(EXIT_FAILURE)
-    })
-}
-
-#[expect(clippy::print_stderr, reason = "the command's complaint")]
-fn complain(text: &str) {
-    eprintln!("bench: {text}");
+    ended("bench", outcome)
 }

@@ -12,8 +12,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use command_line::say;
+use testbed::Distribution;
 
-use crate::stats::Distribution;
 use report::{Plane, Report};
 
 /// Measures how long tunnels take to come up, and what they carry once they are.
@@ -137,9 +138,4 @@ fn own_program() -> Result<PathBuf> {
 fn read_report(path: &Path) -> Result<Report> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))
-}
-
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-pub(crate) fn say(text: &str) {
-    println!("{text}");
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{Distribution, head};
+use testbed::Distribution;
 
 /// The name of the file in the output directory.
 pub(crate) const FILE: &str = "establish.json";
@@ -127,7 +127,7 @@ impl fmt::Display for Plane {
             self.round_trip_ms,
             self.floor_ms
         )?;
-        writeln!(f, "{}", head())?;
+        writeln!(f, "{}", Distribution::head())?;
         let times = &self.first_reply_ms;
         writeln!(f, "{}", times.row("first packet to first reply, ms", 1))?;
         let multiples = times.values.iter().map(|ms| ms / self.round_trip_ms);

@@ -1,5 +1,6 @@
 //! The standard Lispwire network: one map server and endpoints around a switch.
 
+mod cold_start;
 mod config;
 mod node;
 mod peers;
@@ -15,6 +16,7 @@ use crate::link::LinkParams;
 use crate::namespace::Namespace;
 use crate::testbed::Testbed;
 use crate::topology::{Topology, Underlay};
+pub use cold_start::ColdStart;
 pub use config::{CONTROL_INTERFACE, SERVER_CONTROL_INTERFACE};
 use config::{EndpointConfig, ServerConfig, XtrEntry};
 pub use node::Node;
