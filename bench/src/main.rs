@@ -1,10 +1,15 @@
 //! `bench`: measurements against a limit or a peer in the same run.
 
 mod establish;
+mod guest;
+mod pairs;
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
 use command_line::{arguments, ended};
 
 /// Measures Lispwire against what the path, or WireGuard by itself, allows.
@@ -18,6 +23,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Establish(establish::Args),
+    Pairs(pairs::Args),
     /// One end of a tunnel configured by hand
     #[command(hide = true)]
     Bare(establish::bare::Args),
@@ -33,8 +39,48 @@ fn main() -> ExitCode {
     };
     let outcome = match arguments.command {
         Command::Establish(args) => establish::run(&args),
+        Command::Pairs(args) => pairs::run(&args),
         Command::Bare(args) => establish::bare::run(args),
         Command::Vm(args) => testbed::vm::cli::run(args),
     };
     ended("bench", outcome)
+}
+
+/// Request and push, their answers, the handshake, and the packet with its reply: each a round
+/// trip of the same path.
+const FLOOR_ROUND_TRIPS: f64 = 4.0;
+
+/// A data plane to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DataPlane {
+    /// WireGuard inside the agent.
+    Embedded,
+    /// The kernel's WireGuard.
+    Kernel,
+}
+
+impl DataPlane {
+    /// As the testbed calls it; `None` if it can be measured in a guest only.
+    fn here(self, in_guest: bool) -> Option<testbed::DataPlane> {
+        match self {
+            Self::Embedded => Some(testbed::DataPlane::Embedded),
+            Self::Kernel => {
+                (in_guest || guest::has_kernel_wireguard()).then_some(testbed::DataPlane::Kernel)
+            }
+        }
+    }
+}
+
+const fn plane_name(plane: testbed::DataPlane) -> &'static str {
+    match plane {
+        testbed::DataPlane::Auto => "auto",
+        testbed::DataPlane::Kernel => "kernel",
+        testbed::DataPlane::Embedded => "embedded",
+    }
+}
+
+/// The program that runs now, for its other roles.
+fn own_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot find this program")?;
+    Ok(fs::canonicalize(&path).unwrap_or(path))
 }

@@ -12,9 +12,6 @@ use testbed::Distribution;
 
 /// The name of the file in the output directory.
 pub(crate) const FILE: &str = "establish.json";
-/// Request and push, their answers, the handshake, and the packet with its reply: each a round
-/// trip of the same path.
-pub(crate) const FLOOR_ROUND_TRIPS: f64 = 4.0;
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -49,6 +49,8 @@ pub struct NetworkOptions {
     pub endpoints: usize,
     /// What every link does, one way.
     pub links: LinkParams,
+    /// What the map server's link does, if not the same.
+    pub server_links: Option<LinkParams>,
     /// Addresses of the hosts. WireGuard runs over IPv4 where there is a choice.
     pub underlay: Underlay,
     /// Which WireGuard.
@@ -66,6 +68,7 @@ impl Default for NetworkOptions {
         Self {
             endpoints: 2,
             links: LinkParams::default(),
+            server_links: None,
             underlay: Underlay::default(),
             data_plane: DataPlane::default(),
             agent_toml: String::new(),
@@ -111,7 +114,8 @@ impl Network {
         let testbed = Testbed::new(options.seed)?;
         let mut topology = Topology::new(&testbed, options.underlay)?;
         let directory = testbed.directory();
-        let server_host = topology.add_host(SERVER, options.links)?;
+        let server_host =
+            topology.add_host(SERVER, options.server_links.unwrap_or(options.links))?;
         let mut server = Node::new(server_host, &binaries.map_server, directory)?;
         let mut server_config = ServerConfig::new(options, &server.state_dir);
         server.write_config(&server_config.to_string())?;
