@@ -12,6 +12,7 @@ use lisp_proto::{
 };
 
 mod changes;
+mod doubts;
 mod floods;
 mod order;
 mod overlaps;
