@@ -28,12 +28,16 @@ pub(super) fn event(event: &Event) {
             let cause = match cause {
                 Cause::Reply => "reply",
                 Cause::Push => "push",
+                Cause::Restored => "restored",
             };
             info!(event = "peer_installed", %eid, key = %key.short(), %endpoint, cause);
         }
         Event::Reinjected { eid, packets } => info!(event = "reinjected", %eid, packets),
         Event::RouteInstalled { eid } => info!(event = "route_installed", %eid),
         Event::Handshake { key } => info!(event = "handshake", key = %key.short()),
+        Event::HandshakeRestarted { key } => {
+            warn!(event = "handshake_restarted", key = %key.short());
+        }
         Event::PeerRemoved { key } => info!(event = "peer_removed", key = %key.short()),
         Event::Subscribed { eid } => info!(event = "subscribed", %eid),
         Event::SubscriptionRefused { eid, action } => {
