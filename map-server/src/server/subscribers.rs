@@ -132,6 +132,11 @@ impl Subscribers {
         self.by_xtr.get(&xtr).map_or(0, BTreeMap::len)
     }
 
+    /// Lists what `xtr` is subscribed to.
+    pub(crate) fn of(&self, xtr: XtrIndex) -> impl Iterator<Item = &EidPrefix> {
+        self.by_xtr.get(&xtr).into_iter().flat_map(BTreeMap::keys)
+    }
+
     /// Ends all subscriptions of `xtr`.
     pub(crate) fn leave_all(&mut self, xtr: XtrIndex) {
         for eid in self.by_xtr.get(&xtr).cloned().unwrap_or_default().keys() {

@@ -78,6 +78,7 @@ impl Agent {
             self.traces.answered(now, dst);
         }
         let taken = self.positive(now, &record, region, chosen, Cause::Reply, actions);
+        self.no_longer_refused(asked.net().addr(), &eid, actions);
         self.note_round_trip(now, purpose, eid.net());
         self.release_resolved(now, eid.net(), actions);
         match purpose {

@@ -10,6 +10,7 @@ mod asked;
 mod bucket;
 mod config;
 mod control;
+mod doubt;
 mod event;
 mod handshake;
 mod hold;
@@ -155,6 +156,8 @@ pub struct Agent {
     subscriptions: Subscriptions,
     /// What others may ask of us.
     questions: Bucket,
+    /// What may be asked again of what was refused.
+    second_questions: Bucket,
     /// Peers whose first handshake is being looked for.
     watches: Watches,
     /// Mappings that await a handshake, or did.
@@ -192,6 +195,7 @@ impl Agent {
             acks: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             questions: Bucket::per_second(limits::QUESTIONS_PER_SECOND),
+            second_questions: Bucket::per_second(limits::SECOND_QUESTIONS_PER_SECOND),
             watches: Watches::default(),
             opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
