@@ -40,6 +40,8 @@ fn new_agent() -> Agent {
         register_interval: Duration::from_secs(60),
         first_nonce: Nonce(1),
         hold: Duration::from_secs(3),
+        idle: Duration::from_secs(300),
+        max_peers: 25_000,
         subscriptions: Vec::new(),
     };
     Agent::new(config, [9; 32])

@@ -159,6 +159,8 @@ pub enum DropReason {
     HoldFull,
     /// Too many destinations being resolved.
     TooManyRequests,
+    /// Too many peers, all of them in use.
+    TooManyPeers,
     /// Too many mappings cached.
     MapCacheFull,
     /// There is no mapping for the destination.

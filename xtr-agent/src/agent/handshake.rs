@@ -170,6 +170,9 @@ impl Agent {
             if !self.keep_stale(now, prefix) {
                 self.forget_and_ask_again(now, prefix, actions);
             }
+        } else if entry.state == State::Dozing && !entry.held.is_empty() {
+            // Nobody has told whether it is used.
+            self.renew(now, &[prefix], actions);
         } else if let State::Awaiting(until) = entry.state
             && until <= now
         {

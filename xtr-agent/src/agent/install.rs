@@ -32,8 +32,8 @@ pub(super) enum What {
     Peer(IpNet),
     /// The mapping of this prefix gets a route.
     Route(IpNet),
-    /// A peer is taken out to be put back at once.
-    Rekindling,
+    /// This peer is taken out to be put back at once.
+    Rekindling(PublicKey),
     /// This peer is put back, so that it starts a handshake.
     Rekindled(PublicKey),
     /// A mapping is gone, and with it this.
@@ -85,6 +85,11 @@ impl Agent {
                 }
             }
             Some(_) | None => {
+                let is_new = !self.peers.contains(&chosen.key);
+                if is_new && !self.has_room_for_peer(now, actions) {
+                    actions.count(DropReason::TooManyPeers);
+                    return false;
+                }
                 if self.cache.len() >= MAP_CACHE_ENTRIES {
                     actions.count(DropReason::MapCacheFull);
                     return false;
@@ -121,7 +126,7 @@ impl Agent {
 
     fn set_peer(&mut self, now: Timestamp, prefix: IpNet, chosen: Chosen, actions: &mut Actions) {
         let spec = self.peers.install(chosen.key, chosen.endpoint, prefix);
-        self.watch_liveness(now);
+        self.watch_liveness(now, chosen.key);
         let id = self.change(What::Peer(prefix), Change::SetPeer(spec), actions);
         if let Some(entry) = self.cache.get_mut(&prefix) {
             entry.change = Some(id);
@@ -173,7 +178,7 @@ impl Agent {
         for (_, pending) in self.changes.range_mut(ChangeId(before)..) {
             match pending.what {
                 What::Peer(_) | What::Removal(_) | What::Shrinking(_) => wait_for(pending),
-                What::Route(_) | What::Rekindling | What::Rekindled(_) => {}
+                What::Route(_) | What::Rekindling(_) | What::Rekindled(_) => {}
             }
         }
         count
@@ -217,7 +222,7 @@ impl Agent {
             }
             State::Opening => self.pump(now, prefix, actions),
             State::Installing => entry.cause = Cause::Reply,
-            State::Negative(_) => {}
+            State::Dozing | State::Negative(_) => {}
         }
     }
 
@@ -276,7 +281,8 @@ impl Agent {
                 }
             }
             What::Route(prefix) => self.route_set(prefix, ok, actions),
-            What::Rekindling => {}
+            What::Rekindling(key) if ok => self.watches.taken_out(&key),
+            What::Rekindling(_) => {}
             What::Rekindled(key) => self.rekindled(now, key, ok, actions),
             What::Removal(object) => self.removed(now, object, ok, actions),
             What::Shrinking(key) => self.shrunk(now, key, ok, actions),

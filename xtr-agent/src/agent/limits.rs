@@ -97,7 +97,23 @@ pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
 pub const REFRESH_AT_PERCENT: u32 = 80;
 /// Time between two requests for mappings that were restored at the start.
 pub const RESTORED_REFRESH: Duration = Duration::from_millis(20);
-/// How often the counters of all peers are looked at.
+/// How long a peer is not used before its routes are taken out: no session
+/// lasts longer, and the far end keeps us for more than a minute after that.
+pub const DOZE: Duration = Duration::from_secs(180);
+/// How long a first packet to such a peer waits for a look at its counters.
+pub const DOZE_LOOK: Duration = Duration::from_millis(100);
+/// Shortest time without use after which a peer may be removed: [`DOZE`], and
+/// the time of a turn through all peers, of both ends.
+pub const IDLE_MIN: Duration = Duration::from_secs(300);
+/// How long a peer that shall be ready is not used before it is said hello to.
+pub const WARM: Duration = Duration::from_secs(60);
+/// Least recently used peers that make room at a time.
+pub const EVICTED_AT_ONCE: usize = 64;
+/// Peers make room when no more than this part of the limit is left.
+pub const EVICTION_MARGIN: usize = 16;
+/// Peers whose counters are looked at in one go.
+pub const LOOK_SLICE: usize = 1_024;
+/// How often the counters of the next peers are looked at.
 pub const LIVENESS_POLL: Duration = Duration::from_secs(4);
 /// How long bytes may go unanswered before the map server is asked again. A
 /// live WireGuard peer answers data within 10 s, if only with a keepalive.

@@ -29,6 +29,8 @@ pub enum State {
     Routing,
     /// The kernel forwards without the agent.
     Active,
+    /// Nobody uses it: packets are caught again, and the peer is still there.
+    Dozing,
     /// There is no mapping; packets are refused.
     Negative(MapAction),
 }

@@ -100,6 +100,14 @@ impl Agent {
                 let refused = entry.held.push(packet, most, &mut self.budget);
                 self.refusals.overflowed(refused, packet, actions);
             }
+            State::Dozing => {
+                let first = entry.held.is_empty();
+                let refused = entry.held.push(packet, most, &mut self.budget);
+                self.refusals.overflowed(refused, packet, actions);
+                if first {
+                    self.look_at_dozing(now, prefix, actions);
+                }
+            }
             State::Opening => {
                 let refused = entry.held.push(packet, most, &mut self.budget);
                 self.refusals.overflowed(refused, packet, actions);

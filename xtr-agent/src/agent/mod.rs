@@ -14,6 +14,7 @@ mod doubt;
 mod event;
 mod handshake;
 mod hold;
+mod idle;
 mod inspect;
 mod install;
 mod ip_header;
@@ -168,8 +169,10 @@ pub struct Agent {
     restored: Vec<IpNet>,
     traces: Traces,
     liveness: Liveness,
-    /// Whether the next counters are for `liveness`.
-    liveness_asked: bool,
+    /// The peer that was looked at last, in turn.
+    looked_at: Option<PublicKey>,
+    /// Peers that go if the next look finds them unused.
+    evicting: BTreeSet<PublicKey>,
     deadlines: Deadlines<Timer>,
     stopping: bool,
 }
@@ -202,7 +205,8 @@ impl Agent {
             restored: Vec::new(),
             traces: Traces::default(),
             liveness: Liveness::default(),
-            liveness_asked: false,
+            looked_at: None,
+            evicting: BTreeSet::new(),
             deadlines: Deadlines::default(),
             stopping: false,
             config,

@@ -45,11 +45,7 @@ impl Agent {
             let (why, reason) = (Unreachable::Host, DropReason::MappingLost);
             self.refusals.refuse(&packet, why, reason, actions);
         }
-        for route in self.routes_for(&prefix) {
-            if self.routes.release(route, &prefix) {
-                self.take_out(Object::Route(route), actions);
-            }
-        }
+        self.release_routes(prefix, actions);
         if let Some(chosen) = entry.chosen {
             self.drop_prefix(prefix, chosen.key, actions);
         }
@@ -63,6 +59,7 @@ impl Agent {
             }
             Some(Remaining::Nothing) => {
                 self.watches.remove(&key, &mut self.budget);
+                self.liveness.forget(&key);
                 self.take_out(Object::Peer(key), actions);
             }
             None => {}

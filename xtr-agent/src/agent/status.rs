@@ -76,6 +76,8 @@ pub enum MappingState {
     Routing,
     /// Packets go past the agent.
     Active,
+    /// Nobody uses it; the next packet is asked for again.
+    Idle,
     /// Nobody serves the prefix; packets are refused.
     Negative,
 }
@@ -149,6 +151,7 @@ fn mapping_status(now: Timestamp, eid: EidPrefix, entry: &Entry) -> MappingStatu
             State::Awaiting(_) | State::Opening => MappingState::Handshake,
             State::Routing => MappingState::Routing,
             State::Active => MappingState::Active,
+            State::Dozing => MappingState::Idle,
             State::Negative(_) => MappingState::Negative,
         },
         cause: entry.cause,

@@ -35,6 +35,8 @@ struct Watch {
     staged: Held,
     /// How many it got, copies or not.
     staged_count: usize,
+    /// The peer was taken out, with what it kept, and is to be put back.
+    is_out: bool,
     /// When to start anew, and how long to wait after that.
     rekindle: Option<(Timestamp, Duration)>,
 }
@@ -48,6 +50,13 @@ pub(super) struct Watches {
 }
 
 impl Watches {
+    /// The peer `key` was taken out.
+    pub(super) fn taken_out(&mut self, key: &PublicKey) {
+        if let Some(watch) = self.by_key.get_mut(key) {
+            watch.is_out = true;
+        }
+    }
+
     /// Ends the watch of `key`.
     pub(super) fn remove(&mut self, key: &PublicKey, budget: &mut HoldBudget) {
         if let Some(mut watch) = self.by_key.remove(key) {
@@ -69,6 +78,7 @@ impl Agent {
             until,
             staged: Held::default(),
             staged_count: 0,
+            is_out: false,
             rekindle: None,
         });
         watch.until = watch.until.max(until);
@@ -208,7 +218,11 @@ impl Agent {
             let waits = |entry: &Entry| match entry.state {
                 State::Awaiting(_) => !entry.mutual,
                 State::Opening => true,
-                State::Installing | State::Routing | State::Active | State::Negative(_) => false,
+                State::Installing
+                | State::Routing
+                | State::Active
+                | State::Dozing
+                | State::Negative(_) => false,
             };
             if self.cache.get(&prefix).is_some_and(waits) {
                 self.release(prefix, actions);
@@ -233,7 +247,7 @@ impl Agent {
             return;
         };
         actions.event(Event::HandshakeRestarted { key });
-        self.change(What::Rekindling, Change::RemovePeer(key), actions);
+        self.change(What::Rekindling(key), Change::RemovePeer(key), actions);
         self.change(What::Rekindled(key), Change::SetPeer(spec), actions);
     }
 
@@ -249,13 +263,16 @@ impl Agent {
             self.repair_unless(ok, now, Object::Peer(key), actions);
             return;
         }
-        let Some(watch) = self.watches.by_key.get(&key) else {
+        let Some(watch) = self.watches.by_key.get_mut(&key) else {
             return;
         };
-        let packets: Vec<Bytes> = watch.staged.iter().cloned().collect();
+        // A data plane that would not let go of the peer still has them.
+        let staged = watch.staged.iter().filter(|_| watch.is_out);
+        let packets: Vec<Bytes> = staged.cloned().collect();
         if packets.is_empty() {
             actions.push(Action::Kick(key));
         }
+        watch.is_out = false;
         for packet in packets {
             actions.push(Action::Reinject(packet));
         }

@@ -54,6 +54,10 @@ pub struct Config {
     pub register_interval: Duration,
     /// How long packets wait for an answer of the map server.
     pub hold: Duration,
+    /// How long a peer is not used before it is removed.
+    pub idle: Duration,
+    /// Peers in the data plane; when more are wanted, those used longest ago go.
+    pub max_peers: usize,
     /// Destinations that are kept ready before the first packet.
     pub subscribe: Vec<IpNet>,
     /// Names of the interfaces.
@@ -158,6 +162,8 @@ impl Config {
             ttl: Ttl::from_minutes(raw.ttl_min.map_or(15, Spanned::into_inner)),
             register_interval: Duration::from_secs(number(&raw.register_s, 60)),
             hold: Duration::from_millis(number(&raw.hold_ms, 3000)),
+            idle: Duration::from_secs(number(&raw.idle_s, 300)),
+            max_peers: usize::try_from(number(&raw.max_peers, 25_000)).unwrap_or(usize::MAX),
             subscribe: truncated(raw.subscribe.map(Spanned::into_inner).unwrap_or_default()),
             interfaces: raw.interfaces.map(Spanned::into_inner).unwrap_or_default(),
             map_server,

@@ -28,6 +28,8 @@ pub(super) struct RawConfig {
     pub(super) ttl_min: Option<Spanned<u32>>,
     pub(super) register_s: Option<Spanned<u64>>,
     pub(super) hold_ms: Option<Spanned<u64>>,
+    pub(super) idle_s: Option<Spanned<u64>>,
+    pub(super) max_peers: Option<Spanned<u64>>,
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
     pub(super) interfaces: Option<Spanned<Interfaces>>,
     pub(super) map_server: RawMapServer,

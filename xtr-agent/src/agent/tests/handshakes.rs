@@ -146,6 +146,21 @@ fn both_ends_that_start_at_once_never_start_anew_at_the_same_instant() {
 }
 
 #[test]
+fn what_a_peer_still_has_that_could_not_be_taken_out_is_not_sent_twice() {
+    let mut bench = fired(BIGGER);
+    bench.after(Duration::from_secs(1));
+    let anew = bench.input(Input::PeerStats(&[PeerStats {
+        key: BIGGER,
+        handshake_seen: false,
+        rx_bytes: 0,
+        tx_bytes: 148,
+    }]));
+    assert_eq!(story(&anew), ["no peer", "peer [10.0.0.2/32]"]);
+    bench.failed(&anew[..2]);
+    assert_eq!(story(&bench.done(&anew[2..])), ["kick"]);
+}
+
+#[test]
 fn many_peers_are_looked_at_less_often() {
     let mut bench = Bench::new();
     for n in 0..4_000u16 {

@@ -15,6 +15,7 @@ mod changes;
 mod doubts;
 mod floods;
 mod handshakes;
+mod idle;
 mod order;
 mod overlaps;
 mod paths;
@@ -74,6 +75,8 @@ impl Bench {
             register_interval: Duration::from_secs(60),
             first_nonce: Nonce(1000),
             hold: Duration::from_secs(3),
+            idle: Duration::from_secs(300),
+            max_peers: 70_000,
             subscriptions: Vec::new(),
         }
     }
