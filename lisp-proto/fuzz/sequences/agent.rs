@@ -10,7 +10,9 @@ use lisp_proto::{
     RequestedEid, SiteId, Timestamp, Ttl, XtrId, decode, encode_map_notify, encode_map_reply,
     encode_map_request,
 };
-use xtr_agent::agent::{Action, Actions, Agent, ChangeId, Config, Input, MapServer, PeerStats};
+use xtr_agent::agent::{
+    Action, Actions, Agent, ChangeId, Config, Event, Input, MapServer, PeerStats,
+};
 
 use super::{Choices, bend, control, key, prefix, record};
 
@@ -38,6 +40,8 @@ fn new_agent() -> Agent {
         register_interval: Duration::from_secs(60),
         first_nonce: Nonce(1),
         hold: Duration::from_secs(3),
+        idle: Duration::from_secs(300),
+        max_peers: 25_000,
         subscriptions: Vec::new(),
     };
     Agent::new(config, [9; 32])
@@ -45,7 +49,7 @@ fn new_agent() -> Agent {
 
 /// Runs the sequence that `bytes` describe.
 ///
-/// Panics when a rule is broken: a held packet is sent twice, a stranger gets
+/// Panics when a rule is broken: a held packet is sent twice to the same peer, a stranger gets
 /// more bytes than it sent, something ill-formed is sent, or time stands still.
 pub fn run(bytes: &[u8]) {
     let mut world = World {
@@ -209,6 +213,8 @@ impl World {
                     *times += 1;
                     assert_eq!(*times, 1, "a packet was sent on twice");
                 }
+                // What a peer that is taken out had kept may be sent again.
+                Action::Event(Event::HandshakeRestarted { .. }) => self.fate.clear(),
                 Action::Kick(_)
                 | Action::RenewControlTunnel(_)
                 | Action::ReadPeerStats(_)

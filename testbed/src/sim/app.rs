@@ -194,6 +194,11 @@ impl World {
         self.trace.say(now, || {
             format!("agent {number} loses a packet to {}: {why:?}", inner.dst)
         });
+        if why == Lost::PeerRemoved
+            && let Some(probe) = Probe::of_packet(&inner.body)
+        {
+            self.ledger.taken_out(&probe);
+        }
         if why == Lost::NoPeer && !self.refusals {
             self.broken(Invariant::BlackHole, || {
                 format!("agent {number} has no peer for {}", inner.dst)

@@ -113,6 +113,8 @@ pub(super) fn agent_config(
         register_interval: Duration::from_secs(60),
         first_nonce,
         hold: Duration::from_secs(3),
+        idle: Duration::from_secs(300),
+        max_peers: 25_000,
         subscriptions: Vec::new(),
     }
 }

@@ -73,6 +73,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// A peer was taken out of the data interface, and with it a packet that had not left: it may
+    /// be sent again.
+    pub(super) fn taken_out(&mut self, probe: &Probe) {
+        let index = usize::try_from(probe.id).unwrap_or(usize::MAX);
+        if let Some(flags) = self.packets.get_mut(index) {
+            *flags &= !SENT;
+        }
+        let next = self.order.entry((probe.flow, probe.echo)).or_default();
+        *next = probe.sequence.min(*next);
+    }
+
     /// The sender of a packet was told that it was not sent.
     pub(super) fn refused(&mut self, agent: u32, probe: &Probe) -> Result<(), Misdeed> {
         self.release(agent, probe.id);
@@ -180,6 +191,18 @@ mod tests {
         assert_eq!(ledger.sent(0, &one), Ok(()));
         assert_eq!(ledger.sent(0, &three), Ok(()));
         assert_eq!(ledger.sent(0, &two), Err(Misdeed::Overtook));
+    }
+
+    #[test]
+    fn what_was_taken_out_with_its_peer_may_be_sent_again() {
+        let mut ledger = Ledger::default();
+        let [one, two] = [0, 1].map(|sequence| probe(&mut ledger, sequence));
+        for _ in 0..2 {
+            assert_eq!(ledger.sent(0, &one), Ok(()));
+            assert_eq!(ledger.sent(0, &two), Ok(()));
+            ledger.taken_out(&one);
+            ledger.taken_out(&two);
+        }
     }
 
     #[test]

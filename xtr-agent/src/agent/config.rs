@@ -52,6 +52,11 @@ pub struct Config {
     pub first_nonce: Nonce,
     /// How long packets wait for an answer before they are given up.
     pub hold: Duration,
+    /// How long a peer is not used before it is removed; at least
+    /// [`limits::IDLE_MIN`](super::limits::IDLE_MIN).
+    pub idle: Duration,
+    /// Peers in the data plane; when more are wanted, those used longest ago go.
+    pub max_peers: usize,
     /// Destinations inside the overlay that are kept ready before a packet
     /// goes there.
     pub subscriptions: Vec<IpNet>,

@@ -78,6 +78,11 @@ pub enum Event {
         /// The peer.
         key: PublicKey,
     },
+    /// A first handshake was not seen in time and is started once more.
+    HandshakeRestarted {
+        /// The peer.
+        key: PublicKey,
+    },
     /// A peer is gone from the data plane.
     PeerRemoved {
         /// The peer.
@@ -154,12 +159,16 @@ pub enum DropReason {
     HoldFull,
     /// Too many destinations being resolved.
     TooManyRequests,
+    /// Too many peers, all of them in use.
+    TooManyPeers,
     /// Too many mappings cached.
     MapCacheFull,
     /// There is no mapping for the destination.
     NegativeMapping,
     /// No map server answered.
     NoAnswer,
+    /// The far end did not shake hands while the packet waited.
+    NoHandshake,
     /// The mapping went away, or could not be installed, while the packet waited.
     MappingLost,
 }

@@ -32,6 +32,10 @@ pub(super) enum What {
     Peer(IpNet),
     /// The mapping of this prefix gets a route.
     Route(IpNet),
+    /// This peer is taken out to be put back at once.
+    Rekindling(PublicKey),
+    /// This peer is put back, so that it starts a handshake.
+    Rekindled(PublicKey),
     /// A mapping is gone, and with it this.
     Removal(Object),
     /// A mapping is gone, or its installation failed, and this peer keeps others.
@@ -72,7 +76,7 @@ impl Agent {
                     self.cache.set_region(prefix, region);
                     return true;
                 }
-                if matches!(entry.state, State::Awaiting(_)) {
+                if matches!(entry.state, State::Awaiting(_) | State::Opening) {
                     // What was awaited was a handshake with another locator.
                     entry.state = State::Installing;
                 }
@@ -81,6 +85,11 @@ impl Agent {
                 }
             }
             Some(_) | None => {
+                let is_new = !self.peers.contains(&chosen.key);
+                if is_new && !self.has_room_for_peer(now, actions) {
+                    actions.count(DropReason::TooManyPeers);
+                    return false;
+                }
                 if self.cache.len() >= MAP_CACHE_ENTRIES {
                     actions.count(DropReason::MapCacheFull);
                     return false;
@@ -117,7 +126,7 @@ impl Agent {
 
     fn set_peer(&mut self, now: Timestamp, prefix: IpNet, chosen: Chosen, actions: &mut Actions) {
         let spec = self.peers.install(chosen.key, chosen.endpoint, prefix);
-        self.watch_liveness(now);
+        self.watch_liveness(now, chosen.key);
         let id = self.change(What::Peer(prefix), Change::SetPeer(spec), actions);
         if let Some(entry) = self.cache.get_mut(&prefix) {
             entry.change = Some(id);
@@ -169,7 +178,7 @@ impl Agent {
         for (_, pending) in self.changes.range_mut(ChangeId(before)..) {
             match pending.what {
                 What::Peer(_) | What::Removal(_) | What::Shrinking(_) => wait_for(pending),
-                What::Route(_) => {}
+                What::Route(_) | What::Rekindling(_) | What::Rekindled(_) => {}
             }
         }
         count
@@ -201,7 +210,7 @@ impl Agent {
                 let key = entry.chosen.map(|chosen| chosen.key);
                 let first = key.is_some_and(|key| own_key < key);
                 if first || key.is_some_and(|key| self.peers.handshake_seen(&key)) {
-                    self.fire(prefix, actions);
+                    self.fire(now, prefix, actions);
                 } else {
                     self.await_handshake(now, prefix, actions);
                 }
@@ -211,8 +220,9 @@ impl Agent {
                     actions.push(Action::Reinject(packet));
                 }
             }
+            State::Opening => self.pump(now, prefix, actions),
             State::Installing => entry.cause = Cause::Reply,
-            State::Negative(_) => {}
+            State::Dozing | State::Negative(_) => {}
         }
     }
 
@@ -271,6 +281,9 @@ impl Agent {
                 }
             }
             What::Route(prefix) => self.route_set(prefix, ok, actions),
+            What::Rekindling(key) if ok => self.watches.taken_out(&key),
+            What::Rekindling(_) => {}
+            What::Rekindled(key) => self.rekindled(now, key, ok, actions),
             What::Removal(object) => self.removed(now, object, ok, actions),
             What::Shrinking(key) => self.shrunk(now, key, ok, actions),
         }

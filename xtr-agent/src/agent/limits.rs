@@ -31,6 +31,12 @@ pub const LATE_ANSWERS: usize = 1_024;
 pub const NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Longest time a negative answer is believed, whatever its TTL says.
 pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
+/// How long a negative answer is believed although packets go there; doubles with every one like it.
+pub const REFUSED_RETRY: Duration = Duration::from_secs(10);
+/// It is believed for no more than one so manieth of its TTL, or for [`REFUSED_RETRY`].
+pub const REFUSED_RETRY_SHARE: u32 = 3;
+/// Refused destinations per second that are asked for again.
+pub const SECOND_QUESTIONS_PER_SECOND: u32 = 100;
 /// Time to live of a mapping whose TTL is left to the receiver (RFC 9301 5.4).
 pub const UNSPECIFIED_TTL: Duration = Duration::from_secs(900);
 
@@ -65,16 +71,49 @@ pub const REPAIR_RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long the side that was told of a peer by a push waits for that peer's
 /// handshake before it starts one itself.
 pub const PASSIVE_WAIT: Duration = Duration::from_millis(250);
+/// Shortest such wait of an end that has been answered itself; it is twice the
+/// time that the answer took.
+pub const PASSIVE_WAIT_MIN: Duration = Duration::from_millis(50);
 /// How often the first handshake of a new peer is looked for.
 pub const HANDSHAKE_POLL: Duration = Duration::from_millis(5);
-/// Looks for a first handshake before the agent stops looking.
-pub const HANDSHAKE_POLLS: u32 = 60;
+/// How long it is looked for that often, and looked for at all if nothing waits.
+pub const HANDSHAKE_LOOKS: Duration = Duration::from_millis(300);
+/// How often it is looked for after that, while packets wait.
+pub const HANDSHAKE_POLL_LATER: Duration = Duration::from_millis(50);
+/// Shortest time between two looks, for each peer that the data plane has.
+pub const READING_A_PEER: Duration = Duration::from_micros(5);
+/// Packets that the data plane gets for one peer before a handshake was seen:
+/// half of what the kernel keeps.
+pub const STAGED: usize = 64;
+/// How long a handshake is given before it is started anew, when packets wait;
+/// doubles from there. After [`PASSIVE_WAIT`], when the far end has tried.
+pub const REKINDLE: Duration = Duration::from_millis(400);
+/// How old the counters may be that say that there was none.
+pub const REKINDLE_LOOK: Duration = Duration::from_millis(20);
+/// The same as [`REKINDLE`], where round trips take long.
+pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
 /// Share of a mapping's TTL after which a mapping in use is asked for again,
 /// in per cent.
 pub const REFRESH_AT_PERCENT: u32 = 80;
 /// Time between two requests for mappings that were restored at the start.
 pub const RESTORED_REFRESH: Duration = Duration::from_millis(20);
-/// How often the counters of all peers are looked at.
+/// How long a peer is not used before its routes are taken out: no session
+/// lasts longer, and the far end keeps us for more than a minute after that.
+pub const DOZE: Duration = Duration::from_secs(180);
+/// How long a first packet to such a peer waits for a look at its counters.
+pub const DOZE_LOOK: Duration = Duration::from_millis(100);
+/// Shortest time without use after which a peer may be removed: [`DOZE`], and
+/// the time of a turn through all peers, of both ends.
+pub const IDLE_MIN: Duration = Duration::from_secs(300);
+/// How long a peer that shall be ready is not used before it is said hello to.
+pub const WARM: Duration = Duration::from_secs(60);
+/// Least recently used peers that make room at a time.
+pub const EVICTED_AT_ONCE: usize = 64;
+/// Peers make room when no more than this part of the limit is left.
+pub const EVICTION_MARGIN: usize = 16;
+/// Peers whose counters are looked at in one go.
+pub const LOOK_SLICE: usize = 1_024;
+/// How often the counters of the next peers are looked at.
 pub const LIVENESS_POLL: Duration = Duration::from_secs(4);
 /// How long bytes may go unanswered before the map server is asked again. A
 /// live WireGuard peer answers data within 10 s, if only with a keepalive.

@@ -4,7 +4,7 @@
 //! again heals both: the answer says where it is now, and the map server tells
 //! it of us once more. WireGuard itself then starts a new handshake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
 use super::limits::{LIVENESS_POLL, SILENCE, SILENCE_BACKOFF_MAX};
 use super::map_cache::{Chosen, State};
-use super::{Action, Actions, Agent, PeerStats, Timer};
+use super::{Actions, Agent, PeerStats, Timer};
 
 /// What was last seen of a peer's counters.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +24,8 @@ struct Watch {
     unanswered: Option<Timestamp>,
     /// How long to wait before the map server is asked; doubles each time.
     patience: Duration,
+    /// When its counters were last seen to have moved.
+    moved: Timestamp,
     /// When it asked for us, if nothing of it was heard since.
     asked: Option<Timestamp>,
 }
@@ -32,17 +34,60 @@ struct Watch {
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     watches: BTreeMap<PublicKey, Watch>,
+    /// Least recently used first.
+    order: BTreeSet<(Timestamp, PublicKey)>,
 }
 
 impl Liveness {
+    /// A peer is new, or to be counted as used now.
+    pub(super) fn touch(&mut self, now: Timestamp, key: PublicKey) {
+        let watch = self.watches.entry(key).or_default();
+        self.order.remove(&(watch.moved, key));
+        watch.moved = now;
+        self.order.insert((now, key));
+    }
+
+    /// A peer is gone.
+    pub(super) fn forget(&mut self, key: &PublicKey) {
+        if let Some(watch) = self.watches.remove(key) {
+            self.order.remove(&(watch.moved, *key));
+        }
+    }
+
+    /// How long the counters of a peer have not moved.
+    pub(super) fn idle(&self, now: Timestamp, key: &PublicKey) -> Option<Duration> {
+        self.watches.get(key).map(|watch| now - watch.moved)
+    }
+
+    /// Some of the peers that have not answered what was sent to them.
+    pub(super) fn suspects(&self, most: usize) -> impl Iterator<Item = PublicKey> + '_ {
+        let suspects = self.watches.iter();
+        let suspects = suspects.filter(|(_, watch)| watch.unanswered.is_some());
+        suspects.map(|(key, _)| *key).take(most)
+    }
+
+    /// The peers that were used longest ago, and not just now.
+    pub(super) fn oldest(&self, now: Timestamp, most: usize) -> Vec<PublicKey> {
+        let oldest = self.order.iter().take(most);
+        let oldest = oldest.filter(|(moved, _)| now - *moved >= LIVENESS_POLL);
+        oldest.map(|(_, key)| *key).collect()
+    }
+
     /// Compares a peer's counters with the last look; true when it has been
     /// silent for too long.
     fn silent(&mut self, now: Timestamp, peer: &PeerStats) -> bool {
-        let watch = self.watches.entry(peer.key).or_default();
+        let Some(watch) = self.watches.get_mut(&peer.key) else {
+            return false;
+        };
         let (received, sent) = (
             peer.rx_bytes != watch.rx_bytes,
             peer.tx_bytes != watch.tx_bytes,
         );
+        if received || sent {
+            self.order.remove(&(watch.moved, peer.key));
+            watch.moved = now;
+            self.order.insert((now, peer.key));
+        }
         watch.rx_bytes = peer.rx_bytes;
         watch.tx_bytes = peer.tx_bytes;
         if received || watch.patience.is_zero() {
@@ -79,8 +124,9 @@ impl Liveness {
 }
 
 impl Agent {
-    /// Starts looking at counters when the first peer is there.
-    pub(super) fn watch_liveness(&mut self, now: Timestamp) {
+    /// A peer is there: its counters are looked at from now on.
+    pub(super) fn watch_liveness(&mut self, now: Timestamp, key: PublicKey) {
+        self.liveness.touch(now, key);
         if self.peers.len() == 1 {
             self.deadlines.set(Timer::Liveness, now + LIVENESS_POLL);
         }
@@ -101,7 +147,8 @@ impl Agent {
     ) {
         let entry = self.cache.get(&prefix);
         let repeated = entry.is_some_and(|entry| {
-            entry.chosen == Some(chosen) && matches!(entry.state, State::Active | State::Routing)
+            entry.chosen == Some(chosen)
+                && matches!(entry.state, State::Active | State::Routing | State::Opening)
         });
         let reachable = !is_private(chosen.endpoint.ip())
             || self.config.rlocs.iter().any(|own| is_private(*own));
@@ -112,35 +159,23 @@ impl Agent {
         }
     }
 
-    pub(super) fn liveness_due(&mut self, now: Timestamp, actions: &mut Actions) {
-        if self.peers.is_empty() {
-            return;
-        }
-        self.liveness_asked = true;
-        let keys = self.peers.iter().map(|peer| peer.key).collect();
-        actions.push(Action::ReadPeerStats(keys));
-        self.deadlines.set(Timer::Liveness, now + LIVENESS_POLL);
-    }
-
-    /// Looks at counters that were asked for by [`Self::liveness_due`].
+    /// Looks at the counters of peers.
     pub(super) fn check_liveness(
         &mut self,
         now: Timestamp,
         stats: &[PeerStats],
         actions: &mut Actions,
     ) {
-        if !std::mem::take(&mut self.liveness_asked) {
-            return;
-        }
-        let wanted = &self.peers;
-        self.liveness.watches.retain(|key, _| wanted.contains(key));
         for peer in stats {
-            if !self.peers.contains(&peer.key) || !self.liveness.silent(now, peer) {
+            if !self.peers.contains(&peer.key) {
                 continue;
             }
-            for prefix in self.peers.prefixes(&peer.key) {
-                self.ask_again(now, prefix, RequestFlags::default(), actions);
+            if self.liveness.silent(now, peer) {
+                for prefix in self.peers.prefixes(&peer.key) {
+                    self.ask_again(now, prefix, RequestFlags::default(), actions);
+                }
             }
+            self.note_use(now, peer, actions);
         }
     }
 }
@@ -169,6 +204,7 @@ mod tests {
     #[test]
     fn silence_is_bytes_out_and_none_in_for_long_enough() {
         let mut liveness = Liveness::default();
+        liveness.touch(Timestamp::ZERO, PublicKey([1; 32]));
         let mut now = Timestamp::ZERO;
         let mut look = |rx, tx| {
             now = now + LIVENESS_POLL;

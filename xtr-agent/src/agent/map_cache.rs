@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lisp_proto::{Action as MapAction, Nonce, PublicKey, Timestamp};
 use prefix_trie::PrefixMap;
 
 use super::ChangeId;
+use super::doubt::Doubt;
 use super::event::Cause;
 use super::hold::Held;
 use super::limits::LATE_ANSWERS;
@@ -20,10 +22,15 @@ pub enum State {
     /// The peer is there; its own handshake is awaited until the deadline, so
     /// that two crossing initiations do not cancel each other out.
     Awaiting(Timestamp),
+    /// The first held packets were sent on, which starts the handshake; the
+    /// others wait until it was seen.
+    Opening,
     /// Held packets were sent on; the route past the agent is being set.
     Routing,
     /// The kernel forwards without the agent.
     Active,
+    /// Nobody uses it: packets are caught again, and the peer is still there.
+    Dozing,
     /// There is no mapping; packets are refused.
     Negative(MapAction),
 }
@@ -59,9 +66,13 @@ pub(super) struct Entry {
     pub(super) held: Held,
     /// What made it.
     pub(super) cause: Cause,
+    /// How long the answer took, if we asked and it came to the first request.
+    pub(super) answer_took: Duration,
     /// The far end was told of us by a push while we asked for it, so that
     /// both ends are about to start a handshake.
     pub(super) mutual: bool,
+    /// How long it is believed, if it is negative.
+    pub(super) doubt: Option<Doubt>,
     /// When others last asked for a refresh.
     pub(super) solicited: Option<Timestamp>,
     /// Bytes the peer had moved when the entry was last looked at.
@@ -87,7 +98,9 @@ impl Entry {
             stale: None,
             held: Held::default(),
             cause: Cause::Reply,
+            answer_took: Duration::ZERO,
             mutual: false,
+            doubt: None,
             solicited: None,
             bytes_seen: 0,
         }
@@ -231,6 +244,8 @@ pub(super) struct Pending {
     pub(super) source: IpAddr,
     /// Requests sent so far.
     pub(super) tries: u32,
+    /// When the first one was sent.
+    pub(super) since: Timestamp,
     /// When packets have waited long enough.
     pub(super) until: Timestamp,
     /// Packets waiting for the answer.
@@ -405,6 +420,7 @@ mod tests {
                 nonce: Nonce(n as u64),
                 source: "10.9.9.9".parse().unwrap(),
                 tries: 1,
+                since: Timestamp::ZERO,
                 until: Timestamp::ZERO,
                 held: Held::default(),
             };

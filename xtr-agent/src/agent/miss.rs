@@ -11,6 +11,7 @@ use lisp_proto::{
 };
 use rand::Rng;
 
+use super::doubt::Doubt;
 use super::event::{DropReason, Event};
 use super::hold::Held;
 use super::ip_header::{Unreachable, addresses};
@@ -99,6 +100,19 @@ impl Agent {
                 let refused = entry.held.push(packet, most, &mut self.budget);
                 self.refusals.overflowed(refused, packet, actions);
             }
+            State::Dozing => {
+                let first = entry.held.is_empty();
+                let refused = entry.held.push(packet, most, &mut self.budget);
+                self.refusals.overflowed(refused, packet, actions);
+                if first {
+                    self.look_at_dozing(now, prefix, actions);
+                }
+            }
+            State::Opening => {
+                let refused = entry.held.push(packet, most, &mut self.budget);
+                self.refusals.overflowed(refused, packet, actions);
+                self.pump(now, prefix, actions);
+            }
             State::Awaiting(_) => {
                 let first = entry.held.is_empty();
                 let refused = entry.held.push(packet, most, &mut self.budget);
@@ -110,6 +124,9 @@ impl Agent {
                 }
             }
             State::Negative(action) => {
+                if self.resolver.pending_mut(&dst).is_some() || self.doubts(now, dst) {
+                    return false;
+                }
                 let (why, reason) = (unreachable_by(action), DropReason::NegativeMapping);
                 self.refusals.refuse(packet, why, reason, actions);
             }
@@ -158,6 +175,7 @@ impl Agent {
                 nonce,
                 source,
                 tries: 1,
+                since: now,
                 until,
                 held,
             },
@@ -257,8 +275,10 @@ impl Agent {
             self.refusals.refuse(&packet, why, reason, actions);
         }
         self.traces.failed(now, dst, DropReason::NoAnswer);
-        let until = now + NO_ANSWER_HOLD_DOWN;
-        self.insert_negative(now, IpNet::from(dst), MapAction::Drop, until, actions);
+        if !self.is_refused(dst, now + NO_ANSWER_HOLD_DOWN) {
+            let (prefix, ttl) = (IpNet::from(dst), NO_ANSWER_HOLD_DOWN);
+            self.insert_negative(now, prefix, MapAction::Drop, ttl, actions);
+        }
     }
 
     /// Takes in a negative answer: refuses the destination while it is valid,
@@ -281,7 +301,7 @@ impl Agent {
             Purpose::Resolve(_) => {}
         }
         let ttl = record.ttl.duration().unwrap_or(UNSPECIFIED_TTL);
-        let until = now + ttl.clamp(Duration::from_secs(1), NEGATIVE_TTL_MAX);
+        let ttl = ttl.clamp(Duration::from_secs(1), NEGATIVE_TTL_MAX);
         let why = unreachable_by(record.action);
         for dst in self.resolver.within(&prefix) {
             self.deadlines.cancel(&Timer::Request(dst));
@@ -293,7 +313,7 @@ impl Agent {
                 }
             }
         }
-        self.insert_negative(now, prefix, record.action, until, actions);
+        self.insert_negative(now, prefix, record.action, ttl, actions);
     }
 
     fn insert_negative(
@@ -301,22 +321,22 @@ impl Agent {
         now: Timestamp,
         prefix: IpNet,
         action: MapAction,
-        until: Timestamp,
+        ttl: Duration,
         actions: &mut Actions,
     ) {
-        if self
-            .cache
-            .get(&prefix)
-            .is_some_and(|entry| entry.chosen.is_some())
-        {
+        let before = self.cache.get(&prefix);
+        if before.is_some_and(|entry| entry.chosen.is_some()) {
             return;
         }
+        let doubt = Doubt::new(now, ttl, before.and_then(|entry| entry.doubt));
+        let until = now + ttl;
         if self.cache.negatives() >= NEGATIVE_ENTRIES {
             actions.count(DropReason::MapCacheFull);
             return;
         }
         let state = State::Negative(action);
-        let entry = Entry::new(prefix, state, None, now, until);
+        let mut entry = Entry::new(prefix, state, None, now, until);
+        entry.doubt = Some(doubt);
         self.cache.insert(prefix, entry);
         self.deadlines.set(Timer::Entry(prefix), until);
     }

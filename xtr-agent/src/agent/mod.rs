@@ -10,9 +10,11 @@ mod asked;
 mod bucket;
 mod config;
 mod control;
+mod doubt;
 mod event;
 mod handshake;
 mod hold;
+mod idle;
 mod inspect;
 mod install;
 mod ip_header;
@@ -34,6 +36,7 @@ mod snapshot;
 mod status;
 mod subscribe;
 mod trace;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -66,6 +69,7 @@ use routes::Routes;
 use server::Server;
 use subscribe::Subscriptions;
 use trace::Traces;
+use watch::Watches;
 
 /// What the data plane says of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,18 +159,22 @@ pub struct Agent {
     subscriptions: Subscriptions,
     /// What others may ask of us.
     questions: Bucket,
-    /// Peers whose first handshake is being looked for, with the looks left.
-    watched: BTreeMap<PublicKey, u32>,
+    /// What may be asked again of what was refused.
+    second_questions: Bucket,
+    /// Peers whose first handshake is being looked for.
+    watches: Watches,
     /// Mappings that await a handshake, or did.
-    awaiting: BTreeSet<IpNet>,
+    opening: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
     refresh_checks: BTreeSet<IpNet>,
     /// Mappings of an earlier life that no map server was asked for yet.
     restored: Vec<IpNet>,
     traces: Traces,
     liveness: Liveness,
-    /// Whether the next counters are for `liveness`.
-    liveness_asked: bool,
+    /// The peer that was looked at last, in turn.
+    looked_at: Option<PublicKey>,
+    /// Peers that go if the next look finds them unused.
+    evicting: BTreeSet<PublicKey>,
     deadlines: Deadlines<Timer>,
     stopping: bool,
 }
@@ -192,13 +200,15 @@ impl Agent {
             acks: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             questions: Bucket::per_second(limits::QUESTIONS_PER_SECOND),
-            watched: BTreeMap::new(),
-            awaiting: BTreeSet::new(),
+            second_questions: Bucket::per_second(limits::SECOND_QUESTIONS_PER_SECOND),
+            watches: Watches::default(),
+            opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
             restored: Vec::new(),
             traces: Traces::default(),
             liveness: Liveness::default(),
-            liveness_asked: false,
+            looked_at: None,
+            evicting: BTreeSet::new(),
             deadlines: Deadlines::default(),
             stopping: false,
             config,
@@ -273,7 +283,7 @@ impl Agent {
             Timer::Subscribe(index, prefix) => self.subscribe(now, index, prefix, actions),
             Timer::Repair(object) => self.repair_due(object, actions),
             Timer::Handshakes => self.look_for_handshakes(now, actions),
-            Timer::Kick(key) => self.kick_due(key, actions),
+            Timer::Kick(key) => self.kick_due(now, key, actions),
             Timer::Liveness => self.liveness_due(now, actions),
         }
     }

@@ -172,7 +172,11 @@ impl Agent {
                 let Chosen { key, endpoint } = chosen;
                 let eid = record.eid;
                 actions.event(Event::Push { eid, key, endpoint });
-                if answer.is_some() {
+                let dozing = self.cache.get_mut(&prefix);
+                let dozing = dozing.filter(|entry| entry.state == State::Dozing);
+                if dozing.is_some() {
+                    self.told_of_dozing(now, record, region, chosen, actions);
+                } else if answer.is_some() {
                     self.positive(now, record, region, chosen, Cause::Reply, actions);
                     self.release_resolved(now, prefix, actions);
                 } else {
@@ -197,6 +201,33 @@ impl Agent {
                     Some(_) | None => self.withdrawn(now, prefix, actions),
                 }
             }
+        }
+    }
+
+    /// The far end of an idle mapping is about to use it, or has changed. It may have forgotten us
+    /// in the meantime, so the peer starts from nothing, as its own does.
+    fn told_of_dozing(
+        &mut self,
+        now: Timestamp,
+        record: &Record,
+        region: IpNet,
+        chosen: Chosen,
+        actions: &mut Actions,
+    ) {
+        let prefix = record.eid.net();
+        let entry = self.cache.get_mut(&prefix);
+        let waiting = entry.map(|entry| entry.held.take(&mut self.budget));
+        let before = self.cache.get(&prefix).and_then(|entry| entry.chosen);
+        let prefixes = before.map(|before| self.peers.prefixes(&before.key));
+        for prefix in prefixes.into_iter().flatten() {
+            let entry = self.cache.get(&prefix);
+            if entry.is_some_and(|entry| entry.state == State::Dozing) {
+                self.forget(prefix, actions);
+            }
+        }
+        self.positive(now, record, region, chosen, Cause::Push, actions);
+        for packet in waiting.into_iter().flatten() {
+            self.tun_packet(now, &packet, actions);
         }
     }
 

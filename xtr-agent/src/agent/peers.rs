@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Bound;
 
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
@@ -123,6 +124,13 @@ impl Peers {
     pub(super) fn restored(&self, key: &PublicKey, is_new: bool) -> Option<PeerSpec> {
         let peer = self.by_key.get(key)?;
         Some(spec(*key, peer, is_new))
+    }
+
+    /// The next `most` keys after `last`, from the first one on without it.
+    pub(super) fn after(&self, last: Option<&PublicKey>, most: usize) -> Vec<PublicKey> {
+        let from = last.map_or(Bound::Unbounded, |last| Bound::Excluded(*last));
+        let keys = self.by_key.range((from, Bound::Unbounded));
+        keys.map(|(key, _)| *key).take(most).collect()
     }
 
     /// Every peer, by key.

@@ -51,7 +51,9 @@ impl Agent {
     #[must_use]
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
         let mappings = self.cache.iter().filter_map(|(prefix, entry)| {
-            let Chosen { key, endpoint } = entry.chosen?;
+            // The far end of an idle one may have forgotten us by then.
+            let chosen = entry.chosen.filter(|_| entry.state != State::Dozing);
+            let Chosen { key, endpoint } = chosen?;
             Some(SavedMapping {
                 prefix,
                 region: entry.region,
@@ -128,6 +130,7 @@ impl Agent {
             && saved.key != self.config.public_key
             && self.is_reachable(&saved.endpoint)
             && self.cache.len() < MAP_CACHE_ENTRIES
+            && (self.peers.len() < self.config.max_peers || self.peers.contains(&saved.key))
             && self.cache.get(prefix).is_none()
     }
 
@@ -145,7 +148,7 @@ impl Agent {
         self.cache.insert(prefix, entry);
         self.cache.set_region(prefix, region);
         self.peers.install(key, endpoint, prefix);
-        self.watch_liveness(now);
+        self.watch_liveness(now, key);
         self.deadlines.set(Timer::Entry(prefix), now + left);
         let refresh = now + refresh_after(left);
         self.deadlines.set(Timer::Refresh(prefix), refresh);

@@ -76,6 +76,8 @@ pub enum MappingState {
     Routing,
     /// Packets go past the agent.
     Active,
+    /// Nobody uses it; the next packet is asked for again.
+    Idle,
     /// Nobody serves the prefix; packets are refused.
     Negative,
 }
@@ -146,9 +148,10 @@ fn mapping_status(now: Timestamp, eid: EidPrefix, entry: &Entry) -> MappingStatu
         eid,
         state: match entry.state {
             State::Installing => MappingState::Installing,
-            State::Awaiting(_) => MappingState::Handshake,
+            State::Awaiting(_) | State::Opening => MappingState::Handshake,
             State::Routing => MappingState::Routing,
             State::Active => MappingState::Active,
+            State::Dozing => MappingState::Idle,
             State::Negative(_) => MappingState::Negative,
         },
         cause: entry.cause,

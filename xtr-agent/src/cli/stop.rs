@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use command_line::say;
 use xtr_agent::config::Config;
 use xtr_agent::shell::{Request, remove_leftovers};
 
 use super::{Reached, Target, ask};
-use crate::say;
 
 /// Withdrawing takes up to a second, closing the interfaces up to two, in a busy moment longer.
 const STOP_WAIT: Duration = Duration::from_secs(20);

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
+use command_line::say;
 use serde::Deserialize;
 use xtr_agent::shell::Request;
 
 use super::table::{milliseconds, span};
 use super::{Target, ask_running};
-use crate::say;
 
 /// What an agent answers.
 #[derive(Deserialize)]

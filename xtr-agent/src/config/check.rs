@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::Spanned;
 
+use crate::agent::limits;
+
 use super::error::{ConfigError, Source};
 use super::raw::RawConfig;
 
@@ -106,6 +108,20 @@ fn check_numbers(source: &Source<'_>, raw: &RawConfig) -> Result<(), ConfigError
         100,
         30_000,
         "use 100 to 30000 milliseconds",
+    )?;
+    range(
+        &raw.idle_s,
+        "idle_s",
+        limits::IDLE_MIN.as_secs(),
+        7 * 86_400,
+        "use 300 to 604800 seconds: the far end must notice first",
+    )?;
+    range(
+        &raw.max_peers,
+        "max_peers",
+        16,
+        1 << 20,
+        "use 16 to 1048576, which is what the kernel takes",
     )
 }
 

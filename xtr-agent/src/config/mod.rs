@@ -51,6 +51,10 @@ pub struct Config {
     pub register_interval: Duration,
     /// How long packets wait for an answer of the map server.
     pub hold: Duration,
+    /// How long a peer is not used before it is removed.
+    pub idle: Duration,
+    /// Peers in the data plane; when more are wanted, those used longest ago go.
+    pub max_peers: usize,
     /// Name of the WireGuard interface to the map server.
     pub control_interface: String,
     /// The map server and the way to it.
@@ -178,6 +182,8 @@ impl Config {
             ttl: Ttl::from_minutes(raw.ttl_min.map_or(15, Spanned::into_inner)),
             register_interval: Duration::from_secs(number(&raw.register_s, 60)),
             hold: Duration::from_millis(number(&raw.hold_ms, 3000)),
+            idle: Duration::from_secs(number(&raw.idle_s, 300)),
+            max_peers: usize::try_from(number(&raw.max_peers, 25_000)).unwrap_or(usize::MAX),
             map_server,
             instances,
         })

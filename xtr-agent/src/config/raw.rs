@@ -26,6 +26,8 @@ pub(super) struct RawConfig {
     pub(super) ttl_min: Option<Spanned<u32>>,
     pub(super) register_s: Option<Spanned<u64>>,
     pub(super) hold_ms: Option<Spanned<u64>>,
+    pub(super) idle_s: Option<Spanned<u64>>,
+    pub(super) max_peers: Option<Spanned<u64>>,
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
     pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
     pub(super) netns: Option<Spanned<String>>,

@@ -35,6 +35,9 @@ pub(super) fn event(event: &Event) {
         Event::Reinjected { eid, packets } => info!(event = "reinjected", %eid, packets),
         Event::RouteInstalled { eid } => info!(event = "route_installed", %eid),
         Event::Handshake { key } => info!(event = "handshake", key = %key.short()),
+        Event::HandshakeRestarted { key } => {
+            warn!(event = "handshake_restarted", key = %key.short());
+        }
         Event::PeerRemoved { key } => info!(event = "peer_removed", key = %key.short()),
         Event::Subscribed { eid } => info!(event = "subscribed", %eid),
         Event::SubscriptionRefused { eid, action } => {

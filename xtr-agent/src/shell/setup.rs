@@ -98,6 +98,8 @@ pub(super) fn core(
         register_interval: config.register_interval,
         first_nonce,
         hold: config.hold,
+        idle: config.idle,
+        max_peers: config.max_peers,
         subscriptions: instance.subscribe.clone(),
     }
 }

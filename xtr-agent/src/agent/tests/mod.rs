@@ -12,7 +12,10 @@ use lisp_proto::{
 };
 
 mod changes;
+mod doubts;
 mod floods;
+mod handshakes;
+mod idle;
 mod order;
 mod overlaps;
 mod paths;
@@ -73,6 +76,8 @@ impl Bench {
             register_interval: Duration::from_secs(60),
             first_nonce: Nonce(1000),
             hold: Duration::from_secs(3),
+            idle: Duration::from_secs(300),
+            max_peers: 70_000,
             subscriptions: Vec::new(),
         }
     }
@@ -153,6 +158,15 @@ impl Bench {
             }
         }
         out
+    }
+
+    /// Has a push of one of `SMALLER`'s mappings installed, its handshake seen after so many bytes,
+    /// and its route set.
+    fn connect(&mut self, nonce: u64, record: &Record, bytes: u64) {
+        let installing = self.notify(nonce, record);
+        self.done(&installing);
+        let fired = self.handshake(SMALLER, bytes);
+        self.done(&fired);
     }
 
     fn handshake(&mut self, key: PublicKey, bytes: u64) -> Vec<Action> {
