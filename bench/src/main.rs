@@ -1,14 +1,16 @@
 //! `bench`: measurements against a limit or a peer in the same run.
 
 mod establish;
-mod stats;
+mod guest;
+mod pairs;
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-
-const EXIT_FAILURE: u8 = 1;
-const EXIT_USAGE: u8 = 64;
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use command_line::{arguments, ended};
 
 /// Measures Lispwire against what the path, or WireGuard by itself, allows.
 #[derive(Parser)]
@@ -21,6 +23,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Establish(establish::Args),
+    Pairs(pairs::Args),
     /// One end of a tunnel configured by hand
     #[command(hide = true)]
     Bare(establish::bare::Args),
@@ -30,27 +33,54 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments: Arguments = match arguments() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
-            // A closed terminal is no reason for another exit code.
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     let outcome = match arguments.command {
         Command::Establish(args) => establish::run(&args),
+        Command::Pairs(args) => pairs::run(&args),
         Command::Bare(args) => establish::bare::run(args),
         Command::Vm(args) => testbed::vm::cli::run(args),
     };
-    outcome.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
-        ExitCode::from(EXIT_FAILURE)
-    })
+    ended("bench", outcome)
 }
 
-#[expect(clippy::print_stderr, reason = "the command's complaint")]
-fn complain(text: &str) {
-    eprintln!("bench: {text}");
+/// Request and push, their answers, the handshake, and the packet with its reply: each a round
+/// trip of the same path.
+const FLOOR_ROUND_TRIPS: f64 = 4.0;
+
+/// A data plane to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DataPlane {
+    /// WireGuard inside the agent.
+    Embedded,
+    /// The kernel's WireGuard.
+    Kernel,
+}
+
+impl DataPlane {
+    /// As the testbed calls it; `None` if it can be measured in a guest only.
+    fn here(self, in_guest: bool) -> Option<testbed::DataPlane> {
+        match self {
+            Self::Embedded => Some(testbed::DataPlane::Embedded),
+            Self::Kernel => {
+                (in_guest || guest::has_kernel_wireguard()).then_some(testbed::DataPlane::Kernel)
+            }
+        }
+    }
+}
+
+const fn plane_name(plane: testbed::DataPlane) -> &'static str {
+    match plane {
+        testbed::DataPlane::Auto => "auto",
+        testbed::DataPlane::Kernel => "kernel",
+        testbed::DataPlane::Embedded => "embedded",
+    }
+}
+
+/// The program that runs now, for its other roles.
+fn own_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot find this program")?;
+    Ok(fs::canonicalize(&path).unwrap_or(path))
 }

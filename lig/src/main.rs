@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use command_line::{EXIT_USAGE, arguments, complain, say};
 use lig::print::Report;
 use lig::query::{Query, parse_eid};
 use lisp_proto::Nonce;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 
+const LIG: &str = "lig";
 const EXIT_NEGATIVE: u8 = 1;
 const EXIT_NO_ANSWER: u8 = 2;
-const EXIT_USAGE: u8 = 64;
 /// UDP port of the LISP control plane (RFC 9301 5).
 const LISP_CONTROL_PORT: u16 = 4342;
 
@@ -63,19 +64,14 @@ fn parse_server(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments: Arguments = match arguments() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
-            // A closed terminal is no reason for another exit code.
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     let eid = match parse_eid(&arguments.eid, arguments.instance_id) {
         Ok(eid) => eid,
         Err(error) => {
-            complain(&format!("{}: {error}", arguments.eid));
+            complain(LIG, &format!("{}: {error}", arguments.eid));
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -89,14 +85,17 @@ fn main() -> ExitCode {
                 timeout_ms,
                 ..
             } = arguments;
-            complain(&format!(
-                "no answer from {server} to {tries} requests of {timeout_ms} ms each; \
+            complain(
+                LIG,
+                &format!(
+                    "no answer from {server} to {tries} requests of {timeout_ms} ms each; \
                  is it up, may you ask it, and does it want --ecm?"
-            ));
+                ),
+            );
             ExitCode::from(EXIT_NO_ANSWER)
         }
         Err(error) => {
-            complain(&format!("{error:#}"));
+            complain(LIG, &format!("{error:#}"));
             ExitCode::from(EXIT_NO_ANSWER)
         }
     }
@@ -168,14 +167,4 @@ fn ask(arguments: &Arguments, eid: lisp_proto::EidPrefix) -> Result<Option<bool>
         }
     }
     Ok(None)
-}
-
-#[expect(clippy::print_stdout, reason = "the answer")]
-fn say(text: &str) {
-    println!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "the complaint")]
-fn complain(text: &str) {
-    eprintln!("lig: {text}");
 }

@@ -86,6 +86,9 @@ pub enum TestbedError {
         /// The last lines written to stderr.
         tail: String,
     },
+    /// The network is not as it should be.
+    #[error("{0}")]
+    Unexpected(&'static str),
     /// A program printed something other than it should.
     #[error("{program} printed {output:?}, not {expected}")]
     Output {

@@ -15,6 +15,7 @@ mod settle;
 pub mod sim;
 mod snapshot;
 mod spawner;
+mod stats;
 mod sys;
 mod testbed;
 mod topology;
@@ -27,10 +28,11 @@ pub use link::{DirectionCounters, Link, LinkEnd, LinkKind, LinkParams, Share};
 pub use namespace::Namespace;
 pub use netlink::InterfaceCounters;
 pub use network::{
-    CONTROL_INTERFACE, DataPlane, Endpoint, Network, NetworkOptions, Node, PeerReport,
+    CONTROL_INTERFACE, ColdStart, DataPlane, Endpoint, Network, NetworkOptions, Node, PeerReport,
     SERVER_CONTROL_INTERFACE,
 };
 pub use probe::{EchoReply, Ping, PingReport, UdpProbe, UdpReport};
 pub use snapshot::Snapshot;
+pub use stats::Distribution;
 pub use testbed::Testbed;
 pub use topology::{HOST_INTERFACE, Host, Topology, Underlay};

@@ -3,10 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use command_line::{arguments, ended};
 use testbed::{demo, hosts, sim, vm};
-
-const EXIT_FAILURE: u8 = 1;
-const EXIT_USAGE: u8 = 64;
 
 /// Whole networks in namespaces, with real daemons in them.
 #[derive(Parser)]
@@ -26,14 +24,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments: Arguments = match arguments() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
-            // A closed terminal is no reason for another exit code.
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     let outcome = match arguments.command {
         Command::Demo(args) => demo::run(&args),
@@ -42,13 +35,5 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::cli::run(args),
         Command::Sim(args) => sim::cli::run(&args),
     };
-    outcome.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
-        ExitCode::from(EXIT_FAILURE)
-    })
-}
-
-#[expect(clippy::print_stderr, reason = "the command's complaint")]
-fn complain(text: &str) {
-    eprintln!("testbed: {text}");
+    ended("testbed", outcome)
 }

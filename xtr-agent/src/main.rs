@@ -1,18 +1,16 @@
 //! `xtr-agent`: an endpoint of a Lispwire network.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::{Parser, Subcommand};
+use command_line::{LogFormat, arguments, configured, say, start_log};
 use xtr_agent::config::Config;
 use xtr_agent::shell::{self, Keys};
 
-const EXIT_FAILURE: u8 = 1;
-const EXIT_CONFIG: u8 = 2;
-const EXIT_USAGE: u8 = 64;
+/// What is logged unless `RUST_LOG` says otherwise.
+const LOGGED: &str = "warn,gotatun=off,xtr_agent=info,wg_device=info";
 
 /// Pulls WireGuard peers on demand, from a LISP map server.
 #[derive(Parser)]
@@ -56,27 +54,14 @@ enum ConfigCommand {
     },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments: Arguments = match arguments() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
-            // A closed terminal is no reason for another exit code.
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     match arguments.command {
         Command::Run { config, log_format } => with_config(&config, |config| {
-            start_log(log_format);
+            start_log(log_format, LOGGED);
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;
@@ -105,45 +90,5 @@ fn main() -> ExitCode {
 }
 
 fn with_config(path: &Path, run: impl FnOnce(Config) -> Result<()>) -> ExitCode {
-    let config = match Config::load(path) {
-        Ok(config) => config,
-        Err(error) => {
-            complain(&error.to_string());
-            return ExitCode::from(EXIT_CONFIG);
-        }
-    };
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("{error:#}"));
-            ExitCode::from(EXIT_FAILURE)
-        }
-    }
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("warn,gotatun=off,xtr_agent=info,wg_device=info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-fn say(text: &str) {
-    println!("{text}");
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "the command's complaint, before or after logging"
-)]
-fn complain(text: &str) {
-    eprintln!("xtr-agent: {text}");
+    configured("xtr-agent", Config::load(path), run)
 }

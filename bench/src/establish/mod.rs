@@ -2,19 +2,24 @@
 
 pub(crate) mod bare;
 mod cold;
-mod guest;
 mod report;
 mod throughput;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
+use command_line::say;
+use testbed::Distribution;
 
-use crate::stats::Distribution;
+use crate::{DataPlane, FLOOR_ROUND_TRIPS, guest, own_program, plane_name};
 use report::{Plane, Report};
+
+/// A guest is given so long, plus so long per cold start.
+const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE_EACH: Duration = Duration::from_secs(10);
 
 /// Measures how long tunnels take to come up, and what they carry once they are.
 ///
@@ -39,15 +44,6 @@ pub(crate) struct Args {
     /// Leaves the report to whoever runs the guest
     #[arg(long, hide = true)]
     in_guest: bool,
-}
-
-/// A data plane to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DataPlane {
-    /// WireGuard inside the agent.
-    Embedded,
-    /// The kernel's WireGuard.
-    Kernel,
 }
 
 /// What each data plane is measured with.
@@ -81,12 +77,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
     let mut planes = Vec::new();
     for plane in &args.data_plane {
-        match plane {
-            DataPlane::Embedded => planes.push(measure(testbed::DataPlane::Embedded, args)?),
-            DataPlane::Kernel if args.in_guest || guest::has_kernel_wireguard() => {
-                planes.push(measure(testbed::DataPlane::Kernel, args)?);
-            }
-            DataPlane::Kernel => planes.extend(guest::measure(args)?),
+        match plane.here(args.in_guest) {
+            Some(plane) => planes.push(measure(plane, args)?),
+            None => planes.extend(in_guest(args)?),
         }
     }
     ensure!(!planes.is_empty(), "no data plane could be measured");
@@ -106,7 +99,7 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
     let effort = args.effort();
     let cold = cold::measure(plane, effort.cold_starts)?;
     let throughput = throughput::measure(plane, effort)?;
-    let floor = cold.round_trip_ms * report::FLOOR_ROUND_TRIPS;
+    let floor = cold.round_trip_ms * FLOOR_ROUND_TRIPS;
     let times = Distribution::of(cold.first_reply_ms);
     Ok(Plane {
         name: plane_name(plane).into(),
@@ -120,26 +113,14 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
     })
 }
 
-const fn plane_name(plane: testbed::DataPlane) -> &'static str {
-    match plane {
-        testbed::DataPlane::Auto => "auto",
-        testbed::DataPlane::Kernel => "kernel",
-        testbed::DataPlane::Embedded => "embedded",
+fn in_guest(args: &Args) -> Result<Option<Plane>> {
+    let runs = args.effort().cold_starts;
+    let arguments = runs.to_string();
+    let mut arguments = vec!["establish", "--data-plane", "kernel", "--runs", &*arguments];
+    if args.quick {
+        arguments.push("--quick");
     }
-}
-
-/// The program that runs now, for its other roles.
-fn own_program() -> Result<PathBuf> {
-    let path = std::env::current_exe().context("cannot find this program")?;
-    Ok(fs::canonicalize(&path).unwrap_or(path))
-}
-
-fn read_report(path: &Path) -> Result<Report> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))
-}
-
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-pub(crate) fn say(text: &str) {
-    println!("{text}");
+    let patience = PATIENCE + PATIENCE_EACH * runs;
+    let report: Option<Report> = guest::run(&arguments, &args.out, report::FILE, patience)?;
+    Ok(report.and_then(|mut report| report.planes.pop()))
 }

@@ -8,13 +8,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{Distribution, head};
+use testbed::Distribution;
 
 /// The name of the file in the output directory.
 pub(crate) const FILE: &str = "establish.json";
-/// Request and push, their answers, the handshake, and the packet with its reply: each a round
-/// trip of the same path.
-pub(crate) const FLOOR_ROUND_TRIPS: f64 = 4.0;
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -127,7 +124,7 @@ impl fmt::Display for Plane {
             self.round_trip_ms,
             self.floor_ms
         )?;
-        writeln!(f, "{}", head())?;
+        writeln!(f, "{}", Distribution::head())?;
         let times = &self.first_reply_ms;
         writeln!(f, "{}", times.row("first packet to first reply, ms", 1))?;
         let multiples = times.values.iter().map(|ms| ms / self.round_trip_ms);

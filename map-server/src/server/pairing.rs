@@ -49,6 +49,7 @@ impl MapServer {
             .collect();
         self.watch_denied(now, requester, &eids, actions);
         if self.own_record(requester, &source).is_none() {
+            self.pair_later(now, requester, &eids, actions);
             return Paired::default();
         }
         let mut owners = BTreeSet::new();
@@ -69,6 +70,43 @@ impl MapServer {
             }
         }
         self.tell_owners(now, requester, source, owners, actions)
+    }
+
+    /// Takes note of what an agent is told that has registered nothing, so that the owners hear of it
+    /// when it registers: their keys may be in use by then, and what they send be dropped there.
+    fn pair_later(
+        &mut self,
+        now: Timestamp,
+        requester: XtrIndex,
+        eids: &[EidPrefix],
+        actions: &mut Actions,
+    ) {
+        for eid in eids {
+            let registered = self.state.mappings.has_registered(requester, eid.iid());
+            if !self.is_agent(requester) || registered {
+                continue;
+            }
+            let found = self.state.mappings.find(eid);
+            let Found::Registered(mapping) = found else {
+                continue;
+            };
+            let ttl = mapping.record().ttl;
+            let region = self.answered_region(eid, limits::RECORDS_PER_REPLY - 1);
+            if let Some(region) = region {
+                self.subscribe(now, region, requester, ttl, actions);
+            }
+        }
+    }
+
+    /// Lists the agents whose mappings of one instance `xtr` was told of, and still believes.
+    pub(super) fn known_to(&self, xtr: XtrIndex, iid: InstanceId) -> Vec<XtrIndex> {
+        let told = self.state.subscribers.of(xtr);
+        let told = told.filter(|eid| eid.iid() == iid);
+        let owners = told.flat_map(|eid| {
+            let found = self.state.mappings.find(eid);
+            self.owners_to_tell(&found, xtr)
+        });
+        owners.collect()
     }
 
     /// Lists the agents that registered what was found, unless it leads nowhere or to `requester`.

@@ -166,7 +166,8 @@ impl MapServer {
         found.collect()
     }
 
-    /// Tells `newcomer` of those who will hear of it, and adds all its prefixes to what they hear.
+    /// Tells `newcomer` of those who will hear of it, and of those it has heard of before it registered,
+    /// and adds all its prefixes to what they hear.
     /// Returns what it has to acknowledge about whom.
     fn welcome(
         &mut self,
@@ -184,6 +185,7 @@ impl MapServer {
         for record in &own {
             partners.extend(self.state.subscribers.around(&record.eid));
         }
+        partners.extend(self.known_to(newcomer, iid));
         partners.remove(&newcomer);
         let (mut owners, mut records) = (Vec::new(), Vec::new());
         for partner in partners.into_iter().take(limits::INTRODUCTIONS) {

@@ -132,11 +132,15 @@ impl Subscribers {
         self.by_xtr.get(&xtr).map_or(0, BTreeMap::len)
     }
 
+    /// Lists what `xtr` is subscribed to.
+    pub(crate) fn of(&self, xtr: XtrIndex) -> impl Iterator<Item = &EidPrefix> {
+        self.by_xtr.get(&xtr).into_iter().flat_map(BTreeMap::keys)
+    }
+
     /// Ends all subscriptions of `xtr` in one instance.
     pub(crate) fn leave_all(&mut self, xtr: XtrIndex, iid: InstanceId) {
-        let all = self.by_xtr.get(&xtr).into_iter().flat_map(BTreeMap::keys);
-        let theirs: Vec<_> = all.filter(|eid| eid.iid() == iid).copied().collect();
-        for eid in theirs {
+        let theirs = self.of(xtr).filter(|eid| eid.iid() == iid);
+        for eid in theirs.copied().collect::<Vec<_>>() {
             self.leave(eid, xtr);
         }
     }

@@ -10,12 +10,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::error::best_effort;
 use crate::network::{DataPlane, Network, NetworkOptions};
 use crate::testbed::require_root;
-use crate::{Binaries, LinkParams, Namespace, Ping, cleanup};
+use crate::{Binaries, LinkParams, cleanup};
 pub use keep::{CleanArgs, clean};
 use stage::Stage;
 
@@ -124,11 +124,4 @@ fn strike(mut network: Network, out: &mut impl Write) -> Result<()> {
         "Stopped. No namespace, interface, route, rule or file is left behind."
     )?;
     Ok(())
-}
-
-/// One echo request that must be answered.
-fn answered(ping: &Ping, from: &Namespace) -> Result<Duration> {
-    ping.run(from)?
-        .shortest()
-        .with_context(|| format!("{} does not answer", ping.destination))
 }

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::answered;
 use super::story::{Cast, Story};
 use crate::Ping;
 use crate::clock::monotonic_ns;
 use crate::link::LinkKind;
-use crate::network::{Endpoint, Network};
+use crate::network::Network;
 
 /// The network and what has been measured of it.
 pub(super) struct Stage {
@@ -56,19 +55,8 @@ impl Stage {
                 addresses.join(" ")
             )?;
         }
-        let [alpha, beta] = stage.pair()?;
-        let target = beta
-            .node
-            .host
-            .addresses()
-            .first()
-            .context("an endpoint without address")?;
-        let ping = Ping {
-            count: 20,
-            interval: Duration::from_millis(2),
-            ..Ping::once(*target)
-        };
-        let round_trip = answered(&ping, alpha.namespace())?;
+        let round_trip = stage.network.round_trip()?;
+        let [alpha, _] = stage.network.pair()?;
         let kind = match alpha.node.host.link.kind() {
             LinkKind::Plain => "veth",
             LinkKind::Netem => "veth and netem",
@@ -150,7 +138,7 @@ impl Stage {
 
     /// Pings beta from alpha and tells what happens: 0 by IPv4, 1 by IPv6.
     pub(super) fn first_packet(&self, family: usize, out: &mut (impl Write + Send)) -> Result<()> {
-        let [alpha, beta] = self.pair()?;
+        let [alpha, beta] = self.network.pair()?;
         let eid = *beta.eids.get(family).context("two families")?;
         writeln!(out, "alpha pings beta at {eid}")?;
         let story = Story::begin(&self.network.log, &self.cast, alpha.name(), eid);
@@ -203,14 +191,6 @@ impl Stage {
             );
         }
         Ok(())
-    }
-
-    /// The two that talk.
-    pub(super) fn pair(&self) -> Result<[&Endpoint; 2]> {
-        let [alpha, beta, ..] = self.network.endpoints.as_slice() else {
-            anyhow::bail!("a pair needs two endpoints");
-        };
-        Ok([alpha, beta])
     }
 }
 

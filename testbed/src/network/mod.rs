@@ -1,5 +1,6 @@
 //! The standard Lispwire network: one map server and endpoints around a switch.
 
+mod cold_start;
 mod config;
 mod node;
 mod peers;
@@ -15,6 +16,7 @@ use crate::link::LinkParams;
 use crate::namespace::Namespace;
 use crate::testbed::Testbed;
 use crate::topology::{Topology, Underlay};
+pub use cold_start::ColdStart;
 pub use config::{CONTROL_INTERFACE, SERVER_CONTROL_INTERFACE};
 use config::{EndpointConfig, ServerConfig, XtrEntry};
 pub use node::Node;
@@ -47,6 +49,8 @@ pub struct NetworkOptions {
     pub endpoints: usize,
     /// What every link does, one way.
     pub links: LinkParams,
+    /// What the map server's link does, if not the same.
+    pub server_links: Option<LinkParams>,
     /// Addresses of the hosts. WireGuard runs over IPv4 where there is a choice.
     pub underlay: Underlay,
     /// Which WireGuard.
@@ -64,6 +68,7 @@ impl Default for NetworkOptions {
         Self {
             endpoints: 2,
             links: LinkParams::default(),
+            server_links: None,
             underlay: Underlay::default(),
             data_plane: DataPlane::default(),
             agent_toml: String::new(),
@@ -109,7 +114,8 @@ impl Network {
         let testbed = Testbed::new(options.seed)?;
         let mut topology = Topology::new(&testbed, options.underlay)?;
         let directory = testbed.directory();
-        let server_host = topology.add_host(SERVER, options.links)?;
+        let server_host =
+            topology.add_host(SERVER, options.server_links.unwrap_or(options.links))?;
         let mut server = Node::new(server_host, &binaries.map_server, directory)?;
         let mut server_config = ServerConfig::new(options, &server.state_dir);
         server.write_config(&server_config.to_string())?;

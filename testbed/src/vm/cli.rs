@@ -40,6 +40,10 @@ pub struct Args {
     /// Shows the kernel's messages on stderr
     #[arg(long)]
     console: bool,
+    /// Lets the guest's clock count instructions (10^9 to the second), so that measured times are
+    /// those of a machine with such a processor
+    #[arg(long)]
+    virtual_time: bool,
     /// Is the first process of a guest
     #[arg(long, hide = true)]
     guest: bool,
@@ -68,6 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     job.processors = args.processors;
     job.install = !args.no_install;
     job.console = args.console;
+    job.virtual_time = args.virtual_time;
     let outcome = run_job(&job, &mut io::stdout(), &mut io::stderr())?;
     Ok(ExitCode::from(outcome.code))
 }

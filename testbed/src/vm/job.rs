@@ -37,6 +37,10 @@ pub struct Job {
     pub install: bool,
     /// Whether the kernel's messages are wanted on stderr.
     pub console: bool,
+    /// Whether the guest's clock counts its instructions, a thousand million to the second, in place
+    /// of seconds: it then measures what a machine with such a processor would, however slow the
+    /// emulation is and whatever else runs here.
+    pub virtual_time: bool,
 }
 
 impl Job {
@@ -57,6 +61,7 @@ impl Job {
             processors: 1,
             install: true,
             console: false,
+            virtual_time: false,
         }
     }
 

@@ -179,14 +179,16 @@ fn arguments(job: &Job, directory: &RunDirectory) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
     // Emulation only: it works everywhere, also where the host is itself a guest.
-    add(&[
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-machine",
-        "q35",
-    ]);
+    let accelerator = if job.virtual_time {
+        "tcg,thread=single"
+    } else {
+        "tcg,thread=multi"
+    };
+    add(&["-accel", accelerator, "-cpu", "max", "-machine", "q35"]);
+    if job.virtual_time {
+        // One nanosecond per instruction; idle time passes at once.
+        add(&["-icount", "shift=0,sleep=off"]);
+    }
     add(&[
         "-nodefaults",
         "-no-user-config",

@@ -75,6 +75,7 @@ impl Agent {
         let eid = record.eid;
         actions.event(Event::MapReply { eid, key, endpoint });
         let taken = self.positive(now, &record, region, chosen, Cause::Reply, actions);
+        self.no_longer_refused(asked.net().addr(), &eid, actions);
         self.release_resolved(now, eid.net(), actions);
         match purpose {
             Purpose::Refresh(before) if before != eid.net() => {

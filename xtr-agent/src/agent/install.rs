@@ -95,6 +95,7 @@ impl Agent {
                     held: Held::default(),
                     cause,
                     mutual: cause == Cause::Push && pending,
+                    doubt: None,
                     solicited: None,
                     bytes_seen: 0,
                 };

@@ -29,6 +29,12 @@ pub const LATE_ANSWERS: usize = 1_024;
 pub const NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Longest time a negative answer is believed, whatever its TTL says.
 pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
+/// How long a negative answer is believed although packets go there; doubles with every one like it.
+pub const REFUSED_RETRY: Duration = Duration::from_secs(10);
+/// It is believed for no more than one so manieth of its TTL, or for [`REFUSED_RETRY`].
+pub const REFUSED_RETRY_SHARE: u32 = 3;
+/// Refused destinations per second that are asked for again.
+pub const SECOND_QUESTIONS_PER_SECOND: u32 = 100;
 /// Time to live of a mapping whose TTL is left to the receiver (RFC 9301 5.4).
 pub const UNSPECIFIED_TTL: Duration = Duration::from_secs(900);
 

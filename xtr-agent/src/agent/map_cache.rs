@@ -8,6 +8,7 @@ use lisp_proto::{Action as MapAction, Nonce, PublicKey, Timestamp};
 use prefix_trie::PrefixMap;
 
 use super::ChangeId;
+use super::doubt::Doubt;
 use super::event::Cause;
 use super::hold::Held;
 use super::limits::LATE_ANSWERS;
@@ -60,6 +61,8 @@ pub(super) struct Entry {
     /// The far end was told of us by a push while we asked for it, so that
     /// both ends are about to start a handshake.
     pub(super) mutual: bool,
+    /// How long it is believed, if it is negative.
+    pub(super) doubt: Option<Doubt>,
     /// When others last asked for a refresh.
     pub(super) solicited: Option<Timestamp>,
     /// Bytes the peer had moved when the entry was last looked at.
@@ -341,6 +344,7 @@ mod tests {
             held: Held::default(),
             cause: Cause::Reply,
             mutual: false,
+            doubt: None,
             solicited: None,
             bytes_seen: 0,
         }

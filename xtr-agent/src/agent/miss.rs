@@ -11,6 +11,7 @@ use lisp_proto::{
 };
 use rand::Rng;
 
+use super::doubt::Doubt;
 use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::{Unreachable, addresses};
@@ -110,6 +111,9 @@ impl Agent {
                 }
             }
             State::Negative(action) => {
+                if self.resolver.pending_mut(&dst).is_some() || self.doubts(now, dst) {
+                    return false;
+                }
                 let (why, reason) = (unreachable_by(action), DropReason::NegativeMapping);
                 self.refusals.refuse(packet, why, reason, actions);
             }
@@ -253,8 +257,10 @@ impl Agent {
             let (why, reason) = (Unreachable::Host, DropReason::NoAnswer);
             self.refusals.refuse(&packet, why, reason, actions);
         }
-        let until = now + NO_ANSWER_HOLD_DOWN;
-        self.insert_negative(IpNet::from(dst), MapAction::Drop, until, actions);
+        if !self.is_refused(dst, now + NO_ANSWER_HOLD_DOWN) {
+            let (prefix, ttl) = (IpNet::from(dst), NO_ANSWER_HOLD_DOWN);
+            self.insert_negative(now, prefix, MapAction::Drop, ttl, actions);
+        }
     }
 
     /// Takes in a negative answer: refuses the destination while it is valid,
@@ -277,7 +283,7 @@ impl Agent {
             Purpose::Resolve(_) => {}
         }
         let ttl = record.ttl.duration().unwrap_or(UNSPECIFIED_TTL);
-        let until = now + ttl.clamp(Duration::from_secs(1), NEGATIVE_TTL_MAX);
+        let ttl = ttl.clamp(Duration::from_secs(1), NEGATIVE_TTL_MAX);
         let why = unreachable_by(record.action);
         for dst in self.resolver.within(&prefix) {
             self.deadlines.cancel(&Timer::Request(dst));
@@ -288,23 +294,23 @@ impl Agent {
                 }
             }
         }
-        self.insert_negative(prefix, record.action, until, actions);
+        self.insert_negative(now, prefix, record.action, ttl, actions);
     }
 
     fn insert_negative(
         &mut self,
+        now: Timestamp,
         prefix: IpNet,
         action: MapAction,
-        until: Timestamp,
+        ttl: Duration,
         actions: &mut Actions,
     ) {
-        if self
-            .cache
-            .get(&prefix)
-            .is_some_and(|entry| entry.chosen.is_some())
-        {
+        let before = self.cache.get(&prefix);
+        if before.is_some_and(|entry| entry.chosen.is_some()) {
             return;
         }
+        let doubt = Doubt::new(now, ttl, before.and_then(|entry| entry.doubt));
+        let until = now + ttl;
         if self.cache.negatives() >= NEGATIVE_ENTRIES {
             actions.count(DropReason::MapCacheFull);
             return;
@@ -319,6 +325,7 @@ impl Agent {
             held: Held::default(),
             cause: Cause::Reply,
             mutual: false,
+            doubt: Some(doubt),
             solicited: None,
             bytes_seen: 0,
         };

@@ -10,6 +10,7 @@ mod asked;
 mod bucket;
 mod config;
 mod control;
+mod doubt;
 mod event;
 mod handshake;
 mod hold;
@@ -146,6 +147,8 @@ pub struct Agent {
     subscriptions: Subscriptions,
     /// What others may ask of us.
     questions: Bucket,
+    /// What may be asked again of what was refused.
+    second_questions: Bucket,
     /// Peers whose first handshake is being looked for, with the looks left.
     watched: BTreeMap<PublicKey, u32>,
     /// Mappings that await a handshake, or did.
@@ -180,6 +183,7 @@ impl Agent {
             acks: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             questions: Bucket::per_second(limits::QUESTIONS_PER_SECOND),
+            second_questions: Bucket::per_second(limits::SECOND_QUESTIONS_PER_SECOND),
             watched: BTreeMap::new(),
             awaiting: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),

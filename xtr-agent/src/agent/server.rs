@@ -16,12 +16,22 @@ pub(super) struct Server {
     heard: Timestamp,
     /// When the control tunnel to it was last set up anew.
     renewed: Timestamp,
+    /// When it was first heard of through a control tunnel that was set up anew.
+    found: Timestamp,
 }
 
 impl Server {
     /// Notes that it is there; only it can have said what was heard.
     pub(super) fn heard(&mut self, now: Timestamp) {
+        if self.heard < self.renewed {
+            self.found = now;
+        }
         self.heard = now;
+    }
+
+    /// When it was found again: it may have restarted before, and know less than we were told.
+    pub(super) const fn found(&self) -> Timestamp {
+        self.found
     }
 
     /// Whether the control tunnel should be set up anew, after it did not answer in time for the

@@ -39,6 +39,19 @@ fn an_agent_that_registers_nothing_is_not_told_of_registrations() {
 }
 
 #[test]
+fn who_asked_before_it_registered_and_its_answer_are_paired_when_it_registers() {
+    let mut bench = Bench::new();
+    bench.register("b", &own_records("b"));
+    let answer = bench.ask("a", "10.0.0.2");
+    assert_eq!(answer[0].reply_records()[0].eid, eid("10.0.0.2"));
+    let sent = bench.register("a", &own_records("a"));
+    let welcome = sent.last().unwrap();
+    assert_eq!(welcome.notify("a").1, own_records("b"), "all of them");
+    let news = bench.ack("a", welcome);
+    assert_eq!(news[0].notify("b").1, own_records("a"));
+}
+
+#[test]
 fn what_an_xtr_registers_later_is_told_to_all_its_partners() {
     let mut bench = Bench::new();
     bench.register("a", &own_records("a")[..1]);

@@ -68,10 +68,7 @@ fn a_refused_push_is_tried_again_when_it_is_repeated() {
 #[test]
 fn a_shorter_ttl_ends_a_mapping_sooner() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &far_end(SMALLER));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &far_end(SMALLER), 0);
     bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
     assert_eq!(
         story(&bench.after(Duration::from_secs(61))),
@@ -87,10 +84,7 @@ fn failures(actions: &[Action]) -> usize {
 #[test]
 fn a_removal_that_is_refused_is_tried_again_until_it_is_done() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &far_end(SMALLER));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &far_end(SMALLER), 0);
     let gone = bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::WITHDRAW));
     assert_eq!(failures(&bench.failed(&gone)), 2);
     let again = bench.after(limits::REPAIR_RETRY);
@@ -106,10 +100,7 @@ fn a_removal_that_is_refused_is_tried_again_until_it_is_done() {
 #[test]
 fn a_refused_removal_is_not_repeated_when_the_mapping_has_come_back() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &far_end(SMALLER));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &far_end(SMALLER), 0);
     let gone = bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::WITHDRAW));
     bench.failed(&gone);
     let again = bench.notify(3, &far_end(SMALLER));

@@ -12,6 +12,7 @@ use lisp_proto::{
 };
 
 mod changes;
+mod doubts;
 mod floods;
 mod order;
 mod overlaps;
@@ -150,6 +151,15 @@ impl Bench {
             }
         }
         out
+    }
+
+    /// Has a push of one of `SMALLER`'s mappings installed, its handshake seen after so many bytes,
+    /// and its route set.
+    fn connect(&mut self, nonce: u64, record: &Record, bytes: u64) {
+        let installing = self.notify(nonce, record);
+        self.done(&installing);
+        let fired = self.handshake(SMALLER, bytes);
+        self.done(&fired);
     }
 
     fn handshake(&mut self, key: PublicKey, bytes: u64) -> Vec<Action> {

@@ -122,10 +122,7 @@ fn of_two_ends_that_start_at_once_only_the_smaller_key_fires() {
 #[test]
 fn a_mapping_goes_with_its_ttl_route_first() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)), 0);
     assert_eq!(story(&bench.after(Duration::from_secs(50))), [""; 0]);
     assert_eq!(
         story(&bench.handshake(SMALLER, 0)),
@@ -139,10 +136,7 @@ fn a_mapping_goes_with_its_ttl_route_first() {
 #[test]
 fn a_mapping_in_use_is_asked_for_again_before_it_ends() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)), 0);
     bench.after(Duration::from_secs(48));
     let asked = bench.handshake(SMALLER, 1000);
     assert_eq!(story(&asked), ["request"]);
@@ -161,10 +155,7 @@ fn a_mapping_in_use_is_asked_for_again_before_it_ends() {
 #[test]
 fn a_withdrawal_removes_and_a_new_key_replaces() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &far_end(SMALLER));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &far_end(SMALLER), 0);
     let replaced = bench.notify(2, &far_end(BIGGER));
     assert_eq!(story(&replaced), ["peer [10.0.0.2/32]", "no peer"]);
     assert_eq!(story(&bench.done(&replaced)), ["ack"]);
@@ -211,10 +202,7 @@ fn registrations_are_repeated_with_growing_nonces_and_withdrawn_at_the_end() {
 #[test]
 fn a_mapping_in_use_outlives_its_map_servers() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)), 0);
     bench.after(Duration::from_secs(48));
     let asked = bench.handshake(SMALLER, 1000);
     let nonce = requests(&asked)[0].nonce;
@@ -256,10 +244,7 @@ fn a_session_is_no_proof_that_the_far_end_knows_a_second_eid() {
 #[test]
 fn a_mapping_kept_beyond_its_time_serves_the_packet_that_comes_just_then() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)), 0);
     bench.after(Duration::from_secs(48));
     bench.handshake(SMALLER, 1000);
     // Its time is over, and the timer has not been looked at.
@@ -328,10 +313,7 @@ fn without_a_control_tunnel_answers_follow_the_host_to_its_new_address() {
 #[test]
 fn a_far_end_that_asks_for_us_twice_and_is_not_heard_is_set_up_anew() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &far_end(SMALLER));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 1);
-    bench.done(&fired);
+    bench.connect(1, &far_end(SMALLER), 1);
     bench.after(LIVENESS_POLL);
     bench.handshake(SMALLER, 1);
 
@@ -347,10 +329,7 @@ fn a_far_end_that_asks_for_us_twice_and_is_not_heard_is_set_up_anew() {
 #[test]
 fn a_far_end_that_is_heard_keeps_its_session_however_often_it_asks() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &far_end(SMALLER));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 1);
-    bench.done(&fired);
+    bench.connect(1, &far_end(SMALLER), 1);
     for n in 0..5 {
         bench.after(LIVENESS_POLL);
         bench.handshake(SMALLER, n);
@@ -369,10 +348,7 @@ fn a_far_end_behind_a_nat_of_its_own_is_left_where_it_was_last_seen() {
             key: SMALLER,
         };
     }
-    let installing = bench.notify(1, &record);
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 1);
-    bench.done(&fired);
+    bench.connect(1, &record, 1);
     bench.after(LIVENESS_POLL);
     bench.handshake(SMALLER, 1);
     for n in 2..5 {

@@ -36,10 +36,7 @@ fn asked_by_stranger(bench: &mut Bench, bytes: &[u8]) -> Vec<Action> {
 /// An agent that has the mapping of the far end.
 fn with_far_end() -> Bench {
     let mut bench = in_the_open();
-    let installing = bench.notify(1, &far_end(SMALLER));
-    bench.done(&installing);
-    let fired = bench.handshake(SMALLER, 0);
-    bench.done(&fired);
+    bench.connect(1, &far_end(SMALLER), 0);
     bench
 }
 

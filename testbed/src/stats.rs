@@ -4,24 +4,25 @@ use serde::{Deserialize, Serialize};
 
 /// A distribution: what every so-many-th value does not exceed, and all of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Distribution {
+pub struct Distribution {
     /// The smallest.
-    pub(crate) min: f64,
+    pub min: f64,
     /// The middle one.
-    pub(crate) p50: f64,
+    pub p50: f64,
     /// Nine of ten do not exceed it.
-    pub(crate) p90: f64,
+    pub p90: f64,
     /// 99 of 100 do not exceed it.
-    pub(crate) p99: f64,
+    pub p99: f64,
     /// The largest.
-    pub(crate) max: f64,
+    pub max: f64,
     /// All of them, sorted.
-    pub(crate) values: Vec<f64>,
+    pub values: Vec<f64>,
 }
 
 impl Distribution {
     /// Sorts `values` and looks at them.
-    pub(crate) fn of(mut values: Vec<f64>) -> Self {
+    #[must_use]
+    pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let last = values.len().saturating_sub(1);
         // Rounded up: the value that so many do not exceed.
@@ -37,18 +38,20 @@ impl Distribution {
         }
     }
 
-    /// A row of a table, with so many digits after the point.
-    pub(crate) fn row(&self, title: &str, digits: usize) -> String {
+    /// A row of a table, with so many digits after the point, under [`Self::head`].
+    #[must_use]
+    pub fn row(&self, title: &str, digits: usize) -> String {
         let cells = [self.min, self.p50, self.p90, self.p99, self.max];
         let cells = cells.map(|cell| format!("{cell:>10.digits$}"));
         format!("  {title:<36}{}", cells.concat())
     }
-}
 
-/// The head over rows of distributions.
-pub(crate) fn head() -> String {
-    let names = ["min", "median", "p90", "p99", "max"].map(|name| format!("{name:>10}"));
-    format!("  {:<36}{}", "", names.concat())
+    /// The head over [`Self::row`]s.
+    #[must_use]
+    pub fn head() -> String {
+        let names = ["min", "median", "p90", "p99", "max"].map(|name| format!("{name:>10}"));
+        format!("  {:<36}{}", "", names.concat())
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,180 @@
+//! `bench pairs`: thousands of pairs that have never met, with and without loss.
+
+mod report;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use command_line::say;
+use testbed::{Endpoint, LinkParams, Network, NetworkOptions, Ping, Share, sleep};
+
+use crate::{DataPlane, guest, plane_name};
+use report::{FILE, Report, Series};
+
+/// Delay of each link, one way; a path crosses two.
+const DELAY: Duration = Duration::from_millis(5);
+/// Time between one pair and the next.
+const PAUSE: Duration = Duration::from_millis(20);
+/// One pair in so many starts at both ends at the same instant.
+const BOTH_ENDS: usize = 4;
+/// Pairs between lines of progress.
+const PROGRESS: usize = 100;
+/// A guest is given so long, plus so long per pair.
+const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE_EACH: Duration = Duration::from_secs(10);
+
+/// Measures first packets of pairs that have never met, at one end or both ends at once, with and
+/// without loss on the way to the map server.
+///
+/// As many agents as it takes run side by side, and no two of them meet twice.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Pairs per data plane and loss
+    #[arg(long, value_name = "N", default_value_t = 2_000,
+        value_parser = clap::value_parser!(u32).range(1..=19_900))]
+    count: u32,
+    /// Shares of control datagrams that are lost, each way, in percent
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_values_t = [0, 1],
+        value_parser = clap::value_parser!(u8).range(..=50))]
+    loss: Vec<u8>,
+    /// Which data planes; the kernel's is measured in an emulated guest where this machine has none
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["embedded", "kernel"])]
+    data_plane: Vec<DataPlane>,
+    /// Directory for pairs.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Leaves the report to whoever runs the guest
+    #[arg(long, hide = true)]
+    in_guest: bool,
+}
+
+/// Runs `bench pairs`.
+///
+/// # Errors
+///
+/// When a network cannot be built.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
+    let mut series = Vec::new();
+    for plane in &args.data_plane {
+        if let Some(plane) = plane.here(args.in_guest) {
+            for loss in &args.loss {
+                series.push(measure(plane, *loss, args.count)?);
+            }
+        } else {
+            series.extend(in_guest(args)?);
+        }
+    }
+    ensure!(!series.is_empty(), "no data plane could be measured");
+    let report = Report::of(series);
+    let path = args.out.join(FILE);
+    report.write(&path)?;
+    if !args.in_guest {
+        say(&report.to_string());
+        say(&format!("written to {}", path.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_guest(args: &Args) -> Result<Vec<Series>> {
+    let count = args.count.to_string();
+    let loss: Vec<_> = args.loss.iter().map(u8::to_string).collect();
+    let loss = loss.join(",");
+    let arguments = [
+        "pairs",
+        "--data-plane",
+        "kernel",
+        "--count",
+        &count,
+        "--loss",
+        &loss,
+    ];
+    let series = u32::try_from(args.loss.len())?;
+    let patience = (PATIENCE + PATIENCE_EACH * args.count) * series;
+    let report: Option<Report> = guest::run(&arguments, &args.out, FILE, patience)?;
+    Ok(report.map_or_else(Vec::new, |report| report.series))
+}
+
+/// Lets `count` pairs meet.
+fn measure(plane: testbed::DataPlane, loss: u8, count: u32) -> Result<Series> {
+    let agents = agents_for(count);
+    let links = LinkParams::delayed(DELAY);
+    let mut network = Network::start(&NetworkOptions {
+        endpoints: agents,
+        links,
+        server_links: Some(LinkParams {
+            loss: Share::percent(loss.into()),
+            ..links
+        }),
+        data_plane: plane,
+        ..NetworkOptions::default()
+    })?;
+    let mut series = Series::new(plane_name(plane), loss, network.round_trip()?);
+    let count = usize::try_from(count)?;
+    let apart = (1..).flat_map(|apart| (0..agents).map(move |one| (one, (one + apart) % agents)));
+    for (number, (one, other)) in apart.take(count).enumerate() {
+        let pick = |at: usize| network.endpoints.get(at).context("no such endpoint");
+        let (one, other) = (pick(one)?, pick(other)?);
+        series.add(one.name(), other.name(), meet(one, other, number)?);
+        sleep(PAUSE);
+        if (number + 1) % PROGRESS == 0 || number + 1 == count {
+            say(&format!(
+                "{}, {loss} % lost: {} of {count} pairs",
+                plane_name(plane),
+                number + 1
+            ));
+        }
+    }
+    network.stop_all()?;
+    Ok(series)
+}
+
+/// The time until the first packet is answered, the longer one if both ends start; `None` if one
+/// gets no reply.
+fn meet(one: &Endpoint, other: &Endpoint, number: usize) -> Result<Option<Duration>> {
+    let first = |from: &Endpoint, to: &Endpoint| -> Result<Option<Duration>> {
+        Ok(Ping::once(to.eids[0]).run(from.namespace())?.shortest())
+    };
+    if number % BOTH_ENDS != 0 {
+        return first(one, other);
+    }
+    let [there, back] = thread::scope(|scope| {
+        let back = scope.spawn(|| first(other, one));
+        [Ok(first(one, other)), back.join()]
+    });
+    let (Ok(there), Ok(back)) = (there, back) else {
+        bail!("a thread that pings panicked");
+    };
+    Ok(there?.zip(back?).map(|(there, back)| there.max(back)))
+}
+
+/// The fewest agents of which `count` pairs can be made, each once.
+fn agents_for(count: u32) -> usize {
+    let enough = |agents: &usize| agents * (agents - 1) / 2 >= count as usize;
+    // Walking around the circle meets every pair once only while it is not half way around.
+    (2..).find(enough).unwrap_or(2) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_agents_meet_twice() {
+        for count in [1, 3, 20, 500, 2_000] {
+            let agents = agents_for(count);
+            let mut met = BTreeSet::new();
+            let apart =
+                (1..).flat_map(|apart| (0..agents).map(move |one| (one, (one + apart) % agents)));
+            for (one, other) in apart.take(count as usize) {
+                assert_ne!(one, other);
+                assert!(met.insert((one.min(other), one.max(other))), "{count}");
+            }
+        }
+    }
+}
