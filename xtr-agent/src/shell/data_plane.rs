@@ -13,6 +13,7 @@ use wg_device::{
     PrivateKey, RouteSpec, Routes,
 };
 
+use super::forwarding::Forwarding;
 use crate::agent::{Agent, Change, PeerStats};
 use crate::config::Instance;
 
@@ -27,6 +28,7 @@ pub(super) struct DataPlane {
     pub(super) miss: MissTun,
     routes: Routes,
     sources: Vec<IpAddr>,
+    forwarding: Forwarding,
 }
 
 impl DataPlane {
@@ -37,7 +39,8 @@ impl DataPlane {
         private_key: PrivateKey,
     ) -> Result<Self> {
         let netns = instance.netns.as_deref().map(NetNs::open).transpose()?;
-        let netns = netns.as_ref();
+        let forwarding = Forwarding::prepare(instance, netns)?;
+        let netns = forwarding.netns();
         let routes = Routes::new_in(netns).context("no access to the routing tables")?;
         let sources = host_addresses(&instance.eid_prefixes);
         let wanted = DeviceConfig {
@@ -54,6 +57,7 @@ impl DataPlane {
             miss,
             routes,
             sources,
+            forwarding,
         };
         for prefix in &instance.overlay {
             let source = made.source(prefix);
@@ -183,10 +187,12 @@ impl DataPlane {
             miss,
             routes,
             sources: _,
+            forwarding,
         } = self;
         drop(miss);
         drop(routes);
         data.close().await;
+        drop(forwarding);
     }
 }
 

@@ -7,6 +7,7 @@
 //! | Which instance is a control datagram about? | `dispatch.rs` |
 //! | How is the map server reached? | `control.rs` |
 //! | Which interfaces and routes does an instance have? | `data_plane.rs` |
+//! | May this host forward for the networks behind it? | `forwarding.rs` |
 //! | What is an agent told before it starts? | `setup.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
 
@@ -15,6 +16,7 @@ mod clock;
 mod control;
 mod data_plane;
 mod dispatch;
+mod forwarding;
 mod narrate;
 mod nonce_file;
 mod overlay;
