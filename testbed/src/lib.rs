@@ -29,7 +29,7 @@ pub use namespace::Namespace;
 pub use netlink::InterfaceCounters;
 pub use network::{
     CONTROL_INTERFACE, ColdStart, DataPlane, Endpoint, Network, NetworkOptions, Node, PeerReport,
-    SERVER_CONTROL_INTERFACE,
+    SERVER_CONTROL_INTERFACE, Tenant,
 };
 pub use probe::{EchoReply, Ping, PingReport, UdpProbe, UdpReport};
 pub use snapshot::Snapshot;

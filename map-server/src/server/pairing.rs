@@ -49,7 +49,7 @@ impl MapServer {
             .collect();
         self.watch_denied(now, requester, &eids, actions);
         if self.own_record(requester, &source).is_none() {
-            self.pair_later(now, requester, eids, actions);
+            self.pair_later(now, requester, &eids, actions);
             return Paired::default();
         }
         let mut owners = BTreeSet::new();
@@ -81,10 +81,11 @@ impl MapServer {
         eids: &[EidPrefix],
         actions: &mut Actions,
     ) {
-        if !self.is_agent(requester) || self.state.mappings.has_registered(requester) {
-            return;
-        }
         for eid in eids {
+            let registered = self.state.mappings.has_registered(requester, eid.iid());
+            if !self.is_agent(requester) || registered {
+                continue;
+            }
             let found = self.state.mappings.find(eid);
             let Found::Registered(mapping) = found else {
                 continue;
@@ -97,9 +98,10 @@ impl MapServer {
         }
     }
 
-    /// Lists the agents whose mappings `xtr` was told of, and still believes.
-    pub(super) fn known_to(&self, xtr: XtrIndex) -> Vec<XtrIndex> {
+    /// Lists the agents whose mappings of one instance `xtr` was told of, and still believes.
+    pub(super) fn known_to(&self, xtr: XtrIndex, iid: InstanceId) -> Vec<XtrIndex> {
         let told = self.state.subscribers.of(xtr);
+        let told = told.filter(|eid| eid.iid() == iid);
         let owners = told.flat_map(|eid| {
             let found = self.state.mappings.find(eid);
             self.owners_to_tell(&found, xtr)

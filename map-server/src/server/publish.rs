@@ -185,7 +185,7 @@ impl MapServer {
         for record in &own {
             partners.extend(self.state.subscribers.around(&record.eid));
         }
-        partners.extend(self.known_to(newcomer));
+        partners.extend(self.known_to(newcomer, iid));
         partners.remove(&newcomer);
         let (mut owners, mut records) = (Vec::new(), Vec::new());
         for partner in partners.into_iter().take(limits::INTRODUCTIONS) {

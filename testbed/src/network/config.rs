@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use super::{DataPlane, NetworkOptions};
 
 /// The agents' interface to the map server.
@@ -32,7 +34,17 @@ pub(super) struct XtrEntry {
     name: String,
     control_key: String,
     control_address: IpAddr,
-    eids: [IpAddr; 2],
+    prefixes: Vec<String>,
+}
+
+/// A further instance of an agent, in a network namespace of its own.
+pub(super) struct TenantConfig {
+    /// The instance-id.
+    pub(super) iid: u32,
+    /// The name of the namespace.
+    pub(super) netns: String,
+    /// What lives there: the same addresses as in every other instance, and one of its own.
+    pub(super) eids: [IpAddr; 3],
 }
 
 /// What an agent is told.
@@ -43,7 +55,11 @@ pub(super) struct EndpointConfig {
     server_key: String,
     server_endpoint: SocketAddr,
     control_address: IpAddr,
+    number: u16,
     pub(super) eids: [IpAddr; 2],
+    /// Networks behind the endpoint.
+    pub(super) site: Vec<IpNet>,
+    pub(super) tenants: Vec<TenantConfig>,
 }
 
 impl ServerConfig {
@@ -77,8 +93,45 @@ impl EndpointConfig {
             server_key: server_key.into(),
             server_endpoint: SocketAddr::new(server, SERVER_PORT),
             control_address: control_address(FIRST_CONTROL_ADDRESS + number).into(),
+            number,
             eids: [v4.into(), v6.into()],
+            site: if options.sites {
+                site(number)
+            } else {
+                Vec::new()
+            },
+            tenants: Vec::new(),
         }
+    }
+
+    /// Adds an instance in the namespace `netns`.
+    pub(super) fn add_tenant(&mut self, iid: u32, netns: &str) {
+        let own = u32::from(Ipv4Addr::new(10, 0, 0, 0)) + (iid << 8) + u32::from(self.number);
+        let [v4, v6] = self.eids;
+        self.tenants.push(TenantConfig {
+            iid,
+            netns: netns.into(),
+            eids: [v4, v6, Ipv4Addr::from_bits(own).into()],
+        });
+    }
+}
+
+impl EndpointConfig {
+    /// What lives here, or behind it.
+    fn prefixes(&self) -> Vec<String> {
+        let mut prefixes = host_prefixes(&self.eids);
+        prefixes.extend(self.site.iter().map(ToString::to_string));
+        prefixes
+    }
+
+    /// The same of all instances, as the map server knows it.
+    fn registered(&self) -> Vec<String> {
+        let mut prefixes = self.prefixes();
+        for tenant in &self.tenants {
+            let own = host_prefixes(&tenant.eids);
+            prefixes.extend(own.iter().map(|prefix| format!("[{}]{prefix}", tenant.iid)));
+        }
+        prefixes
     }
 }
 
@@ -88,7 +141,7 @@ impl XtrEntry {
             name: name.into(),
             control_key: control_key.into(),
             control_address: config.control_address,
-            eids: config.eids,
+            prefixes: config.registered(),
         }
     }
 }
@@ -107,7 +160,7 @@ impl fmt::Display for ServerConfig {
             writeln!(f, "name = \"{}\"", xtr.name)?;
             writeln!(f, "public_key = \"{}\"", xtr.control_key)?;
             writeln!(f, "control_address = \"{}\"", xtr.control_address)?;
-            writeln!(f, "eid_prefixes = {}", host_prefixes(xtr.eids))?;
+            writeln!(f, "eid_prefixes = {:?}", xtr.prefixes)?;
         }
         Ok(())
     }
@@ -119,7 +172,7 @@ impl fmt::Display for EndpointConfig {
         // The agents share the file system.
         writeln!(f, "admin_socket = {:?}", self.state_dir.join("admin.sock"))?;
         writeln!(f, "overlay = {OVERLAY}")?;
-        writeln!(f, "eid_prefixes = {}", host_prefixes(self.eids))?;
+        writeln!(f, "eid_prefixes = {:?}", self.prefixes())?;
         writeln!(f, "listen_port = {DATA_PORT}")?;
         writeln!(f, "data_plane = \"{}\"", self.data_plane)?;
         writeln!(f, "{}", self.extra)?;
@@ -127,7 +180,16 @@ impl fmt::Display for EndpointConfig {
         writeln!(f, "public_key = \"{}\"", self.server_key)?;
         writeln!(f, "endpoint = \"{}\"", self.server_endpoint)?;
         writeln!(f, "address = \"{SERVER_CONTROL_ADDRESS}\"")?;
-        writeln!(f, "control_address = \"{}\"", self.control_address)
+        writeln!(f, "control_address = \"{}\"", self.control_address)?;
+        for (tenant, port) in self.tenants.iter().zip(DATA_PORT + 1..) {
+            writeln!(f, "\n[[instance]]")?;
+            writeln!(f, "instance_id = {}", tenant.iid)?;
+            writeln!(f, "netns = \"{}\"", tenant.netns)?;
+            writeln!(f, "overlay = {OVERLAY}")?;
+            writeln!(f, "eid_prefixes = {:?}", host_prefixes(&tenant.eids))?;
+            writeln!(f, "listen_port = {port}")?;
+        }
+        Ok(())
     }
 }
 
@@ -145,9 +207,18 @@ const fn control_address(number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd4c, 1, 0, 0, 0, 0, 0, number)
 }
 
-fn host_prefixes(eids: [IpAddr; 2]) -> String {
-    let [first, second] = eids.map(ipnet::IpNet::from);
-    format!("[\"{first}\", \"{second}\"]")
+fn host_prefixes(eids: &[IpAddr]) -> Vec<String> {
+    let nets = eids.iter().map(|eid| IpNet::from(*eid).to_string());
+    nets.collect()
+}
+
+/// The networks behind the endpoint `number`: 10.1.0.0/16 and fd00:1:0:1::/64 for the first.
+fn site(number: u16) -> Vec<IpNet> {
+    let v4 = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + (u32::from(number) << 16));
+    let v6 = Ipv6Addr::new(0xfd00, 1, 0, number, 0, 0, 0, 0);
+    let v4 = Ipv4Net::new(v4, 16).ok().map(IpNet::V4);
+    let v6 = Ipv6Net::new(v6, 64).ok().map(IpNet::V6);
+    v4.into_iter().chain(v6).collect()
 }
 
 #[cfg(test)]

@@ -9,11 +9,14 @@ use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::binaries::Binaries;
 use crate::daemon::EventLog;
 use crate::error::{Doing, TestbedError};
 use crate::link::LinkParams;
 use crate::namespace::Namespace;
+use crate::snapshot::Snapshot;
 use crate::testbed::Testbed;
 use crate::topology::{Topology, Underlay};
 pub use cold_start::ColdStart;
@@ -55,6 +58,11 @@ pub struct NetworkOptions {
     pub underlay: Underlay,
     /// Which WireGuard.
     pub data_plane: DataPlane,
+    /// How many further instances every agent serves, each in a network namespace of its own, all
+    /// with the same addresses.
+    pub tenants: u32,
+    /// Whether every endpoint is the gateway of a network behind it.
+    pub sites: bool,
     /// Lines for every agent's configuration, before its `[map_server]`.
     pub agent_toml: String,
     /// Lines for the server's configuration, before its `[control]`.
@@ -71,6 +79,8 @@ impl Default for NetworkOptions {
             server_links: None,
             underlay: Underlay::default(),
             data_plane: DataPlane::default(),
+            tenants: 0,
+            sites: false,
             agent_toml: String::new(),
             server_toml: String::new(),
             seed: 1,
@@ -102,6 +112,35 @@ pub struct Endpoint {
     pub control_key: String,
     /// Key of its tunnels to other endpoints, in base64.
     pub data_key: String,
+    /// Its further instances.
+    pub tenants: Vec<Tenant>,
+    /// The networks behind it, which it is the gateway of.
+    pub site: Vec<IpNet>,
+}
+
+/// A further instance of an endpoint's agent.
+pub struct Tenant {
+    /// The instance-id.
+    pub iid: u32,
+    /// Where its interfaces are.
+    pub namespace: Namespace,
+    /// What lives here: IPv4 and IPv6 as in every other instance, and an address of its own.
+    pub eids: [IpAddr; 3],
+    /// Key of its tunnels, in base64.
+    pub data_key: String,
+    /// The namespace before the agent ran.
+    untouched: Snapshot,
+}
+
+impl Tenant {
+    /// What differs in the namespace from before the agent ran.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub fn leftovers(&self) -> Result<Vec<String>, TestbedError> {
+        Ok(self.namespace.snapshot()?.changes_since(&self.untouched))
+    }
 }
 
 impl Network {
@@ -119,21 +158,43 @@ impl Network {
         let mut server = Node::new(server_host, &binaries.map_server, directory)?;
         let mut server_config = ServerConfig::new(options, &server.state_dir);
         server.write_config(&server_config.to_string())?;
-        let [server_key] = public_keys(&binaries.map_server, &server.config)?;
+        let (server_key, _) = public_keys(&binaries.map_server, &server.config, 0)?;
         let server_address = server.underlay_address()?;
         let mut endpoints = Vec::new();
         for number in 1..=options.endpoints {
             let host = topology.add_host(&endpoint_name(number), options.links)?;
             let mut node = Node::new(host, &binaries.xtr_agent, directory)?;
-            let config = EndpointConfig::new(
+            let mut config = EndpointConfig::new(
                 options,
                 number,
                 &node.state_dir,
                 &server_key,
                 server_address,
             );
+            let mut namespaces = Vec::new();
+            for iid in 1..=options.tenants {
+                let namespace = testbed.namespace(&format!("{}-{iid}", node.name()))?;
+                config.add_tenant(iid, namespace.name());
+                namespaces.push(namespace);
+            }
             node.write_config(&config.to_string())?;
-            let [control_key, data_key] = public_keys(&binaries.xtr_agent, &node.config)?;
+            let instances = 1 + config.tenants.len();
+            let (control_key, data_keys) =
+                public_keys(&binaries.xtr_agent, &node.config, instances)?;
+            let mut data_keys = data_keys.into_iter();
+            let data_key = data_keys.next().unwrap_or_default();
+            let mut tenants = Vec::new();
+            for ((tenant, namespace), data_key) in
+                config.tenants.iter().zip(namespaces).zip(data_keys)
+            {
+                tenants.push(Tenant {
+                    iid: tenant.iid,
+                    eids: tenant.eids,
+                    untouched: namespace.snapshot()?,
+                    namespace,
+                    data_key,
+                });
+            }
             server_config
                 .xtrs
                 .push(XtrEntry::new(node.name(), &control_key, &config));
@@ -142,6 +203,8 @@ impl Network {
                 eids: config.eids,
                 control_key,
                 data_key,
+                tenants,
+                site: config.site,
             });
         }
         server.write_config(&server_config.to_string())?;
@@ -262,10 +325,15 @@ impl Endpoint {
     /// When that takes too long or the agent ends.
     pub fn wait_until_registered(&self) -> Result<(), TestbedError> {
         let daemon = self.node.daemon()?;
-        for eid in self.eids {
+        let outer = self.eids.iter().map(|eid| IpNet::from(*eid).to_string());
+        let tenants = self.tenants.iter().flat_map(|tenant| {
+            let eids = tenant.eids.iter().map(|eid| IpNet::from(*eid));
+            eids.map(|eid| format!("[{}]{eid}", tenant.iid))
+        });
+        for eid in outer.chain(tenants) {
             let position = daemon.started_at();
             daemon.wait_since(position, "registered", REGISTER_TIMEOUT, |event| {
-                is_host_prefix(event.text("eid"), eid)
+                event.text("eid") == eid
             })?;
         }
         Ok(())
@@ -292,10 +360,4 @@ impl Endpoint {
 fn endpoint_name(number: usize) -> String {
     let known = ENDPOINT_NAMES.get(number.wrapping_sub(1));
     known.map_or_else(|| format!("endpoint-{number}"), ToString::to_string)
-}
-
-fn is_host_prefix(prefix: &str, eid: IpAddr) -> bool {
-    prefix
-        .split_once('/')
-        .is_some_and(|(address, _)| address.parse() == Ok(eid))
 }

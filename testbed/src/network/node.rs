@@ -160,28 +160,32 @@ impl Node {
     }
 }
 
-/// Runs `<program> pubkey`, which makes the keys, and returns the last word of each line.
-pub(super) fn public_keys<const N: usize>(
+/// Runs `<program> pubkey`, which makes the keys, and returns the last word of each line: the first
+/// key and all others, of which there must be `others`.
+pub(super) fn public_keys(
     program: &Path,
     config: &Path,
-) -> Result<[String; N], TestbedError> {
+    others: usize,
+) -> Result<(String, Vec<String>), TestbedError> {
     let output = Command::new(program)
         .args(["pubkey", "--config"])
         .arg(config)
         .output()
         .doing("run", program.display())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let keys: Vec<_> = text
+    let mut keys = text
         .lines()
         .filter_map(|line| line.split(' ').next_back())
-        .collect();
-    let keys: Result<[&str; N], _> = keys.try_into();
-    keys.map(|keys| keys.map(String::from))
-        .map_err(|_| TestbedError::Output {
+        .map(String::from);
+    let (first, rest) = (keys.next(), keys.collect::<Vec<_>>());
+    match first.filter(|_| rest.len() == others) {
+        Some(first) => Ok((first, rest)),
+        None => Err(TestbedError::Output {
             program: program.into(),
-            output: text.clone() + &String::from_utf8_lossy(&output.stderr),
+            output: text + &String::from_utf8_lossy(&output.stderr),
             expected: "public keys",
-        })
+        }),
+    }
 }
 
 fn list_files(directory: &Path, found: &mut BTreeSet<PathBuf>) {

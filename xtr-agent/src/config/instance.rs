@@ -82,6 +82,7 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
             .as_ref()
             .map_or_else(Vec::new, |prefixes| truncated(prefixes.get_ref())),
         netns: draft.netns.as_ref().map(|netns| netns.get_ref().clone()),
+        forward: draft.forward.as_ref().is_some_and(|at| *at.get_ref()),
         interfaces: Interfaces {
             data: name(names.and_then(|names| names.data.as_ref()), "lisp"),
             miss: name(names.and_then(|names| names.miss.as_ref()), "lispm"),

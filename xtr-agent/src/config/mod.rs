@@ -80,6 +80,8 @@ pub struct Instance {
     pub subscribe: Vec<IpNet>,
     /// The network namespace of its interfaces and routes; `None`: that of the agent.
     pub netns: Option<String>,
+    /// Whether forwarding is switched on for networks in `eid_prefixes`.
+    pub forward: bool,
     /// Names of its interfaces.
     pub interfaces: Interfaces,
     /// Name of its key file in the state directory.

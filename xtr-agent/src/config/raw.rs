@@ -31,6 +31,7 @@ pub(super) struct RawConfig {
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
     pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
     pub(super) netns: Option<Spanned<String>>,
+    pub(super) forward: Option<Spanned<bool>>,
     pub(super) interfaces: Option<Spanned<RawInterfaces>>,
     #[serde(default)]
     pub(super) instance: Vec<RawInstance>,
@@ -58,6 +59,7 @@ pub(super) struct RawInstance {
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
     pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
     pub(super) netns: Option<Spanned<String>>,
+    pub(super) forward: Option<Spanned<bool>>,
     pub(super) interfaces: Option<Spanned<RawOwnInterfaces>>,
 }
 
@@ -111,12 +113,15 @@ impl RawConfig {
         let subscribe = self.subscribe.as_ref().map(|at| at.span().start);
         let exclude = self.exclude.as_ref().map(|at| at.span().start);
         let netns = self.netns.as_ref().map(|at| at.span().start);
+        let forward = self.forward.as_ref().map(|at| at.span().start);
         let names = self.interfaces.as_ref().filter(|names| {
             let names = names.get_ref();
             names.data.is_some() || names.miss.is_some()
         });
         let names = names.map(|at| at.span().start);
-        let keys = [overlay, eids, iid, port, subscribe, exclude, netns, names];
+        let keys = [
+            overlay, eids, iid, port, subscribe, exclude, netns, forward, names,
+        ];
         let first = keys.into_iter().flatten().next();
         let (overlay, eid_prefixes) = match (self.overlay.take(), self.eid_prefixes.take(), first) {
             (Some(overlay), Some(eid_prefixes), _) => (overlay, eid_prefixes),
@@ -141,6 +146,7 @@ impl RawConfig {
             subscribe: self.subscribe.take(),
             exclude: self.exclude.take(),
             netns: self.netns.take(),
+            forward: self.forward.take(),
             interfaces: self.interfaces.as_ref().map(|interfaces| {
                 let RawInterfaces { data, miss, .. } = interfaces.get_ref().clone();
                 Spanned::new(interfaces.span(), RawOwnInterfaces { data, miss })

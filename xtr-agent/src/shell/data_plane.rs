@@ -1,7 +1,6 @@
 //! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -10,10 +9,11 @@ use lisp_proto::PublicKey;
 use serde_json::json;
 use tracing::{info, warn};
 use wg_device::{
-    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, MssClamp, NetNs, PeerSpec,
+    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, NetNs, PeerSpec,
     PrivateKey, RouteSpec, Routes,
 };
 
+use super::forwarding::Forwarding;
 use crate::agent::{Agent, Change, PeerStats};
 use crate::config::Instance;
 
@@ -28,14 +28,7 @@ pub(super) struct DataPlane {
     pub(super) miss: MissTun,
     routes: Routes,
     sources: Vec<IpAddr>,
-    /// For hosts behind this one, if there are any.
-    clamp: Option<Clamp>,
-}
-
-/// The clamp of TCP segment sizes, and where it is set.
-struct Clamp {
-    table: MssClamp,
-    netns: Option<NetNs>,
+    forwarding: Forwarding,
 }
 
 impl DataPlane {
@@ -45,8 +38,9 @@ impl DataPlane {
         choice: BackendChoice,
         private_key: PrivateKey,
     ) -> Result<Self> {
-        let opened = instance.netns.as_deref().map(NetNs::open).transpose()?;
-        let netns = opened.as_ref();
+        let netns = instance.netns.as_deref().map(NetNs::open).transpose()?;
+        let forwarding = Forwarding::prepare(instance, netns)?;
+        let netns = forwarding.netns();
         let routes = Routes::new_in(netns).context("no access to the routing tables")?;
         let sources = host_addresses(&instance.eid_prefixes);
         let wanted = DeviceConfig {
@@ -70,7 +64,7 @@ impl DataPlane {
             miss,
             routes,
             sources,
-            clamp: clamp(instance, opened),
+            forwarding,
         };
         for prefix in &instance.overlay {
             let source = made.source(prefix);
@@ -91,6 +85,7 @@ impl DataPlane {
         if self.backend() == Backend::Kernel {
             self.data.stay();
             self.miss.stay();
+            self.forwarding.stay();
         }
     }
 
@@ -226,45 +221,13 @@ impl DataPlane {
             miss,
             routes,
             sources: _,
-            clamp,
+            forwarding,
         } = self;
-        if let Some(clamp) = clamp
-            && let Err(error) = inside(clamp.netns.as_ref(), || clamp.table.remove())
-        {
-            warn!(%error, "clamp of TCP segment sizes not removed");
-        }
         miss.close();
         drop(routes);
         data.close().await;
+        forwarding.remove();
     }
-}
-
-/// Limits the segments of TCP connections that are forwarded, where there is anybody to forward for.
-fn clamp(instance: &Instance, netns: Option<NetNs>) -> Option<Clamp> {
-    let mut own = instance.eid_prefixes.iter();
-    if own.all(|prefix| prefix.prefix_len() == prefix.max_prefix_len()) {
-        return None;
-    }
-    let names = &instance.interfaces;
-    let table = MssClamp::of(&names.data);
-    let set = || table.set(&names.data, &names.miss, instance.mtu);
-    if let Err(error) = inside(netns.as_ref(), set) {
-        warn!(
-            %error,
-            "TCP connections of hosts behind this one may hang: install nftables, or lower the MTU \
-             of those hosts to {}", instance.mtu
-        );
-    }
-    Some(Clamp { table, netns })
-}
-
-/// Does something in the namespace of an instance.
-fn inside(netns: Option<&NetNs>, work: impl FnOnce() -> io::Result<()> + Send) -> Result<()> {
-    match netns {
-        Some(netns) => netns.run(work)??,
-        None => work()?,
-    }
-    Ok(())
 }
 
 fn host_addresses(prefixes: &[IpNet]) -> Vec<IpAddr> {

@@ -7,6 +7,7 @@
 //! | Which instance is a control datagram about? | `dispatch.rs` |
 //! | How is the map server reached? | `control.rs` |
 //! | Which interfaces and routes does an instance have? | `data_plane.rs` |
+//! | May this host forward for the networks behind it? | `forwarding.rs` |
 //! | What is an agent told before it starts? | `setup.rs` |
 //! | What may be asked of a running agent, and how is it answered? | `admin.rs`, `report.rs` |
 //! | How does it end, and what stays? | `ending.rs`, `leftovers.rs` |
@@ -23,6 +24,7 @@ mod control;
 mod data_plane;
 mod dispatch;
 mod ending;
+mod forwarding;
 mod heard;
 mod leftovers;
 mod narrate;

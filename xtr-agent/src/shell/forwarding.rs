@@ -1,0 +1,141 @@
+//! May this host forward packets for the networks behind it, and do they fit the tunnels?
+
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use tracing::{info, warn};
+use wg_device::{MssClamp, NetNs};
+
+use crate::config::Instance;
+
+/// The switches of a network namespace, for IPv4 and IPv6, as `sysctl` names them.
+const SETTINGS: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+
+/// What was set for one instance; undone when this is dropped, unless it is to stay.
+#[derive(Debug)]
+pub(super) struct Forwarding {
+    netns: Option<NetNs>,
+    switched_on: Vec<&'static str>,
+    /// Where there is a network behind this host.
+    clamp: Option<MssClamp>,
+    stays: AtomicBool,
+}
+
+impl Forwarding {
+    /// Looks whether the kernel forwards for the prefixes of `instance` that are networks. Where it
+    /// does not, switches that on if the configuration allows, and otherwise says so.
+    ///
+    /// # Errors
+    /// A switch cannot be set.
+    pub(super) fn prepare(instance: &Instance, netns: Option<NetNs>) -> Result<Self> {
+        let mut made = Self {
+            netns,
+            switched_on: Vec::new(),
+            clamp: None,
+            stays: AtomicBool::new(false),
+        };
+        if instance.eid_prefixes.iter().any(is_network) {
+            made.clamp(instance);
+        }
+        for (setting, is_ipv4) in SETTINGS.into_iter().zip([true, false]) {
+            let mut networks = instance.eid_prefixes.iter().filter(|net| is_network(net));
+            let Some(network) = networks.find(|net| net.addr().is_ipv4() == is_ipv4) else {
+                continue;
+            };
+            match made.read(setting) {
+                Ok(value) if value != "0" => continue,
+                Ok(_) if instance.forward => {
+                    made.write(setting, "1")
+                        .with_context(|| format!("setting {setting}=1"))?;
+                    made.switched_on.push(setting);
+                    info!(event = "forwarding", setting);
+                }
+                Ok(_) => {
+                    let remedy = format!("set `forward = true`, or run `sysctl {setting}=1`");
+                    warn!(event = "not_forwarding", setting, %network, remedy);
+                }
+                Err(error) => warn!(event = "not_forwarding", setting, %network, %error),
+            }
+        }
+        Ok(made)
+    }
+
+    /// The network namespace of the instance; `None`: that of the agent.
+    pub(super) fn netns(&self) -> Option<&NetNs> {
+        self.netns.as_ref()
+    }
+
+    /// From now on all is left as it is when this is dropped: what is forwarded goes on.
+    pub(super) fn stay(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+    }
+
+    /// Undoes all, whether it was to stay or not.
+    pub(super) fn remove(self) {
+        self.stays.store(false, Ordering::Relaxed);
+    }
+
+    /// Limits the segments of TCP connections that are forwarded.
+    fn clamp(&mut self, instance: &Instance) {
+        let names = &instance.interfaces;
+        let clamp = MssClamp::of(&names.data);
+        let set = || clamp.set(&names.data, &names.miss, instance.mtu);
+        if let Err(error) = self.inside(set) {
+            let remedy = format!(
+                "install nftables, or set the MTU of the hosts behind this one to {}",
+                instance.mtu
+            );
+            warn!(event = "not_clamped", %error, remedy);
+        }
+        self.clamp = Some(clamp);
+    }
+
+    fn read(&self, setting: &str) -> io::Result<String> {
+        let path = path(setting);
+        let value = self.inside(|| fs::read_to_string(&path))?;
+        Ok(value.trim().to_owned())
+    }
+
+    fn write(&self, setting: &str, value: &str) -> io::Result<()> {
+        let path = path(setting);
+        self.inside(|| fs::write(&path, value))
+    }
+
+    /// What a thread sees of the switches depends on its network namespace.
+    fn inside<T: Send>(&self, body: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        match &self.netns {
+            Some(netns) => netns.run(body).map_err(io::Error::other)?,
+            None => body(),
+        }
+    }
+}
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        if *self.stays.get_mut() {
+            return;
+        }
+        if let Some(clamp) = &self.clamp
+            && let Err(error) = self.inside(|| clamp.remove())
+        {
+            warn!(%error, "TCP segment sizes are still clamped");
+        }
+        for setting in &self.switched_on {
+            if let Err(error) = self.write(setting, "0") {
+                warn!(setting, %error, "not switched off again");
+            }
+        }
+    }
+}
+
+fn path(setting: &str) -> String {
+    format!("/proc/sys/{}", setting.replace('.', "/"))
+}
+
+/// Whether other hosts may have addresses in `prefix`.
+fn is_network(prefix: &IpNet) -> bool {
+    prefix.prefix_len() < prefix.max_prefix_len()
+}
