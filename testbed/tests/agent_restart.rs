@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use testbed::{DataPlane, Endpoint, Network, NetworkOptions, Ping, sleep, vm};
 
@@ -85,6 +86,47 @@ fn a_running_agent_says_where_it_stands_and_how_far_a_packet_came() {
     assert_eq!(code, 0, "nothing to do is no failure");
     let (code, _) = ask(&network, alpha, &["trace", "nowhere"]);
     assert_eq!(code, 64);
+}
+
+#[test]
+fn a_file_that_is_read_again_changes_what_tunnels_do_not_notice() {
+    let network = Network::start(&NetworkOptions::default()).unwrap();
+    let [alpha, beta] = network.endpoints.as_slice() else {
+        panic!("two endpoints");
+    };
+    let once = || Ping::once(beta.eids[0]).run(alpha.namespace()).unwrap();
+    assert_eq!(once().replies.len(), 1);
+    let good = std::fs::read_to_string(&alpha.node.config).unwrap();
+    let reloaded = |text: &str, event: &str| {
+        std::fs::write(&alpha.node.config, text).unwrap();
+        let position = network.log.position();
+        let daemon = alpha.node.daemon().unwrap();
+        daemon.signal(Signal::SIGHUP).unwrap();
+        let found = daemon.wait_since(position, event, PATIENCE, |_| true);
+        (found.unwrap(), position)
+    };
+    let (failed, _) = reloaded(&format!("speling = 1\n{good}"), "reload_failed");
+    let error = failed.text("error");
+    assert!(
+        error.contains("speling") && error.contains("config.toml"),
+        "{error}"
+    );
+
+    let subscribe = format!("ttl_min = 3\nsubscribe = [\"{}/32\"]\n{good}", beta.eids[0]);
+    let (_, position) = reloaded(&subscribe, "reloaded");
+    let daemon = alpha.node.daemon().unwrap();
+    daemon
+        .wait_since(position, "subscribed", PATIENCE, |_| true)
+        .unwrap();
+    let (partial, _) = reloaded(&format!("mtu = 1380\n{subscribe}"), "reload_partial");
+    assert_eq!(partial.text("key"), "mtu");
+
+    assert_eq!(once().replies.len(), 1);
+    let events = network.log.since(position);
+    let mut events = events.iter().filter(|event| event.daemon == "alpha");
+    let touched =
+        events.any(|event| event.is("alpha", "peer_removed") || event.is("alpha", "caught"));
+    assert!(!touched, "the tunnel has noticed nothing");
 }
 
 #[test]

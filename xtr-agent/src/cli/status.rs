@@ -121,7 +121,7 @@ fn instance_lines(instance: &Instance) -> Vec<String> {
     lines.push("map servers (RTT: from the last Map-Register to its acknowledgement)".into());
     lines.extend(servers(&instance.servers));
     lines.push(format!(
-        "peers: {} (connected: handshake or bytes received within 180 s)",
+        "peers: {} (connected: handshake or bytes within 180 s; RTT: ICMP echo through the tunnel)",
         instance.peers.len()
     ));
     if !instance.peers.is_empty() {
