@@ -18,6 +18,7 @@ mod handshakes;
 mod order;
 mod overlaps;
 mod paths;
+mod reconfigure;
 mod refusals;
 mod rules;
 mod snapshot;
