@@ -8,14 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use command_line::{
-    EXIT_CONFIG, EXIT_FAILURE, LogFormat, arguments, complain, configured, ended, say, start_log,
-};
+use command_line::{EXIT_FAILURE, LogFormat, arguments, configured, ended, say, start_log};
 use xtr_agent::config::{Config, ConfigError};
 use xtr_agent::shell::{self, Keys};
 
 use cli::Target;
 
+const AGENT: &str = "xtr-agent";
 /// What is logged unless `RUST_LOG` says otherwise.
 const LOGGED: &str = "warn,gotatun=off,xtr_agent=info,wg_device=info";
 
@@ -130,16 +129,13 @@ fn main() -> ExitCode {
 }
 
 fn with_config(path: &Path, run: impl FnOnce(Config) -> Result<()>) -> ExitCode {
-    configured("xtr-agent", Config::load(path), run)
+    finished(Config::load(path).map_err(Into::into).and_then(run))
 }
 
-/// The exit code for what became of a command; a bad configuration has one of its own.
-fn finished(outcome: Result<()>) -> ExitCode {
-    match outcome {
-        Err(error) if error.is::<ConfigError>() => {
-            complain("xtr-agent", &error.to_string());
-            ExitCode::from(EXIT_CONFIG)
-        }
-        outcome => ended("xtr-agent", outcome.map(|()| ExitCode::SUCCESS)),
+fn finished(result: Result<()>) -> ExitCode {
+    let of_config = |error: &anyhow::Error| error.downcast_ref::<ConfigError>().is_some();
+    match result {
+        Err(error) if of_config(&error) => configured(AGENT, Err(error), |()| Ok(())),
+        result => ended(AGENT, result.map(|()| ExitCode::SUCCESS)),
     }
 }
