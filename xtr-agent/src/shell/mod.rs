@@ -30,6 +30,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use lisp_proto::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
@@ -250,13 +251,18 @@ impl Shell {
                 () = sleep_until(wake) => self.tick().await?,
             }
         }
-        let mut outcome = Ok(());
+        // The kernel takes its time for each interface.
+        let mut closing = JoinSet::new();
         for overlay in self.overlays {
-            let closed = overlay.close().await;
-            outcome = outcome.and(closed);
+            closing.spawn(overlay.close());
+        }
+        let mut outcome = Ok(());
+        while let Some(closed) = closing.join_next().await {
+            outcome = outcome.and(closed?);
         }
         let closed = timeout(CLOSING, self.shared.control.close()).await;
-        outcome.and(closed.context("the control tunnel did not close in time"))
+        let closed = closed.context("the control tunnel did not close in time");
+        outcome.and(closed)
     }
 }
 
