@@ -7,12 +7,14 @@
 )]
 
 use std::collections::BTreeSet;
-use std::io;
+use std::env;
+use std::io::{self, stderr, stdout};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use testbed::{DataPlane, Namespace, Network, NetworkOptions, Ping, Tenant};
+use testbed::{DataPlane, Namespace, Network, NetworkOptions, Ping, Tenant, vm};
 
 /// Where tenants say who they are.
 const PORT: u16 = 9_000;
@@ -20,9 +22,43 @@ const TENANTS: u32 = 3;
 
 #[test]
 fn three_tenants_with_the_same_addresses_do_not_hear_of_each_other() {
+    tenants_stay_apart(DataPlane::Embedded);
+}
+
+#[test]
+fn nor_do_they_on_kernel_wireguard() {
+    let own_program = env::current_exe().unwrap();
+    let command = [
+        own_program.to_str().unwrap(),
+        "--ignored",
+        "--exact",
+        IN_GUEST,
+        "--nocapture",
+    ];
+    let job = vm::Job::new(
+        Path::new(env!("CARGO_BIN_EXE_testbed")),
+        command.map(str::to_owned).to_vec(),
+    );
+    match vm::run(&job, &mut stdout(), &mut stderr()) {
+        Ok(outcome) => assert_eq!(outcome.code, 0),
+        Err(error) if error.is_unavailable() => println!("skipped: {error}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The name of the test that runs in a guest.
+const IN_GUEST: &str = "tenants_on_kernel_wireguard";
+
+#[test]
+#[ignore = "needs WireGuard in the kernel; another test runs it in a guest"]
+fn tenants_on_kernel_wireguard() {
+    tenants_stay_apart(DataPlane::Kernel);
+}
+
+fn tenants_stay_apart(data_plane: DataPlane) {
     let options = NetworkOptions {
         tenants: TENANTS,
-        data_plane: DataPlane::Embedded,
+        data_plane,
         ..NetworkOptions::default()
     };
     let mut network = Network::start(&options).unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tracing::info;
 use wg_device::Backend;
@@ -104,10 +105,14 @@ impl Shell {
                 () = sleep_until(wake) => self.tick().await?,
             }
         }
-        let mut outcome = Ok(());
+        // The kernel takes its time for each interface.
+        let mut closing = JoinSet::new();
         for overlay in self.overlays {
-            let closed = overlay.close().await;
-            outcome = outcome.and(closed);
+            closing.spawn(overlay.close());
+        }
+        let mut outcome = Ok(());
+        while let Some(closed) = closing.join_next().await {
+            outcome = outcome.and(closed?);
         }
         let closed = timeout(CLOSING, self.shared.control.close()).await;
         self.shared.cache.remove().await;
