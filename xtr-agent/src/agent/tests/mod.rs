@@ -22,6 +22,7 @@ mod paths;
 mod refusals;
 mod rules;
 mod snapshot;
+mod storms;
 mod subscriptions;
 mod trace;
 
