@@ -74,6 +74,9 @@ pub enum StoreEvent {
         /// Who subscribed.
         #[serde(with = "xtr_name")]
         xtr: XtrName,
+        /// What it calls itself; absent in files of earlier versions.
+        #[serde(default)]
+        ids: Option<XtrIds>,
         /// The last nonce.
         nonce: Nonce,
     },

@@ -55,7 +55,11 @@ impl Bench {
     }
 
     pub(super) fn with(options: Options) -> Self {
-        let config = Config::new(options, xtrs()).unwrap();
+        Self::of(options, xtrs())
+    }
+
+    pub(super) fn of(options: Options, xtrs: Vec<XtrConfig>) -> Self {
+        let config = Config::new(options, xtrs).unwrap();
         Self {
             server: MapServer::new(config, [7; 32]),
             now: Timestamp::ZERO,

@@ -34,6 +34,8 @@ drop_reasons! {
     SecurityUnsupported => "security_unsupported",
     /// The source is no enrolled agent, or the message came outside its control tunnel.
     UnknownSource => "unknown_source",
+    /// An agent asks about an instance-id of which no prefix is configured for it.
+    ForeignInstance => "foreign_instance",
     /// The source exceeds its rate.
     RateLimited => "rate_limited",
     /// Key id or algorithm are not those configured for the xTR.

@@ -3,7 +3,8 @@
 //! Unsolicited Map-Notifies are sent, repeated, and acknowledged here; `notify.rs` keeps the books.
 
 use lisp_proto::{
-    Action as NegativeAction, MapNotify, NotifyParams, Record, Timestamp, encode_map_notify,
+    Action as NegativeAction, InstanceId, MapNotify, NotifyParams, Record, Timestamp,
+    encode_map_notify,
 };
 
 use super::actions::{Actions, Event, Via};
@@ -228,27 +229,37 @@ impl MapServer {
         }
     }
 
-    /// Ends the pairs of an xTR that has withdrawn the last of its prefixes: it has forgotten the
-    /// others, and they forget it. One whose registration has merely run out has not.
+    /// Ends the pairs of an xTR that has withdrawn the last of its prefixes in an instance: it has
+    /// forgotten the others, and they forget it. One whose registration has merely run out has not.
     pub(super) fn part(&mut self, xtr: XtrIndex, changes: &[Changed]) {
-        if self.state.mappings.has_registered(xtr) {
-            return;
-        }
-        for changed in changes {
-            if self.state.mappings.exact(&changed.eid).is_none() {
-                self.state.subscribers.end_when_told(changed.eid);
+        for Changed { eid, .. } in changes {
+            let mappings = &self.state.mappings;
+            if !mappings.has_registered(xtr, eid.iid()) && mappings.exact(eid).is_none() {
+                self.state.subscribers.end_when_told(*eid);
             }
         }
     }
 
-    /// Forgets what `xtr` was to be told once it has no registration left: it is gone.
-    pub(super) fn tidy(&mut self, now: Timestamp, xtr: XtrIndex, actions: &mut Actions) {
-        if self.state.mappings.has_registered(xtr) {
+    /// Forgets what `xtr` was to be told of an instance once it has no registration left there: it
+    /// is gone.
+    pub(super) fn tidy(
+        &mut self,
+        now: Timestamp,
+        xtr: XtrIndex,
+        iid: InstanceId,
+        actions: &mut Actions,
+    ) {
+        if self.state.mappings.has_registered(xtr, iid) {
             return;
         }
-        self.state.subscribers.leave_all(xtr);
+        self.state.subscribers.leave_all(xtr, iid);
         for key in self.state.notifier.of_xtr(xtr) {
-            if let Some(pointless) = self.state.notifier.remove(&key) {
+            let notifier = &mut self.state.notifier;
+            let told = notifier.get(&key).map(|it| &it.telling.records);
+            if told.is_some_and(|records| records.iter().any(|record| record.eid.iid() != iid)) {
+                continue;
+            }
+            if let Some(pointless) = notifier.remove(&key) {
                 actions.count(DropReason::NotifyGivenUp);
                 self.release(now, &pointless.waiting, actions);
             }

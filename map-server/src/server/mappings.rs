@@ -236,9 +236,9 @@ impl Mappings {
         })
     }
 
-    /// Whether `xtr` has registered anything.
-    pub(crate) fn has_registered(&self, xtr: XtrIndex) -> bool {
-        self.ledger.by_xtr.contains_key(&xtr)
+    /// Whether `xtr` has registered anything of this instance-id.
+    pub(crate) fn has_registered(&self, xtr: XtrIndex, iid: InstanceId) -> bool {
+        self.registered_by(xtr, iid).next().is_some()
     }
 
     /// Whether `ids` are among those with which `xtr` has registered; so are any if it registers

@@ -11,6 +11,8 @@ mod counters;
 mod delivery;
 mod held;
 mod inspect;
+#[cfg(test)]
+mod instances;
 pub(crate) mod limits;
 mod mappings;
 mod notify;

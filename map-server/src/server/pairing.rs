@@ -41,13 +41,19 @@ impl MapServer {
         eids: &[EidPrefix],
         actions: &mut Actions,
     ) -> Paired {
-        self.watch_denied(now, requester, eids, actions);
+        // Who is in one instance is no far end of anybody in another.
+        let eids: Vec<_> = eids
+            .iter()
+            .filter(|eid| eid.iid() == source.iid())
+            .copied()
+            .collect();
+        self.watch_denied(now, requester, &eids, actions);
         if self.own_record(requester, &source).is_none() {
-            self.pair_later(now, requester, eids, actions);
+            self.pair_later(now, requester, &eids, actions);
             return Paired::default();
         }
         let mut owners = BTreeSet::new();
-        for eid in eids {
+        for eid in &eids {
             let found = self.state.mappings.find(eid);
             let theirs = self.owners_to_tell(&found, requester);
             let Found::Registered(mapping) = found else {
@@ -75,7 +81,9 @@ impl MapServer {
         eids: &[EidPrefix],
         actions: &mut Actions,
     ) {
-        if !self.is_agent(requester) || self.state.mappings.has_registered(requester) {
+        let mappings = &self.state.mappings;
+        let known = |eid: &EidPrefix| mappings.has_registered(requester, eid.iid());
+        if !self.is_agent(requester) || eids.iter().any(known) {
             return;
         }
         for eid in eids {
@@ -219,10 +227,10 @@ impl MapServer {
         eids: &[EidPrefix],
         actions: &mut Actions,
     ) {
-        if !self.state.mappings.has_registered(requester) {
-            return;
-        }
         for eid in eids {
+            if !self.state.mappings.has_registered(requester, eid.iid()) {
+                continue;
+            }
             let ttl = match self.state.mappings.find(eid) {
                 Found::Unregistered(_) => limits::TTL_UNREGISTERED,
                 Found::Registered(mapping) if mapping.record().locators.is_empty() => {

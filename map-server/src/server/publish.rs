@@ -178,7 +178,10 @@ impl MapServer {
         actions: &mut Actions,
     ) -> BTreeMap<XtrIndex, NotifyKey> {
         let own = self.whole_records(newcomer, iid);
-        let mut partners: BTreeSet<_> = news.keys().copied().collect();
+        let concerned = news
+            .iter()
+            .filter(|(_, records)| records.keys().any(|eid| eid.iid() == iid));
+        let mut partners: BTreeSet<_> = concerned.map(|(partner, _)| *partner).collect();
         for record in &own {
             partners.extend(self.state.subscribers.around(&record.eid));
         }
@@ -214,14 +217,21 @@ impl MapServer {
     }
 }
 
-/// Divides `records` into as few parts as possible that each fit a Map-Notify of modest size.
+/// Divides `records` into as few parts as possible that each fit a Map-Notify of modest size and
+/// have one instance-id: each instance of an agent acknowledges what it has installed itself.
 pub(super) fn parcels(records: Vec<Record>) -> Vec<Vec<Record>> {
     let mut parcels: Vec<Vec<Record>> = Vec::new();
     let mut room = 0;
     for record in records {
         let len = encoded_len(&record);
         match parcels.last_mut() {
-            Some(parcel) if len <= room && parcel.len() < limits::RECORDS_PER_NOTIFY => {
+            Some(parcel)
+                if len <= room
+                    && parcel.len() < limits::RECORDS_PER_NOTIFY
+                    && parcel
+                        .last()
+                        .is_some_and(|last| last.eid.iid() == record.eid.iid()) =>
+            {
                 parcel.push(record);
             }
             Some(_) | None => {

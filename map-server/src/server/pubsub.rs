@@ -47,7 +47,7 @@ impl MapServer {
             let fresh = self
                 .state
                 .replay
-                .check_subscription(subscriber, reply.nonce);
+                .check_subscription(subscriber, ids, reply.nonce);
             fresh.map_err(Refusal::Dropped)?;
             Ok(subscriber)
         });
@@ -59,7 +59,7 @@ impl MapServer {
                 return self.deny(&reply, action, actions);
             }
         };
-        self.note_subscription(subscriber, reply.nonce, actions);
+        self.note_subscription(subscriber, ids, reply.nonce, actions);
         if ends {
             return self.unsubscribe(now, subscriber, &reply, actions);
         }
@@ -69,7 +69,9 @@ impl MapServer {
         let paired = match request.source_eid() {
             Some((iid, address)) => {
                 let source = EidPrefix::host(iid, address);
-                let owners = self.owners_inside(subscriber, &reply.eids);
+                let mut eids = reply.eids.clone();
+                eids.retain(|eid| eid.iid() == iid);
+                let owners = self.owners_inside(subscriber, &eids);
                 self.tell_owners(now, subscriber, source, owners, actions)
             }
             None => Paired::default(),
@@ -105,7 +107,8 @@ impl MapServer {
         let asked_for = self.state.subscribers.asked_for(subscriber, eids);
         let too_many = asked_for + eids.len() > limits::PREFIXES_SUBSCRIBED;
         let too_wide = |eid: &EidPrefix| mappings.strictly_inside(*eid).nth(most).is_some();
-        if !mappings.has_registered(subscriber) || too_many || eids.iter().any(too_wide) {
+        let stranger = |eid: &EidPrefix| !mappings.has_registered(subscriber, eid.iid());
+        if eids.iter().any(stranger) || too_many || eids.iter().any(too_wide) {
             let reason = DropReason::SubscriptionRefused;
             return Err(Refusal::Denied(NegativeAction::PolicyDenied, reason));
         }
@@ -128,10 +131,21 @@ impl MapServer {
         self.send_records(reply, records, actions);
     }
 
-    fn note_subscription(&mut self, subscriber: XtrIndex, nonce: Nonce, actions: &mut Actions) {
-        self.state.replay.advance_subscription(subscriber, nonce);
+    fn note_subscription(
+        &mut self,
+        subscriber: XtrIndex,
+        ids: XtrIds,
+        nonce: Nonce,
+        actions: &mut Actions,
+    ) {
+        let registrant = Registrant {
+            xtr: subscriber,
+            ids: Some(ids),
+        };
+        self.state.replay.advance_subscription(registrant, nonce);
         let xtr = self.sites.site(subscriber).name.clone();
-        actions.persist(StoreEvent::SubscribeNonce { xtr, nonce });
+        let ids = registrant.ids;
+        actions.persist(StoreEvent::SubscribeNonce { xtr, ids, nonce });
     }
 
     /// Makes sure that `subscriber` will be told about `asked`.
@@ -281,7 +295,9 @@ impl MapServer {
         let records = reply.eids.iter().map(|eid| withdrawal(*eid)).collect();
         let purpose = Purpose::Receipt(reply.nonce);
         let key = self.answer_by_notify(now, subscriber, reply, purpose, records, actions);
-        if !self.state.mappings.has_registered(subscriber) {
+        let mappings = &self.state.mappings;
+        let is_left = |eid: &EidPrefix| !mappings.has_registered(subscriber, eid.iid());
+        if reply.eids.iter().all(is_left) {
             // It is about to leave, and may be gone before it has acknowledged.
             self.state.notifier.remove(&key);
         }

@@ -59,6 +59,7 @@ impl MapServer {
             return;
         };
         let xtr = terms.registrant.xtr;
+        let iids: BTreeSet<_> = records.iter().map(|record| record.eid.iid()).collect();
         let contacts = &mut self.state.contacts;
         contacts.learn(xtr, terms.contact, origin.via, now, lifetime);
 
@@ -76,7 +77,9 @@ impl MapServer {
         let changes: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
         self.publish(now, Some(terms.registrant), &changes, actions);
         self.part(xtr, &changes);
-        self.tidy(now, xtr, actions);
+        for iid in iids {
+            self.tidy(now, xtr, iid, actions);
+        }
         self.hurry(now, terms.registrant, actions);
     }
 
@@ -243,15 +246,15 @@ impl MapServer {
         let mut gone = BTreeSet::new();
         while let Some((eid, registrant, change)) = self.state.mappings.expire(now) {
             self.note_withdrawal(&registrant, eid, actions);
-            gone.insert(registrant.xtr);
+            gone.insert((registrant.xtr, eid.iid()));
             changes.push(Changed {
                 eid,
                 change,
                 newcomer: None,
             });
         }
-        for xtr in gone {
-            self.tidy(now, xtr, actions);
+        for (xtr, iid) in gone {
+            self.tidy(now, xtr, iid, actions);
         }
         self.publish(now, None, &changes, actions);
     }

@@ -1,7 +1,7 @@
 //! Has this Map-Register, or this subscription, been seen before?
 //!
 //! Nonces of one registrant under one key only grow (RFC 9301 §5.6), and so do those with which an
-//! xTR subscribes and unsubscribes (RFC 9437 §5): one row of numbers for all its prefixes.
+//! xTR subscribes and unsubscribes (RFC 9437 §5): one row of numbers for all prefixes of an xTR-ID.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::store_event::XtrIds;
 pub(crate) struct Replay {
     last: BTreeMap<XtrIndex, BTreeMap<(Option<XtrIds>, u8), Nonce>>,
     /// Kept when the subscriptions are over.
-    subscribed: BTreeMap<XtrIndex, Nonce>,
+    subscribed: BTreeMap<Registrant, Nonce>,
 }
 
 impl Replay {
@@ -48,29 +48,47 @@ impl Replay {
         *last = nonce.max(*last);
     }
 
-    /// Whether `xtr` may subscribe or unsubscribe with `nonce`.
+    /// Whether `xtr`, which calls itself `ids`, may subscribe or unsubscribe with `nonce`.
     ///
     /// # Errors
-    /// It is not greater than the one before, or leaves too few above it.
-    pub(crate) fn check_subscription(&self, xtr: XtrIndex, nonce: Nonce) -> Result<(), DropReason> {
+    /// It is not greater than the one before, or leaves too few above it; or nothing can be
+    /// remembered about this xTR-ID.
+    pub(crate) fn check_subscription(
+        &self,
+        xtr: XtrIndex,
+        ids: XtrIds,
+        nonce: Nonce,
+    ) -> Result<(), DropReason> {
         if nonce > limits::SUBSCRIBE_NONCE_MAX {
             return Err(DropReason::SubscribeNonceTooHigh);
         }
-        match self.subscribed.get(&xtr) {
-            Some(last) if nonce <= *last => Err(DropReason::ReplayedSubscription),
-            Some(_) | None => Ok(()),
+        // Earlier versions remembered one row for all xTR-IDs.
+        let any = self.subscribed.get(&Registrant::any(xtr));
+        let own = self.subscribed.get(&Registrant {
+            xtr,
+            ids: Some(ids),
+        });
+        if own.max(any).is_some_and(|last| nonce <= *last) {
+            return Err(DropReason::ReplayedSubscription);
         }
+        let known = self.subscribed.range(Registrant::any(xtr)..);
+        let known = known.take_while(|(registrant, _)| registrant.xtr == xtr);
+        if own.is_none() && known.count() >= limits::XTR_IDS_PER_XTR {
+            return Err(DropReason::TooManyXtrIds);
+        }
+        Ok(())
     }
 
-    /// Remembers that `xtr` has subscribed or unsubscribed with `nonce`.
-    pub(crate) fn advance_subscription(&mut self, xtr: XtrIndex, nonce: Nonce) {
-        let last = self.subscribed.entry(xtr).or_default();
+    /// Remembers that an xTR has subscribed or unsubscribed with `nonce`.
+    pub(crate) fn advance_subscription(&mut self, registrant: Registrant, nonce: Nonce) {
+        let last = self.subscribed.entry(registrant).or_default();
         *last = nonce.max(*last);
     }
 
     /// Lists the last nonces of subscriptions.
-    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = (XtrIndex, Nonce)> {
-        self.subscribed.iter().map(|(xtr, nonce)| (*xtr, *nonce))
+    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = (Registrant, Nonce)> {
+        let all = self.subscribed.iter();
+        all.map(|(registrant, nonce)| (*registrant, *nonce))
     }
 
     /// Lists the last nonces of Map-Registers.

@@ -102,6 +102,11 @@ impl MapServer {
                 actions.count(DropReason::TooManyEids);
                 break;
             }
+            let iid = requested.eid.iid();
+            if requester.is_some_and(|xtr| !self.sites.is_in(xtr, iid)) {
+                // Tenants learn nothing about each other.
+                return Err(DropReason::ForeignInstance);
+            }
             if !eids.contains(&requested.eid) {
                 eids.push(requested.eid);
             }

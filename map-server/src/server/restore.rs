@@ -56,14 +56,14 @@ impl MapServer {
                     full_tag: registration.contact.full_tag,
                 },
             );
-        let subscriptions =
-            state
-                .replay
-                .subscriptions()
-                .map(move |(xtr, nonce)| StoreEvent::SubscribeNonce {
-                    xtr: name(xtr),
-                    nonce,
-                });
+        let subscriptions = state
+            .replay
+            .subscriptions()
+            .map(move |(registrant, nonce)| StoreEvent::SubscribeNonce {
+                xtr: name(registrant.xtr),
+                ids: registrant.ids,
+                nonce,
+            });
         nonces
             .chain(floors)
             .chain(subscriptions)
@@ -120,9 +120,9 @@ impl MapServer {
                 self.state.notifier.restore_floor(receiver, nonce);
                 Some(())
             }
-            StoreEvent::SubscribeNonce { xtr, nonce } => {
-                let xtr = self.sites.by_name(&xtr)?;
-                self.state.replay.advance_subscription(xtr, nonce);
+            StoreEvent::SubscribeNonce { xtr, ids, nonce } => {
+                let registrant = self.registrant(&xtr, ids)?;
+                self.state.replay.advance_subscription(registrant, nonce);
                 Some(())
             }
         }

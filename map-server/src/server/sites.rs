@@ -1,9 +1,9 @@
 //! Who is enrolled, under which key, for which prefixes?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use lisp_proto::{AuthKey, EidPrefix, SiteId, XtrId};
+use lisp_proto::{AuthKey, EidPrefix, InstanceId, SiteId, XtrId};
 
 use super::actions::Via;
 use super::counters::DropReason;
@@ -68,6 +68,7 @@ pub(crate) struct Sites {
     by_address: BTreeMap<IpAddr, XtrIndex>,
     by_prefix: PrefixTable<XtrIndex>,
     prefixes: Vec<(EidPrefix, XtrIndex)>,
+    instances: BTreeSet<(XtrIndex, InstanceId)>,
 }
 
 impl Sites {
@@ -78,6 +79,7 @@ impl Sites {
             by_address: BTreeMap::new(),
             by_prefix: PrefixTable::new(),
             prefixes: Vec::new(),
+            instances: BTreeSet::new(),
         };
         for (position, xtr) in config.xtrs().iter().enumerate() {
             sites.add(XtrIndex(position), xtr);
@@ -93,6 +95,7 @@ impl Sites {
         for eid in &xtr.eid_prefixes {
             self.by_prefix.insert(*eid, index);
             self.prefixes.push((*eid, index));
+            self.instances.insert((index, eid.iid()));
         }
         self.sites.push(Site {
             name: xtr.name.clone(),
@@ -146,6 +149,11 @@ impl Sites {
         owned.is_some_and(|(prefix, owner)| {
             *owner == xtr && (prefix == *eid || self.site(xtr).more_specifics)
         })
+    }
+
+    /// Whether `xtr` is part of an instance: some prefix of it is configured for the xTR.
+    pub(crate) fn is_in(&self, xtr: XtrIndex, iid: InstanceId) -> bool {
+        self.instances.contains(&(xtr, iid))
     }
 
     /// Lists the configured prefixes that end the reach of what surrounds them: nothing around

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lisp_proto::{Deadlines, EidPrefix, Timestamp};
+use lisp_proto::{Deadlines, EidPrefix, InstanceId, Timestamp};
 
 use super::limits;
 use super::prefix_table::PrefixTable;
@@ -137,10 +137,12 @@ impl Subscribers {
         self.by_xtr.get(&xtr).into_iter().flat_map(BTreeMap::keys)
     }
 
-    /// Ends all subscriptions of `xtr`.
-    pub(crate) fn leave_all(&mut self, xtr: XtrIndex) {
-        for eid in self.by_xtr.get(&xtr).cloned().unwrap_or_default().keys() {
-            self.leave(*eid, xtr);
+    /// Ends all subscriptions of `xtr` in one instance.
+    pub(crate) fn leave_all(&mut self, xtr: XtrIndex, iid: InstanceId) {
+        let all = self.by_xtr.get(&xtr).into_iter().flat_map(BTreeMap::keys);
+        let theirs: Vec<_> = all.filter(|eid| eid.iid() == iid).copied().collect();
+        for eid in theirs {
+            self.leave(eid, xtr);
         }
     }
 
@@ -271,7 +273,10 @@ mod tests {
         subscribers.join(eid("10.0.0.0/8"), xtr(0), Timestamp(5));
         subscribers.join(eid("fd00::/8"), xtr(0), Timestamp(5));
         subscribers.join(eid("fd00::/8"), xtr(1), Timestamp(5));
-        subscribers.leave_all(xtr(0));
+        subscribers.join(eid("[7]fd00::/8"), xtr(0), Timestamp(5));
+        subscribers.leave_all(xtr(0), InstanceId(7));
+        assert_eq!(subscribers.len, 3, "what it does in other instances stays");
+        subscribers.leave_all(xtr(0), InstanceId(0));
         assert_eq!(subscribers.len, 1);
         assert_eq!(
             subscribers.around(&eid("fd00::1")),

@@ -34,6 +34,22 @@ pub enum DeviceError {
         /// The interface.
         name: String,
     },
+    /// An interface that was to be removed is not of this software.
+    #[error(
+        "removing interface {name}: it was not made by this software; delete it with `ip link del {name}` if nobody needs it"
+    )]
+    Foreign {
+        /// The interface.
+        name: String,
+    },
+    /// No network namespace of that name.
+    #[error(
+        "network namespace {name}: there is none; make it with `ip netns add {name}`, or correct `netns`"
+    )]
+    NoNamespace {
+        /// The name.
+        name: String,
+    },
     /// The process may not configure interfaces.
     #[error(
         "{action} {name}: not permitted; run as root or grant CAP_NET_ADMIN (and CAP_NET_RAW) to this process"

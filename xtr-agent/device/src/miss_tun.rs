@@ -1,13 +1,19 @@
 //! The TUN interface that catches packets to destinations nobody has resolved yet.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::error::DeviceError;
 use crate::link_guard::{LinkGuard, NameClaim};
 use crate::netlink::link::Links;
+use crate::netns::{NetNs, inside};
 use crate::tun;
 
-/// A TUN interface that is up, without addresses; removed when dropped.
+/// A TUN interface that is up, without addresses; removed by [`MissTun::close`], or when dropped,
+/// unless it was told to [`stay`](MissTun::stay).
 pub struct MissTun {
     // First: the link is deleted after its descriptor is closed.
     device: ::tun::AsyncDevice,
@@ -17,15 +23,45 @@ pub struct MissTun {
 impl MissTun {
     /// Makes the interface `name` with `mtu` bytes and brings it up.
     ///
+    /// With `adopt`, one that an earlier run left in place is taken over and stays; without, it is
+    /// replaced.
+    ///
     /// # Errors
-    /// The name is taken, TUN is not available, or CAP_NET_ADMIN is missing. Must be called within
-    /// a tokio runtime.
-    pub fn create(name: &str, mtu: u16) -> Result<Self, DeviceError> {
-        let claim = NameClaim::take(name)?;
-        let links = Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, name, e))?;
-        let (device, link) = tun::open(claim, links, mtu)?;
-        link.bring_up(&[])?;
-        Ok(Self { device, link })
+    /// The name is taken by somebody else, TUN is not available, or CAP_NET_ADMIN is missing. Must
+    /// be called within a tokio runtime.
+    pub fn create(name: &str, mtu: u16, adopt: bool) -> Result<Self, DeviceError> {
+        Self::create_in(None, name, mtu, adopt)
+    }
+
+    /// The same in another network namespace.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), or the namespace cannot be entered.
+    pub fn create_in(
+        netns: Option<&NetNs>,
+        name: &str,
+        mtu: u16,
+        adopt: bool,
+    ) -> Result<Self, DeviceError> {
+        inside(netns, || {
+            let claim = NameClaim::take(name)?;
+            let links = Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, name, e))?;
+            let (device, link) = tun::open(claim, links, mtu, adopt)?;
+            link.fit(mtu, &[])?;
+            Ok(Self { device, link })
+        })
+    }
+
+    /// From now on the interface is left in place when this is dropped, if it was created with
+    /// `adopt`: without anybody to read them, its packets are then dropped by the kernel.
+    pub fn stay(&self) {
+        self.link.stay();
+    }
+
+    /// Removes the interface, whether it was to stay or not.
+    pub fn close(self) {
+        drop(self.device);
+        self.link.remove();
     }
 
     /// Waits for a packet; returns its length. Cancelling loses nothing.
@@ -40,6 +76,25 @@ impl MissTun {
             let length = self.device.recv(buffer).await?;
             if !is_multicast(buffer) {
                 return Ok(length);
+            }
+        }
+    }
+
+    /// The same for a task that waits for several interfaces: it is woken when there is a packet.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn poll_recv(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut filled = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.device).poll_read(context, &mut filled))?;
+            let length = filled.filled().len();
+            if !is_multicast(buffer) {
+                return Poll::Ready(Ok(length));
             }
         }
     }

@@ -54,7 +54,18 @@ impl Source<'_> {
         problem: String,
         remedy: &'static str,
     ) -> ConfigError {
-        let before = self.text.get(..at.span().start).unwrap_or_default();
+        self.error_at(at.span().start, key, problem, remedy)
+    }
+
+    /// A complaint about `key`, as of `at` bytes from the start of the file.
+    pub(super) fn error_at(
+        &self,
+        at: usize,
+        key: &'static str,
+        problem: String,
+        remedy: &'static str,
+    ) -> ConfigError {
+        let before = self.text.get(..at).unwrap_or_default();
         ConfigError::Value {
             path: self.path.to_owned(),
             line: before.matches('\n').count() + 1,

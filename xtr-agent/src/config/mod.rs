@@ -4,12 +4,16 @@
 //! |---|---|
 //! | What can be run? | `mod.rs` |
 //! | Which keys does the file have? | `raw.rs` |
-//! | Which values make sense? | `check.rs` |
+//! | Which values make sense for all instances? | `check.rs` |
+//! | Which values make sense for one instance? | `instance.rs` |
+//! | What is left of an overlay without what is excluded? | `without.rs` |
 //! | What does a complaint look like? | `error.rs` |
 
 mod check;
 mod error;
+mod instance;
 mod raw;
+mod without;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,7 +21,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use lisp_proto::{AuthKey, InstanceId, PublicKey, Ttl};
-use serde::Deserialize;
 use toml::Spanned;
 use wg_device::BackendChoice;
 
@@ -32,21 +35,15 @@ const LISP_CONTROL_PORT: u16 = 4342;
 /// A configuration that can be run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of the agent's keys and nonces.
+    /// Directory of the agent's keys, nonces and map-cache.
     pub state_dir: PathBuf,
-    /// Destinations that are looked up.
-    pub overlay: Vec<IpNet>,
-    /// Prefixes that live here.
-    pub eid_prefixes: Vec<IpNet>,
-    /// Which copy of the address plan this is.
-    pub iid: InstanceId,
-    /// UDP port of the data interface.
-    pub listen_port: u16,
+    /// Unix socket for `status`, `trace` and `stop`.
+    pub admin_socket: PathBuf,
     /// Addresses to be reached at; empty: the one towards the map server.
     pub rlocs: Vec<IpAddr>,
     /// Which WireGuard to use.
     pub data_plane: BackendChoice,
-    /// MTU of the data interface, bytes.
+    /// MTU of the control interface, bytes.
     pub mtu: u16,
     /// How long others may keep our mappings.
     pub ttl: Ttl,
@@ -56,36 +53,46 @@ pub struct Config {
     pub hold: Duration,
     /// How long a peer is not used before it is removed.
     pub idle: Duration,
-    /// Peers in the data plane; when more are wanted, those used longest ago go.
+    /// Peers in each data plane; when more are wanted, those used longest ago go.
     pub max_peers: usize,
-    /// Destinations that are kept ready before the first packet.
-    pub subscribe: Vec<IpNet>,
-    /// Names of the interfaces.
-    pub interfaces: Interfaces,
+    /// Name of the WireGuard interface to the map server.
+    pub control_interface: String,
     /// The map server and the way to it.
     pub map_server: MapServer,
+    /// The overlays that are served, at least one, each with another instance-id.
+    pub instances: Vec<Instance>,
 }
 
-/// Names of the interfaces that the agent makes.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// One overlay.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Which copy of the address plan this is.
+    pub iid: InstanceId,
+    /// Destinations that are looked up: all that is not excluded.
+    pub overlay: Vec<IpNet>,
+    /// Prefixes that live here.
+    pub eid_prefixes: Vec<IpNet>,
+    /// UDP port of the data interface.
+    pub listen_port: u16,
+    /// MTU of the data interface, bytes.
+    pub mtu: u16,
+    /// Destinations that are kept ready before the first packet.
+    pub subscribe: Vec<IpNet>,
+    /// The network namespace of its interfaces and routes; `None`: that of the agent.
+    pub netns: Option<String>,
+    /// Names of its interfaces.
+    pub interfaces: Interfaces,
+    /// Name of its key file in the state directory.
+    pub key_file: String,
+}
+
+/// Names of the interfaces that the agent makes for one overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interfaces {
     /// WireGuard to the other endpoints.
     pub data: String,
-    /// WireGuard to the map server.
-    pub control: String,
     /// TUN that catches packets to unknown destinations.
     pub miss: String,
-}
-
-impl Default for Interfaces {
-    fn default() -> Self {
-        Self {
-            data: "lisp0".into(),
-            control: "lispc0".into(),
-            miss: "lispm0".into(),
-        }
-    }
 }
 
 /// The map server and the way to it.
@@ -135,12 +142,23 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the line, the key and a remedy.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let raw: RawConfig = toml::from_str(text).map_err(|source| ConfigError::Parse {
+        let mut raw: RawConfig = toml::from_str(text).map_err(|source| ConfigError::Parse {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
         let source = Source { path, text };
+        let outer = raw.take_outer().map_err(|incomplete| {
+            let remedy = "give both `overlay` and `eid_prefixes`, here or in each [[instance]]";
+            source.error_at(incomplete.at, incomplete.key, "is missing".into(), remedy)
+        })?;
         check::all(&source, &raw)?;
+        let mtu = raw.mtu.as_ref().map_or(1420, |mtu| *mtu.get_ref());
+        let drafts = instance::Drafts {
+            outer,
+            tables: std::mem::take(&mut raw.instance),
+            mtu,
+        };
+        let instances = drafts.checked(&source, &raw)?;
         let number = |value: &Option<Spanned<u64>>, default| {
             value.as_ref().map_or(default, |value| *value.get_ref())
         };
@@ -151,22 +169,23 @@ impl Config {
         Ok(Self {
             state_dir: raw
                 .state_dir
+                .clone()
                 .unwrap_or_else(|| "/var/lib/lispwire/agent".into()),
-            overlay: truncated(raw.overlay.into_inner()),
-            eid_prefixes: truncated(raw.eid_prefixes.into_inner()),
-            iid: InstanceId(raw.instance_id),
-            listen_port: raw.listen_port.map_or(51820, Spanned::into_inner),
+            admin_socket: raw
+                .admin_socket
+                .clone()
+                .unwrap_or_else(|| "/run/lispwire/xtr-agent.sock".into()),
+            control_interface: raw.control_interface().to_owned(),
             rlocs: raw.rlocs.map(Spanned::into_inner).unwrap_or_default(),
             data_plane: raw.data_plane,
-            mtu: raw.mtu.map_or(1420, Spanned::into_inner),
+            mtu,
             ttl: Ttl::from_minutes(raw.ttl_min.map_or(15, Spanned::into_inner)),
             register_interval: Duration::from_secs(number(&raw.register_s, 60)),
             hold: Duration::from_millis(number(&raw.hold_ms, 3000)),
             idle: Duration::from_secs(number(&raw.idle_s, 300)),
             max_peers: usize::try_from(number(&raw.max_peers, 25_000)).unwrap_or(usize::MAX),
-            subscribe: truncated(raw.subscribe.map(Spanned::into_inner).unwrap_or_default()),
-            interfaces: raw.interfaces.map(Spanned::into_inner).unwrap_or_default(),
             map_server,
+            instances,
         })
     }
 }
@@ -197,10 +216,6 @@ fn access(source: &Source<'_>, raw: &RawMapServer) -> Result<Access, ConfigError
             "give public_key, endpoint and control_address, or algorithm and key",
         )),
     }
-}
-
-fn truncated(prefixes: Vec<IpNet>) -> Vec<IpNet> {
-    prefixes.iter().map(IpNet::trunc).collect()
 }
 
 #[cfg(test)]

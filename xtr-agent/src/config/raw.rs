@@ -9,17 +9,15 @@ use serde::Deserialize;
 use toml::Spanned;
 use wg_device::BackendChoice;
 
-use super::Interfaces;
-
 /// The whole file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub(super) state_dir: Option<PathBuf>,
-    pub(super) overlay: Spanned<Vec<IpNet>>,
-    pub(super) eid_prefixes: Spanned<Vec<IpNet>>,
-    #[serde(default)]
-    pub(super) instance_id: u32,
+    pub(super) admin_socket: Option<PathBuf>,
+    pub(super) overlay: Option<Spanned<Vec<IpNet>>>,
+    pub(super) eid_prefixes: Option<Spanned<Vec<IpNet>>>,
+    pub(super) instance_id: Option<Spanned<u32>>,
     pub(super) listen_port: Option<Spanned<u16>>,
     pub(super) rlocs: Option<Spanned<Vec<IpAddr>>>,
     #[serde(default)]
@@ -31,8 +29,44 @@ pub(super) struct RawConfig {
     pub(super) idle_s: Option<Spanned<u64>>,
     pub(super) max_peers: Option<Spanned<u64>>,
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
-    pub(super) interfaces: Option<Spanned<Interfaces>>,
+    pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
+    pub(super) netns: Option<Spanned<String>>,
+    pub(super) interfaces: Option<Spanned<RawInterfaces>>,
+    #[serde(default)]
+    pub(super) instance: Vec<RawInstance>,
     pub(super) map_server: RawMapServer,
+}
+
+/// The table `interfaces` of the whole file.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInterfaces {
+    pub(super) data: Option<String>,
+    pub(super) control: Option<String>,
+    pub(super) miss: Option<String>,
+}
+
+/// One of the tables `instance`, or the keys of the same names outside of all tables.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInstance {
+    pub(super) instance_id: Spanned<u32>,
+    pub(super) overlay: Spanned<Vec<IpNet>>,
+    pub(super) eid_prefixes: Spanned<Vec<IpNet>>,
+    pub(super) listen_port: Option<Spanned<u16>>,
+    pub(super) mtu: Option<Spanned<u16>>,
+    pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
+    pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
+    pub(super) netns: Option<Spanned<String>>,
+    pub(super) interfaces: Option<Spanned<RawOwnInterfaces>>,
+}
+
+/// The table `interfaces` of one instance.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOwnInterfaces {
+    pub(super) data: Option<String>,
+    pub(super) miss: Option<String>,
 }
 
 /// The table `map_server`.
@@ -46,4 +80,71 @@ pub(super) struct RawMapServer {
     pub(super) algorithm: Option<Algorithm>,
     pub(super) key_id: Option<u8>,
     pub(super) key: Option<String>,
+}
+
+/// What is wrong with the keys of an instance outside of all tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Incomplete {
+    /// The key that is missing.
+    pub(super) key: &'static str,
+    /// Where another one is that needs it, bytes from the start of the file.
+    pub(super) at: usize,
+}
+
+impl RawConfig {
+    /// The name of the interface to the map server.
+    pub(super) fn control_interface(&self) -> &str {
+        let names = self.interfaces.as_ref();
+        let name = names.and_then(|names| names.get_ref().control.as_deref());
+        name.unwrap_or("lispc0")
+    }
+
+    /// Takes out the keys of the instance that has no table, if the file has them.
+    ///
+    /// # Errors
+    /// A part of them is there.
+    pub(super) fn take_outer(&mut self) -> Result<Option<RawInstance>, Incomplete> {
+        let overlay = self.overlay.as_ref().map(|at| at.span().start);
+        let eids = self.eid_prefixes.as_ref().map(|at| at.span().start);
+        let iid = self.instance_id.as_ref().map(|at| at.span().start);
+        let port = self.listen_port.as_ref().map(|at| at.span().start);
+        let subscribe = self.subscribe.as_ref().map(|at| at.span().start);
+        let exclude = self.exclude.as_ref().map(|at| at.span().start);
+        let netns = self.netns.as_ref().map(|at| at.span().start);
+        let names = self.interfaces.as_ref().filter(|names| {
+            let names = names.get_ref();
+            names.data.is_some() || names.miss.is_some()
+        });
+        let names = names.map(|at| at.span().start);
+        let keys = [overlay, eids, iid, port, subscribe, exclude, netns, names];
+        let first = keys.into_iter().flatten().next();
+        let (overlay, eid_prefixes) = match (self.overlay.take(), self.eid_prefixes.take(), first) {
+            (Some(overlay), Some(eid_prefixes), _) => (overlay, eid_prefixes),
+            (None, _, None) if !self.instance.is_empty() => return Ok(None),
+            (overlay, _, first) => {
+                return Err(Incomplete {
+                    key: overlay.map_or("overlay", |_| "eid_prefixes"),
+                    at: first.unwrap_or(0),
+                });
+            }
+        };
+        let span = overlay.span();
+        Ok(Some(RawInstance {
+            instance_id: self
+                .instance_id
+                .take()
+                .unwrap_or_else(|| Spanned::new(span, 0)),
+            overlay,
+            eid_prefixes,
+            listen_port: self.listen_port.take(),
+            mtu: None,
+            subscribe: self.subscribe.take(),
+            exclude: self.exclude.take(),
+            netns: self.netns.take(),
+            interfaces: self.interfaces.as_ref().map(|interfaces| {
+                let RawInterfaces { data, miss, .. } = interfaces.get_ref().clone();
+                Spanned::new(interfaces.span(), RawOwnInterfaces { data, miss })
+            }),
+        }))
+    }
 }

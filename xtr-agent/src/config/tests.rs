@@ -20,8 +20,8 @@ fn parse(text: &str) -> Result<Config, String> {
 #[test]
 fn the_defaults_fill_what_is_not_said() {
     let config = parse(GOOD).unwrap();
-    assert_eq!(config.interfaces.data, "lisp0");
-    assert_eq!(config.mtu, 1420);
+    assert_eq!(config.instances[0].interfaces.data, "lisp0");
+    assert_eq!((config.mtu, config.instances[0].mtu), (1420, 1420));
     assert_eq!(config.register_interval, Duration::from_secs(60));
     assert_eq!(config.map_server.address.port(), 4342);
 }
@@ -109,7 +109,7 @@ fn destinations_to_be_kept_ready_lie_in_the_overlay_and_elsewhere() {
         parse(&GOOD.replacen("listen_port", &to, 1))
     };
     let config = with("\"10.0.0.7/32\", \"fd00:1::/64\"").unwrap();
-    assert_eq!(config.subscribe.len(), 2);
+    assert_eq!(config.instances[0].subscribe.len(), 2);
     for (subscribe, expected) in [
         ("\"192.0.2.1/32\"", "subscribe: 192.0.2.1/32 is outside"),
         ("\"10.0.0.1/32\"", "10.0.0.1/32 lies within 10.0.0.1/32"),
@@ -140,4 +140,148 @@ fn a_plain_map_server_takes_no_subscriptions() {
         error.contains("is of no use with a plain map server"),
         "{error}"
     );
+}
+
+/// A second instance with other prefixes.
+const SECOND: &str = r#"
+[[instance]]
+instance_id = 7
+overlay = ["10.0.0.0/8"]
+eid_prefixes = ["10.0.0.1/32"]
+listen_port = 51827
+subscribe = ["10.0.0.9/32"]
+"#;
+
+#[test]
+fn further_instances_have_tables_and_names_of_their_own() {
+    let second = SECOND
+        .replace("10.0.0.", "10.8.0.")
+        .replace("10.8.0.0/8", "11.0.0.0/8");
+    let second = second.replace("10.8.", "11.8.");
+    let config = parse(&format!("{GOOD}{second}")).unwrap();
+    let [first, second] = config.instances.as_slice() else {
+        panic!("{:?}", config.instances);
+    };
+    assert_eq!((first.iid.0, second.iid.0), (0, 7));
+    assert_eq!(
+        (first.key_file.as_str(), second.key_file.as_str()),
+        ("data.key", "data-7.key")
+    );
+    assert_eq!(second.interfaces.data, "lisp7");
+    assert_eq!(second.interfaces.miss, "lispm7");
+    assert_eq!((second.listen_port, second.mtu), (51827, 1420));
+    assert_eq!(second.subscribe.len(), 1);
+}
+
+#[test]
+fn a_file_with_tables_needs_no_other_instance() {
+    let (_, server) = GOOD.split_once("[map_server]").unwrap();
+    let config = parse(&format!("{SECOND}[map_server]{server}")).unwrap();
+    assert_eq!(config.instances.len(), 1);
+    assert_eq!(config.instances[0].key_file, "data-7.key");
+    let error = parse(&format!("[map_server]{server}")).unwrap_err();
+    assert!(error.contains("overlay: is missing; give both"), "{error}");
+    let error = parse(&format!("listen_port = 9\n{SECOND}[map_server]{server}")).unwrap_err();
+    assert!(
+        error.starts_with("agent.toml:1: overlay: is missing"),
+        "{error}"
+    );
+}
+
+#[test]
+fn instances_that_get_into_each_others_way_are_refused() {
+    let apart = SECOND.replace("10.0.0.", "11.0.0.");
+    for (from, to, expected) in [
+        (
+            "= 7",
+            "= 0",
+            "agent.toml:12: instance_id: 0 is that of another instance",
+        ),
+        (
+            "51827",
+            "51821",
+            "agent.toml:15: listen_port: 51821 is that of another",
+        ),
+        (
+            "\"11.0.0.0/8\"",
+            "\"10.0.0.0/6\"",
+            "agent.toml:13: overlay: 8.0.0.0/6 overlaps",
+        ),
+        (
+            "instance_id",
+            "interfaces.data = \"lisp0\"\ninstance_id",
+            "`lisp0` is an interface of",
+        ),
+        (
+            "instance_id",
+            "interfaces.data = \"lispm7\"\ninstance_id",
+            "`lispm7` is not a usable",
+        ),
+        ("instance_id", "hold_ms = 5\ninstance_id", "hold_ms"),
+    ] {
+        let second = apart.replacen(from, to, 1);
+        let error = parse(&format!("{GOOD}{second}")).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn instances_in_namespaces_of_their_own_may_have_the_same_addresses_and_names() {
+    let second = SECOND.replace("[[instance]]", "[[instance]]\nnetns = \"green\"");
+    let third = SECOND
+        .replace(
+            "[[instance]]",
+            "[[instance]]\nnetns = \"blue\"\ninterfaces.data = \"lisp0\"",
+        )
+        .replace("= 7", "= 8")
+        .replace("51827", "51828");
+    let config = parse(&format!("{GOOD}{second}{third}")).unwrap();
+    let netns: Vec<_> = config
+        .instances
+        .iter()
+        .map(|one| one.netns.as_deref())
+        .collect();
+    assert_eq!(netns, [None, Some("green"), Some("blue")]);
+    let same = third.replace("blue", "green");
+    let error = parse(&format!("{GOOD}{second}{same}")).unwrap_err();
+    assert!(
+        error.contains("overlay: 10.0.0.0/8 overlaps with"),
+        "{error}"
+    );
+    let error = parse(&format!("{GOOD}{}", second.replace("green", "a/b"))).unwrap_err();
+    assert!(error.contains("netns: `a/b` is not the name"), "{error}");
+}
+
+#[test]
+fn what_is_excluded_is_no_part_of_the_overlay() {
+    let with = |exclude: &str| {
+        let to = format!("exclude = [{exclude}]\nsubscribe = [\"10.7.0.1/32\"]\nlisten_port");
+        parse(&GOOD.replacen("listen_port", &to, 1))
+    };
+    let config = with("\"10.9.0.0/16\"").unwrap();
+    let overlay = &config.instances[0].overlay;
+    assert_eq!(overlay.len(), 9);
+    let excluded: IpNet = "10.9.0.0/16".parse().unwrap();
+    assert!(
+        !overlay
+            .iter()
+            .any(|net| net.contains(&excluded) || excluded.contains(net))
+    );
+    for (exclude, expected) in [
+        (
+            "\"192.0.2.0/24\"",
+            "agent.toml:4: exclude: 192.0.2.0/24 is outside the overlay",
+        ),
+        (
+            "\"10.0.0.0/24\"",
+            "10.0.0.0/24 overlaps with 10.0.0.1/32, which lives here",
+        ),
+        (
+            "\"10.7.0.0/16\"",
+            "10.7.0.0/16 contains 10.7.0.1/32, which is to be kept ready",
+        ),
+    ] {
+        let error = with(exclude).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
 }

@@ -1,146 +1,271 @@
-//! The loop around the agent: receive, handle, act. One task, no locks.
+//! The loop around the agents: receive, handle, act. One task, no locks.
+//!
+//! | question | file |
+//! |---|---|
+//! | What happens next, and to which instance? | `mod.rs` |
+//! | What does one instance consist of, and who carries out its actions? | `overlay.rs` |
+//! | Which instance is a control datagram about? | `dispatch.rs` |
+//! | How is the map server reached? | `control.rs` |
+//! | Which interfaces and routes does an instance have? | `data_plane.rs` |
+//! | What is an agent told before it starts? | `setup.rs` |
+//! | What may be asked of a running agent, and how is it answered? | `admin.rs`, `report.rs` |
+//! | How does it end, and what stays? | `ending.rs`, `leftovers.rs` |
+//! | What is kept for the next start? | `cache_file.rs`, `nonce_file.rs` |
+//! | What changes without a restart? | `reload.rs` |
+//! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs` |
+//! | At which addresses can this host be reached? | `addresses.rs` |
 
 mod addresses;
+mod admin;
+mod cache_file;
 mod clock;
-mod interfaces;
+mod control;
+mod data_plane;
+mod dispatch;
+mod ending;
+mod heard;
+mod leftovers;
 mod narrate;
 mod nonce_file;
+mod overlay;
+mod path_sizes;
+mod reload;
+mod report;
 mod setup;
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use lisp_proto::Timestamp;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::agent::{self, Action, Actions, Agent, Change, Input, PeerStats};
+use crate::agent::Input;
 use crate::config::Config;
 use addresses::Addresses;
+use admin::{Admin, Question};
+use cache_file::CacheFile;
 use clock::Clock;
-use interfaces::Interfaces;
-use narrate::Drops;
+use control::Control;
+use ending::Ending;
 use nonce_file::NonceFile;
+use overlay::Overlay;
 
+pub use admin::Request;
+pub use leftovers::remove_leftovers;
 pub use setup::Keys;
 
 /// Largest control datagram (RFC 9301 fits in one UDP datagram).
 const DATAGRAM_MAX: usize = 65_535;
-/// Packets read from the TUN in one go before other inputs get their turn.
+/// Packets read from each TUN in one go before other inputs get their turn.
 const TUN_BATCH: usize = 64;
-/// Packets that the kernel keeps for a TUN (`TUN_READQ_SIZE`): so many may have
-/// been captured before a route was set.
-const TUN_QUEUE: usize = 500;
 /// How long changes of addresses and routes are left to settle.
 const SETTLING: Duration = Duration::from_millis(50);
-/// How long a stopping agent waits for its withdrawals to be acknowledged.
-const GOODBYE: Duration = Duration::from_millis(900);
 /// How long its interfaces may take to close.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is told to stop. On SIGHUP it reads `config_path` again, where `config`
+/// came from.
 ///
 /// # Errors
 /// When interfaces, sockets or keys cannot be set up, or one of them fails.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, config_path: &Path) -> Result<()> {
+    // First: whoever has it is the one agent of this configuration.
+    let admin = Admin::open(&config.admin_socket)?;
     let keys = Keys::load_or_create(&config)?;
     let clock = Clock::start();
     let (nonces, first_nonce) = NonceFile::open(&config.state_dir, Clock::unix_micros())
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     let addresses = Addresses::of(&config);
     let rlocs = addresses.now()?;
-    let core = setup::core(&config, &keys, rlocs, first_nonce)?;
-    let control_address = core.control_address;
-    let mut seed = [0; 32];
-    OsRng
-        .try_fill_bytes(&mut seed)
-        .context("no randomness from the operating system")?;
-    let interfaces = Interfaces::create(&config, keys, control_address).await?;
-    info!(event = "started", backend = %interfaces.backend());
-    let shell = Shell {
-        agent: Agent::new(core, seed),
-        interfaces,
+    let control_address = setup::control_address(&config, &rlocs)?;
+    let control = Control::create(&config, keys.control.clone(), control_address).await?;
+    let mut overlays = Vec::new();
+    for (instance, data_key) in config.instances.iter().zip(&keys.data) {
+        let keys = (&keys.control, data_key);
+        let at = (control_address, rlocs.as_slice());
+        overlays.push(Overlay::create(&config, instance, keys, at, first_nonce).await?);
+    }
+    let backend = overlays.first().map(|overlay| overlay.backend());
+    let backend = backend.ok_or_else(|| anyhow!("no instance is configured"))?;
+    info!(event = "started", %backend, instances = overlays.len());
+    let (cache, known) = CacheFile::open(
+        &config.state_dir,
+        clock.instant(clock.now()),
+        Clock::unix_micros(),
+    );
+    let mut shell = Shell {
+        shared: Shared {
+            control,
+            clock,
+            nonces,
+            cache,
+        },
+        overlays,
         addresses,
         settled: None,
-        clock,
-        nonces,
-        drops: Drops::default(),
-        actions: Actions::default(),
-        inbox: VecDeque::new(),
+        config,
+        config_path: config_path.to_owned(),
     };
-    shell.run().await
+    for overlay in &mut shell.overlays {
+        overlay.restore(&mut shell.shared, &known).await?;
+    }
+    shell.stay();
+    shell.run(admin).await
 }
 
+/// Everything that runs.
 struct Shell {
-    agent: Agent,
-    interfaces: Interfaces,
+    shared: Shared,
+    /// At least one; each has another instance-id.
+    overlays: Vec<Overlay>,
     addresses: Addresses,
     /// When to look at changed addresses.
     settled: Option<Instant>,
-    clock: Clock,
-    nonces: NonceFile,
-    drops: Drops,
-    actions: Actions,
-    /// What actions led to and the agent has not heard of yet.
-    inbox: VecDeque<Report>,
+    config: Config,
+    config_path: PathBuf,
 }
 
-/// The outcome of an action.
-enum Report {
-    Applied(agent::ChangeId, bool),
-    Stats(Vec<PeerStats>),
-    /// A route was set: packets that were on their way into the TUN when it
-    /// appeared go out before those that it takes.
-    RouteSet(agent::ChangeId, bool),
+/// What all instances use.
+struct Shared {
+    control: Control,
+    clock: Clock,
+    nonces: NonceFile,
+    cache: CacheFile,
 }
 
 impl Shell {
-    async fn run(mut self) -> Result<()> {
+    async fn run(mut self, mut admin: Admin) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let mut report = signal(SignalKind::user_defined1())?;
         let mut datagram = vec![0; DATAGRAM_MAX];
         let mut packet = vec![0; DATAGRAM_MAX];
-        self.step(Input::Start).await?;
-        loop {
-            let deadline = self.agent.next_deadline();
+        self.step_all(Input::Start).await?;
+        let ending = loop {
+            let deadline = self.next_deadline();
             let never = Timestamp(u64::MAX >> 1);
-            let sleep = self.clock.instant(deadline.unwrap_or(never));
+            let sleep = self.shared.clock.instant(deadline.unwrap_or(never));
             let settled = self.settled.unwrap_or(sleep);
+            let written = self.shared.cache.due();
             tokio::select! {
                 biased;
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break Ending::leave(),
+                _ = interrupt.recv() => break Ending::purge(),
+                _ = hangup.recv() => self.reload().await?,
+                question = admin.next() => {
+                    if let Some(ending) = self.answer(question).await {
+                        break ending;
+                    }
+                }
                 _ = report.recv() => self.report_peers().await,
                 () = self.addresses.changed(), if self.settled.is_none() => {
-                    self.settled = Some(self.clock.instant(self.clock.now() + SETTLING));
+                    let clock = self.shared.clock;
+                    self.settled = Some(clock.instant(clock.now() + SETTLING));
                 }
                 () = sleep_until(settled), if self.settled.is_some() => self.readdress().await?,
-                received = self.interfaces.control.recv_from(&mut datagram) => {
-                    // A port unreachable for an earlier datagram is no reason to stop.
-                    if let Ok((length, src)) = received {
-                        let bytes = datagram.get(..length).unwrap_or_default();
-                        self.step(Input::Datagram { src, bytes }).await?;
-                    }
+                received = self.shared.control.socket.recv_from(&mut datagram) => {
+                    self.received(received, &datagram).await?;
                     // Where anybody can send datagrams, they leave packets their turn.
-                    self.captured(&mut packet, TUN_BATCH).await?;
+                    self.captured(&mut packet).await?;
                 }
-                received = self.interfaces.miss.recv(&mut packet) => {
-                    let length = received.context("reading captured packets")?;
-                    self.step(Input::TunPacket(packet.get(..length).unwrap_or_default())).await?;
-                    self.captured(&mut packet, TUN_BATCH).await?;
+                received = next_captured(&mut self.overlays, &mut packet) => {
+                    let (index, length) = received.context("reading captured packets")?;
+                    let captured = packet.get(..length).unwrap_or_default();
+                    if let Some(overlay) = self.overlays.get_mut(index) {
+                        overlay.step(&mut self.shared, Input::TunPacket(captured)).await?;
+                    }
+                    self.captured(&mut packet).await?;
                 }
-                () = sleep_until(sleep), if deadline.is_some() => self.step(Input::Tick).await?,
+                () = sleep_until(sleep), if deadline.is_some() => self.tick().await?,
+                () = sleep_until(written.unwrap_or(sleep)), if written.is_some() => {
+                    self.write_cache().await;
+                }
             }
-        }
-        self.stop(&mut datagram).await
+        };
+        self.end(ending, admin, &mut datagram).await
     }
 
-    /// Tells the agent the addresses that the host has by now.
+    /// Answers a question, or says how to end when that was the question.
+    async fn answer(&mut self, question: Question) -> Option<Ending> {
+        match question.request {
+            Request::Status => self.status(question).await,
+            Request::Trace { eid } => self.trace(eid, question),
+            Request::Stop { purge } => return Some(Ending::asked(purge, question)),
+        }
+        None
+    }
+
+    /// Writes down what the agents know.
+    async fn write_cache(&mut self) {
+        let now = self.shared.clock.now();
+        let snapshots = self.overlays.iter().map(|overlay| overlay.snapshot(now));
+        let snapshots = snapshots.collect();
+        let at = self.shared.clock.instant(now);
+        let cache = &mut self.shared.cache;
+        cache.write(at, Clock::unix_micros(), snapshots).await;
+    }
+
+    /// When an agent wants to be woken next.
+    fn next_deadline(&self) -> Option<Timestamp> {
+        let deadlines = self.overlays.iter().filter_map(Overlay::next_deadline);
+        deadlines.min()
+    }
+
+    /// Wakes the agents that wanted to be woken by now.
+    async fn tick(&mut self) -> Result<()> {
+        let now = self.shared.clock.now();
+        for overlay in &mut self.overlays {
+            if overlay.next_deadline().is_some_and(|at| at <= now) {
+                overlay.step(&mut self.shared, Input::Tick).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn step_all(&mut self, input: Input<'_>) -> Result<()> {
+        for overlay in &mut self.overlays {
+            overlay.step(&mut self.shared, input).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands a control datagram to the agent that it concerns.
+    async fn received(
+        &mut self,
+        received: io::Result<(usize, std::net::SocketAddr)>,
+        buffer: &[u8],
+    ) -> Result<()> {
+        // A port unreachable for an earlier datagram is no reason to stop.
+        let Ok((length, src)) = received else {
+            return Ok(());
+        };
+        let bytes = buffer.get(..length).unwrap_or_default();
+        let index = self.concerned(bytes);
+        if let Some(overlay) = self.overlays.get_mut(index) {
+            let input = Input::Datagram { src, bytes };
+            overlay.step(&mut self.shared, input).await?;
+        }
+        Ok(())
+    }
+
+    /// Which instance `datagram` is for; the first one counts what is for none.
+    fn concerned(&self, datagram: &[u8]) -> usize {
+        if self.overlays.len() < 2 {
+            return 0;
+        }
+        let iid = dispatch::instance_of(datagram);
+        let concerned = |overlay: &Overlay| Some(overlay.iid) == iid;
+        self.overlays.iter().position(concerned).unwrap_or(0)
+    }
+
+    /// Tells the agents the addresses that the host has by now.
     async fn readdress(&mut self) -> Result<()> {
         self.settled = None;
         let rlocs = match self.addresses.now() {
@@ -151,137 +276,39 @@ impl Shell {
                 return Ok(());
             }
         };
-        if let Err(error) = self.interfaces.move_control(&rlocs) {
+        if let Err(error) = self.shared.control.move_to(&rlocs) {
             warn!(?rlocs, %error, "control socket not moved");
         }
-        self.step(Input::LocalRlocs(&rlocs)).await
+        self.step_all(Input::LocalRlocs(&rlocs)).await
     }
 
-    /// Hands packets that are waiting in the TUN to the agent.
-    async fn captured(&mut self, packet: &mut [u8], most: usize) -> Result<()> {
-        for _ in 0..most {
-            let Some(length) = self.interfaces.miss.try_recv(packet) else {
-                break;
-            };
-            self.step(Input::TunPacket(packet.get(..length).unwrap_or_default()))
+    /// Hands packets that are waiting in the TUNs to the agents.
+    async fn captured(&mut self, packet: &mut [u8]) -> Result<()> {
+        for overlay in &mut self.overlays {
+            overlay
+                .captured(&mut self.shared, packet, TUN_BATCH)
                 .await?;
         }
         Ok(())
     }
 
-    /// One input, and everything that follows from it.
-    async fn step(&mut self, input: Input<'_>) -> Result<()> {
-        self.feed(input).await?;
-        while let Some(report) = self.inbox.pop_front() {
-            match report {
-                Report::Applied(id, ok) => self.feed(Input::Applied { id, ok }).await?,
-                Report::Stats(stats) => self.feed(Input::PeerStats(&stats)).await?,
-                Report::RouteSet(id, ok) => {
-                    self.feed(Input::Applied { id, ok }).await?;
-                    self.drain_miss().await?;
-                    self.interfaces.data.resume();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn feed(&mut self, input: Input<'_>) -> Result<()> {
-        self.agent
-            .handle(self.clock.now(), input, &mut self.actions);
-        // Before anything is sent: a nonce must not be used again after a crash.
-        self.nonces
-            .reserve(self.agent.register_nonce())
-            .context("writing register.nonce")?;
-        self.act().await;
-        Ok(())
-    }
-
-    /// Empties the TUN of what it had when a route was set, so that nothing
-    /// captured before is overtaken by what takes the route.
-    async fn drain_miss(&mut self) -> Result<()> {
-        let mut packet = vec![0; DATAGRAM_MAX];
-        for _ in 0..TUN_QUEUE {
-            let Some(length) = self.interfaces.miss.try_recv(&mut packet) else {
-                break;
-            };
-            let packet = packet.get(..length).unwrap_or_default();
-            self.feed(Input::TunPacket(packet)).await?;
-        }
-        Ok(())
-    }
-
-    async fn act(&mut self) {
-        let mut actions = std::mem::take(&mut self.actions);
-        for action in actions.drain() {
-            self.perform(action).await;
-        }
-        self.actions = actions;
-    }
-
-    async fn perform(&mut self, action: Action) {
-        match action {
-            Action::Send { dst, bytes } => {
-                if let Err(error) = self.interfaces.control.send_to(&bytes, dst).await {
-                    warn!(%dst, %error, "control datagram not sent");
-                }
-            }
-            Action::Apply { id, change } => self.apply(id, change).await,
-            Action::Kick(key) => self.interfaces.kick(&key).await,
-            Action::RenewControlTunnel(index) => {
-                self.interfaces.renew_control_tunnel(index).await;
-            }
-            Action::ReadPeerStats(keys) => {
-                let stats = self.interfaces.stats(&keys).await;
-                self.inbox.push_back(Report::Stats(stats));
-            }
-            Action::Reinject(packet) => self.interfaces.inject(&packet),
-            Action::Deliver(packet) => self.interfaces.deliver(&packet).await,
-            Action::Count(reason) => self.drops.count(reason),
-            Action::Event(event) => narrate::event(&event),
-        }
-    }
-
-    async fn apply(&mut self, id: agent::ChangeId, change: Change) {
-        let is_route = matches!(change, Change::AddRoute(_));
-        if is_route {
-            self.interfaces.data.pause();
-        }
-        let done = self.interfaces.apply(&change).await;
-        if let Err(error) = &done {
-            warn!(?change, %error, "the data plane refused a change");
-        }
-        self.inbox.push_back(if is_route {
-            Report::RouteSet(id, done.is_ok())
-        } else {
-            Report::Applied(id, done.is_ok())
-        });
-    }
-
     async fn report_peers(&mut self) {
-        let (count, peers) = self.interfaces.describe_peers(&self.agent).await;
-        info!(event = "peers", count, peers, drops = self.drops.summary());
+        for overlay in &mut self.overlays {
+            overlay.report_peers().await;
+        }
     }
+}
 
-    /// Withdraws, waits a moment for the acknowledgements, and tidies up.
-    async fn stop(mut self, datagram: &mut [u8]) -> Result<()> {
-        self.step(Input::Shutdown).await?;
-        let until = self.clock.now() + GOODBYE;
-        while !self.agent.has_left() && self.clock.now() < until {
-            let deadline = self.agent.next_deadline();
-            let wake = deadline.map_or(until, |deadline| deadline.min(until));
-            tokio::select! {
-                received = self.interfaces.control.recv_from(datagram) => {
-                    let Ok((length, src)) = received else { continue };
-                    let bytes = datagram.get(..length).unwrap_or_default();
-                    self.step(Input::Datagram { src, bytes }).await?;
-                }
-                () = sleep_until(self.clock.instant(wake)) => self.step(Input::Tick).await?,
+/// Waits until one of the instances has captured a packet: which, and how long the packet is.
+/// Cancelling loses nothing.
+async fn next_captured(overlays: &mut [Overlay], packet: &mut [u8]) -> io::Result<(usize, usize)> {
+    poll_fn(|context| {
+        for (index, overlay) in overlays.iter_mut().enumerate() {
+            if let Poll::Ready(length) = overlay.poll_captured(context, packet) {
+                return Poll::Ready(length.map(|length| (index, length)));
             }
         }
-        let drops = self.drops.summary();
-        let closed = timeout(CLOSING, self.interfaces.close()).await;
-        info!(event = "stopped", drops);
-        closed.context("interfaces did not close in time")
-    }
+        Poll::Pending
+    })
+    .await
 }

@@ -58,6 +58,11 @@ impl Drops {
         tracing::debug!(drop = ?reason);
     }
 
+    /// All counters that are not zero.
+    pub(super) const fn counters(&self) -> &BTreeMap<DropReason, u64> {
+        &self.0
+    }
+
     /// All counters that are not zero, as `Reason=count`.
     pub(super) fn summary(&self) -> String {
         let parts = self

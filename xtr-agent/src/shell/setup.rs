@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use lisp_proto::{Algorithm, AuthKey, Nonce, PublicKey, SiteId, XtrId};
+use lisp_proto::{Algorithm, AuthKey, InstanceId, Nonce, PublicKey, SiteId, XtrId};
 use wg_device::PrivateKey;
 
 use crate::agent;
-use crate::config::{Access, Config};
+use crate::config::{Access, Config, Instance};
 
 /// Key ID of the secret that both ends derive from the control tunnel's keys.
 const DERIVED_KEY_ID: u8 = 1;
@@ -17,8 +17,8 @@ const DERIVED_KEY_ID: u8 = 1;
 pub struct Keys {
     /// Of the tunnel to the map server.
     pub control: PrivateKey,
-    /// Of the tunnels to other endpoints.
-    pub data: PrivateKey,
+    /// Of the tunnels to other endpoints, one for each instance, in their order.
+    pub data: Vec<PrivateKey>,
 }
 
 impl Keys {
@@ -34,57 +34,63 @@ impl Keys {
         };
         Ok(Self {
             control: load("control.key")?,
-            data: load("data.key")?,
+            data: config
+                .instances
+                .iter()
+                .map(|instance| load(&instance.key_file))
+                .collect::<Result<_>>()?,
         })
     }
 }
 
-/// What the agent is told.
+/// Where map servers answer to.
 ///
 /// # Errors
 /// None of `rlocs` can be used with the map server.
+pub(super) fn control_address(config: &Config, rlocs: &[IpAddr]) -> Result<IpAddr> {
+    match &config.map_server.access {
+        Access::Tunnel {
+            control_address, ..
+        } => Ok(*control_address),
+        Access::Plain { .. } => {
+            let server_is_ipv4 = config.map_server.address.is_ipv4();
+            let mut rlocs = rlocs.iter().copied();
+            let rloc = rlocs.find(|rloc| rloc.is_ipv4() == server_is_ipv4);
+            rloc.context("no RLOC of the map server's address family; see `rlocs`")
+        }
+    }
+}
+
+/// What the agent of one instance is told.
 pub(super) fn core(
     config: &Config,
-    keys: &Keys,
-    rlocs: Vec<IpAddr>,
+    instance: &Instance,
+    (control_key, data_key): (&PrivateKey, &PrivateKey),
+    (control_address, rlocs): (IpAddr, &[IpAddr]),
     first_nonce: Nonce,
-) -> Result<agent::Config> {
-    let public_key = keys.data.public();
-    let (auth_key, control_address, ids) = match &config.map_server.access {
-        Access::Tunnel {
-            public_key,
-            control_address,
-            ..
-        } => {
-            let secret = keys.control.map_register_secret(public_key);
+) -> agent::Config {
+    let (auth_key, ids) = match &config.map_server.access {
+        Access::Tunnel { public_key, .. } => {
+            let secret = control_key.map_register_secret(public_key);
             let key = AuthKey::new(DERIVED_KEY_ID, Algorithm::Sha256_128Hkdf, &secret);
-            (
-                key,
-                *control_address,
-                Some((xtr_id(&keys.control.public()), SiteId([0; 8]))),
-            )
+            let id = xtr_id(&control_key.public(), instance.iid);
+            (key, Some((id, SiteId([0; 8]))))
         }
-        Access::Plain { key } => {
-            let like_server =
-                |rloc: &&IpAddr| rloc.is_ipv4() == config.map_server.address.is_ipv4();
-            let rloc = rlocs.iter().find(like_server);
-            let rloc = rloc.context("no RLOC of the map server's address family; see `rlocs`")?;
-            (key.clone(), *rloc, None)
-        }
+        Access::Plain { key } => (key.clone(), None),
     };
     let plain = ids.is_none();
-    Ok(agent::Config {
+    agent::Config {
         map_servers: vec![agent::MapServer {
             address: config.map_server.address,
             key: auth_key,
         }],
-        iid: config.iid,
-        eid_prefixes: config.eid_prefixes.clone(),
-        overlay: config.overlay.clone(),
+        iid: instance.iid,
+        eid_prefixes: instance.eid_prefixes.clone(),
+        overlay: instance.overlay.clone(),
         control_address,
-        public_key,
-        listen_port: config.listen_port,
-        rlocs,
+        public_key: data_key.public(),
+        listen_port: instance.listen_port,
+        rlocs: rlocs.to_vec(),
         ids,
         keyless: plain,
         encapsulate_requests: plain,
@@ -94,15 +100,33 @@ pub(super) fn core(
         hold: config.hold,
         idle: config.idle,
         max_peers: config.max_peers,
-        subscriptions: config.subscribe.clone(),
-    })
+        subscriptions: instance.subscribe.clone(),
+    }
 }
 
-/// An identity that outlives address changes: half of the control key.
-fn xtr_id(control: &PublicKey) -> XtrId {
+/// An identity that outlives address changes: half of the control key, and the instance-id, so
+/// that the map server tells the nonces of several instances apart.
+fn xtr_id(control: &PublicKey, iid: InstanceId) -> XtrId {
     let mut id = [0; 16];
     for (to, from) in id.iter_mut().zip(control.0) {
         *to = from;
     }
+    for (to, from) in id.iter_mut().zip(iid.0.to_be_bytes()) {
+        *to ^= from;
+    }
     XtrId(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_instances_of_one_agent_have_identities_of_their_own() {
+        let key = PublicKey([7; 32]);
+        let id = |iid| xtr_id(&key, InstanceId(iid));
+        assert_eq!(id(0), XtrId([7; 16]));
+        let ids: std::collections::BTreeSet<_> = [0, 1, 256, 1 << 24].map(|iid| id(iid).0).into();
+        assert_eq!(ids.len(), 4);
+    }
 }

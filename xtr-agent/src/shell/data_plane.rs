@@ -1,101 +1,78 @@
-//! The interfaces of the agent: control tunnel, data plane, miss catcher, and the routes between them.
+//! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use serde_json::json;
-use tokio::net::UdpSocket;
-use tracing::warn;
+use tracing::{info, warn};
 use wg_device::{
-    Backend, Device, DeviceConfig, DeviceError, MissTun, PeerSpec, PrivateKey, RouteSpec, Routes,
-    bind_control_socket,
+    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, MssClamp, NetNs, PeerSpec,
+    PrivateKey, RouteSpec, Routes,
 };
 
-use super::Keys;
 use crate::agent::{Agent, Change, PeerStats};
-use crate::config::{Access, Config};
+use crate::config::Instance;
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
 const MISS_METRIC: u32 = 8_192;
 /// Metric of the routes past the agent.
-const DATA_METRIC: u32 = 512;
-/// Keeps the way to the map server open through stateful firewalls, seconds.
-const CONTROL_KEEPALIVE_S: u16 = 25;
+pub(super) const DATA_METRIC: u32 = 512;
 
-/// Everything the agent made on this host.
-pub(super) struct Interfaces {
-    pub(super) control: UdpSocket,
-    control_tunnel: Option<(Device, PeerSpec)>,
+/// Everything the agent made on this host for one instance.
+pub(super) struct DataPlane {
     pub(super) data: Device,
     pub(super) miss: MissTun,
     routes: Routes,
     sources: Vec<IpAddr>,
+    /// For hosts behind this one, if there are any.
+    clamp: Option<Clamp>,
 }
 
-impl Interfaces {
+/// The clamp of TCP segment sizes, and where it is set.
+struct Clamp {
+    table: MssClamp,
+    netns: Option<NetNs>,
+}
+
+impl DataPlane {
     /// Makes the interfaces and routes; what was made goes again on an error.
     pub(super) async fn create(
-        config: &Config,
-        keys: Keys,
-        control_address: IpAddr,
+        instance: &Instance,
+        choice: BackendChoice,
+        private_key: PrivateKey,
     ) -> Result<Self> {
-        let server = config.map_server.address;
-        let routes = Routes::new().context("no access to the routing tables")?;
-        let control_tunnel = match &config.map_server.access {
-            Access::Tunnel {
-                public_key,
-                endpoint,
-                ..
-            } => {
-                let peer = PeerSpec {
-                    key: *public_key,
-                    endpoint: Some(*endpoint),
-                    allowed_ips: vec![IpNet::from(server.ip())],
-                    keepalive: Some(CONTROL_KEEPALIVE_S),
-                };
-                let address = IpNet::from(control_address);
-                let device = control_tunnel(config, keys.control, address, &peer).await?;
-                let to_server = RouteSpec {
-                    prefix: IpNet::from(server.ip()),
-                    device: device.name().to_owned(),
-                    metric: DATA_METRIC,
-                    source: Some(control_address),
-                };
-                routes.add(&to_server)?;
-                Some((device, peer))
-            }
-            Access::Plain { .. } => None,
+        let opened = instance.netns.as_deref().map(NetNs::open).transpose()?;
+        let netns = opened.as_ref();
+        let routes = Routes::new_in(netns).context("no access to the routing tables")?;
+        let sources = host_addresses(&instance.eid_prefixes);
+        let wanted = DeviceConfig {
+            name: instance.interfaces.data.clone(),
+            private_key,
+            listen_port: instance.listen_port,
+            mtu: instance.mtu,
+            addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
+            adopt: true,
         };
-        let bind = SocketAddr::new(control_address, server.port());
-        let device = control_tunnel.as_ref().map(|(device, _)| device.name());
-        let control = bind_control_socket(bind, device)
-            .with_context(|| format!("control socket on {bind}"))?;
-        let sources = host_addresses(&config.eid_prefixes);
-        let data = Device::create(
-            DeviceConfig {
-                name: config.interfaces.data.clone(),
-                private_key: keys.data,
-                listen_port: config.listen_port,
-                mtu: config.mtu,
-                addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
-            },
-            config.data_plane,
-        )
-        .await?;
-        let miss = MissTun::create(&config.interfaces.miss, config.mtu)?;
+        let data = Device::create_in(netns, wanted, choice).await?;
+        // Where tunnels outlive us, packets to unknown destinations must not leave in the clear
+        // meanwhile.
+        let outlives = data.backend() == Backend::Kernel;
+        let miss = MissTun::create_in(netns, &instance.interfaces.miss, instance.mtu, outlives)?;
+        for name in [data.name(), miss.name()] {
+            routes.adopt(name)?;
+        }
         let made = Self {
-            control,
-            control_tunnel,
             data,
             miss,
             routes,
             sources,
+            clamp: clamp(instance, opened),
         };
-        for prefix in &config.overlay {
+        for prefix in &instance.overlay {
             let source = made.source(prefix);
             let catch = RouteSpec {
                 prefix: *prefix,
@@ -108,22 +85,31 @@ impl Interfaces {
         Ok(made)
     }
 
-    /// Talks to the map server from another address of this host; only where there is no control
-    /// tunnel, which follows by itself.
-    ///
-    /// # Errors
-    /// The address cannot be used, or not yet.
-    pub(super) fn move_control(&mut self, rlocs: &[IpAddr]) -> io::Result<()> {
-        let now = self.control.local_addr()?;
-        let like_now = |rloc: &&IpAddr| rloc.is_ipv4() == now.is_ipv4();
-        let moved = rlocs.iter().find(like_now);
-        if self.control_tunnel.is_none()
-            && !rlocs.contains(&now.ip())
-            && let Some(rloc) = moved
-        {
-            self.control = bind_control_socket(SocketAddr::new(*rloc, now.port()), None)?;
+    /// From now on interfaces and routes are left in place for the next run, where the kernel has
+    /// the tunnels.
+    pub(super) fn stay(&self) {
+        if self.backend() == Backend::Kernel {
+            self.data.stay();
+            self.miss.stay();
         }
-        Ok(())
+    }
+
+    /// Removes what an earlier run left and `wanted` does not name: routes first.
+    pub(super) async fn remove_strays(&self, wanted: &HashSet<PublicKey>) {
+        match self.routes.remove_stale() {
+            Ok(0) => {}
+            Ok(routes) => info!(event = "strays_removed", routes),
+            Err(error) => warn!(%error, "routes of an earlier run not removed"),
+        }
+        for key in self.data.peers().await {
+            if wanted.contains(&key) {
+                continue;
+            }
+            match self.data.remove_peer(&key).await {
+                Ok(()) => info!(event = "stray_removed", key = %key.short()),
+                Err(error) => warn!(%error, "peer of an earlier run not removed"),
+            }
+        }
     }
 
     /// What carries the data.
@@ -173,21 +159,6 @@ impl Interfaces {
             .find(|addr| addr.is_ipv4() == family)
     }
 
-    /// Forgets the session with the map server at `index`; the next datagram makes a new one.
-    pub(super) async fn renew_control_tunnel(&self, index: usize) {
-        // There is one map server.
-        let Some((device, peer)) = self.control_tunnel.as_ref().filter(|_| index == 0) else {
-            return;
-        };
-        let renewed = async {
-            device.remove_peer(&peer.key).await?;
-            device.set_peer(peer).await
-        };
-        if let Err(error) = renewed.await {
-            warn!(%error, "control tunnel not renewed");
-        }
-    }
-
     pub(super) async fn kick(&mut self, key: &PublicKey) {
         if let Err(error) = self.data.kick(key).await {
             warn!(key = %key.short(), %error, "handshake not started");
@@ -207,16 +178,15 @@ impl Interfaces {
     }
 
     pub(super) async fn stats(&mut self, keys: &[PublicKey]) -> Vec<PeerStats> {
-        let all = match self.data.peer_stats().await {
-            Ok(all) => all,
+        let found = match self.data.stats_of(keys).await {
+            Ok(found) => found,
             Err(error) => {
                 warn!(%error, "counters not read");
                 return Vec::new();
             }
         };
-        let wanted: HashSet<&PublicKey> = keys.iter().collect();
-        all.iter()
-            .filter(|peer| wanted.contains(&peer.key))
+        found
+            .iter()
             .map(|peer| PeerStats {
                 key: peer.key,
                 handshake_seen: peer.since_handshake.is_some(),
@@ -252,40 +222,49 @@ impl Interfaces {
     /// Removes everything that `create` and `apply` made.
     pub(super) async fn close(self) {
         let Self {
-            control,
-            control_tunnel,
             data,
             miss,
             routes,
             sources: _,
+            clamp,
         } = self;
-        drop(control);
-        drop(miss);
+        if let Some(clamp) = clamp
+            && let Err(error) = inside(clamp.netns.as_ref(), || clamp.table.remove())
+        {
+            warn!(%error, "clamp of TCP segment sizes not removed");
+        }
+        miss.close();
         drop(routes);
         data.close().await;
-        if let Some((device, _)) = control_tunnel {
-            device.close().await;
-        }
     }
 }
 
-/// The tunnel to the map server, with the map server as its only peer.
-async fn control_tunnel(
-    config: &Config,
-    private_key: PrivateKey,
-    address: IpNet,
-    peer: &PeerSpec,
-) -> Result<Device, DeviceError> {
-    let wanted = DeviceConfig {
-        name: config.interfaces.control.clone(),
-        private_key,
-        listen_port: 0,
-        mtu: config.mtu,
-        addresses: vec![address],
-    };
-    let device = Device::create(wanted, config.data_plane).await?;
-    device.set_peer(peer).await?;
-    Ok(device)
+/// Limits the segments of TCP connections that are forwarded, where there is anybody to forward for.
+fn clamp(instance: &Instance, netns: Option<NetNs>) -> Option<Clamp> {
+    let mut own = instance.eid_prefixes.iter();
+    if own.all(|prefix| prefix.prefix_len() == prefix.max_prefix_len()) {
+        return None;
+    }
+    let names = &instance.interfaces;
+    let table = MssClamp::of(&names.data);
+    let set = || table.set(&names.data, &names.miss, instance.mtu);
+    if let Err(error) = inside(netns.as_ref(), set) {
+        warn!(
+            %error,
+            "TCP connections of hosts behind this one may hang: install nftables, or lower the MTU \
+             of those hosts to {}", instance.mtu
+        );
+    }
+    Some(Clamp { table, netns })
+}
+
+/// Does something in the namespace of an instance.
+fn inside(netns: Option<&NetNs>, work: impl FnOnce() -> io::Result<()> + Send) -> Result<()> {
+    match netns {
+        Some(netns) => netns.run(work)??,
+        None => work()?,
+    }
+    Ok(())
 }
 
 fn host_addresses(prefixes: &[IpNet]) -> Vec<IpAddr> {

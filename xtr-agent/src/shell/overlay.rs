@@ -1,0 +1,353 @@
+//! One instance: its agent, its data plane, and what passes between the two.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lisp_proto::{InstanceId, Nonce, Timestamp};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use tokio::time::timeout;
+use tracing::{Span, info, info_span, warn};
+use wg_device::{Backend, PrivateKey};
+
+use super::cache_file::Known;
+use super::data_plane::DataPlane;
+use super::heard::Heard;
+use super::narrate::{self, Drops};
+use super::path_sizes::PathSizes;
+use super::{CLOSING, DATAGRAM_MAX, Shared, setup};
+use crate::agent::{
+    self, Action, Actions, Adjustable, Agent, Change, Event, Input, PeerStats, Snapshot, Trace,
+};
+use crate::config::{Access, Config, Instance};
+
+/// Packets that the kernel keeps for a TUN (`TUN_READQ_SIZE`): so many may have
+/// been captured before a route was set.
+const TUN_QUEUE: usize = 500;
+
+/// How often the sizes of paths are looked at while there are peers.
+const LOOK_AT_PATHS: Duration = Duration::from_secs(60);
+
+/// One instance.
+pub(super) struct Overlay {
+    pub(super) iid: InstanceId,
+    pub(super) agent: Agent,
+    pub(super) plane: DataPlane,
+    pub(super) drops: Drops,
+    actions: Actions,
+    /// What actions led to and the agent has not heard of yet.
+    inbox: VecDeque<Report>,
+    /// Whether interfaces of an earlier run may hold what nobody wants any more.
+    strays: bool,
+    /// Whether a map server has acknowledged a registration by now.
+    registered: bool,
+    pub(super) heard: Heard,
+    pub(super) paths: PathSizes,
+    /// When to look at the sizes of paths next.
+    next_look: Timestamp,
+    /// What `status` says of the interfaces, as they were made.
+    pub(super) instance: Instance,
+    /// Where the map server is on the underlay.
+    server: IpAddr,
+    /// Around what is logged; it says the instance-id where there is more than one.
+    span: Span,
+}
+
+/// The outcome of an action.
+enum Report {
+    Applied(agent::ChangeId, bool),
+    Stats(Vec<PeerStats>),
+    /// A route was set: packets that were on their way into the TUN when it
+    /// appeared go out before those that it takes.
+    RouteSet(agent::ChangeId, bool),
+}
+
+impl Overlay {
+    /// Makes the interfaces of `instance` and an agent that has done nothing yet.
+    pub(super) async fn create(
+        config: &Config,
+        instance: &Instance,
+        (control_key, data_key): (&PrivateKey, &PrivateKey),
+        (control_address, rlocs): (IpAddr, &[IpAddr]),
+        first_nonce: Nonce,
+    ) -> Result<Self> {
+        let keys = (control_key, data_key);
+        let addresses = (control_address, rlocs);
+        let core = setup::core(config, instance, keys, addresses, first_nonce);
+        let mut seed = [0; 32];
+        OsRng
+            .try_fill_bytes(&mut seed)
+            .context("no randomness from the operating system")?;
+        let plane = DataPlane::create(instance, config.data_plane, data_key.clone()).await?;
+        let span = if config.instances.len() > 1 {
+            info_span!("instance", iid = instance.iid.0)
+        } else {
+            Span::none()
+        };
+        let server = match &config.map_server.access {
+            Access::Tunnel { endpoint, .. } => endpoint.ip(),
+            Access::Plain { .. } => config.map_server.address.ip(),
+        };
+        Ok(Self {
+            iid: instance.iid,
+            strays: true,
+            registered: false,
+            heard: Heard::default(),
+            paths: PathSizes::default(),
+            next_look: Timestamp::ZERO,
+            instance: instance.clone(),
+            server,
+            agent: Agent::new(core, seed),
+            plane,
+            drops: Drops::default(),
+            actions: Actions::default(),
+            inbox: VecDeque::new(),
+            span,
+        })
+    }
+
+    /// What carries the data.
+    pub(super) fn backend(&self) -> Backend {
+        self.plane.backend()
+    }
+
+    /// Takes back in what the agent knew when an earlier run ended. Peers and routes that are
+    /// there already are left as they are.
+    pub(super) async fn restore(&mut self, shared: &mut Shared, known: &Known) -> Result<()> {
+        let snapshot = known.snapshots.iter().find(|saved| saved.iid == self.iid);
+        if let Some(snapshot) = snapshot {
+            let adopted = self.plane.data.peers().await;
+            let now = shared.clock.now();
+            self.agent
+                .restore(now, snapshot, known.age, &adopted, &mut self.actions);
+            let (mappings, peers) = (self.agent.sizes().map_cache, adopted.len());
+            let log = || info!(event = "restored", mappings, adopted = peers);
+            self.span.in_scope(log);
+            self.act(shared).await;
+        }
+        self.settle(shared).await
+    }
+
+    /// From now on the data plane is left in place for the next run.
+    pub(super) fn stay(&self) {
+        self.plane.stay();
+    }
+
+    /// What the agent knows, for the next run.
+    pub(super) fn snapshot(&self, now: Timestamp) -> Snapshot {
+        self.agent.snapshot(now)
+    }
+
+    /// When the agent wants to be woken next.
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        self.agent.next_deadline()
+    }
+
+    /// Whether a stopping agent has nothing more to wait for.
+    pub(super) fn has_left(&self) -> bool {
+        self.agent.has_left()
+    }
+
+    /// Waits for a captured packet.
+    pub(super) fn poll_captured(
+        &mut self,
+        context: &mut TaskContext<'_>,
+        packet: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.plane.miss.poll_recv(context, packet)
+    }
+
+    /// Hands packets that are waiting in the TUN to the agent, at most so many.
+    pub(super) async fn captured(
+        &mut self,
+        shared: &mut Shared,
+        packet: &mut [u8],
+        most: usize,
+    ) -> Result<()> {
+        for _ in 0..most {
+            let Some(length) = self.plane.miss.try_recv(packet) else {
+                break;
+            };
+            let packet = packet.get(..length).unwrap_or_default();
+            self.step(shared, Input::TunPacket(packet)).await?;
+        }
+        Ok(())
+    }
+
+    /// One input, and everything that follows from it.
+    pub(super) async fn step(&mut self, shared: &mut Shared, input: Input<'_>) -> Result<()> {
+        self.feed(shared, input).await?;
+        self.settle(shared).await?;
+        if self.strays && self.registered {
+            self.strays = false;
+            let wanted = self.agent.peers().map(|peer| peer.key).collect();
+            self.plane.remove_strays(&wanted).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the agent what became of its actions, until there is nothing left to tell.
+    async fn settle(&mut self, shared: &mut Shared) -> Result<()> {
+        while let Some(report) = self.inbox.pop_front() {
+            match report {
+                Report::Applied(id, ok) => self.feed(shared, Input::Applied { id, ok }).await?,
+                Report::Stats(stats) => self.feed(shared, Input::PeerStats(&stats)).await?,
+                Report::RouteSet(id, ok) => {
+                    self.feed(shared, Input::Applied { id, ok }).await?;
+                    self.drain_miss(shared).await?;
+                    self.plane.data.resume();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn feed(&mut self, shared: &mut Shared, input: Input<'_>) -> Result<()> {
+        let now = shared.clock.now();
+        self.agent.handle(now, input, &mut self.actions);
+        // Before anything is sent: a nonce must not be used again after a crash.
+        shared
+            .nonces
+            .reserve(self.agent.register_nonce())
+            .context("writing register.nonce")?;
+        self.act(shared).await;
+        Ok(())
+    }
+
+    async fn act(&mut self, shared: &mut Shared) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain() {
+            self.perform(shared, action).await;
+        }
+        self.actions = actions;
+    }
+
+    /// Empties the TUN of what it had when a route was set, so that nothing
+    /// captured before is overtaken by what takes the route.
+    async fn drain_miss(&mut self, shared: &mut Shared) -> Result<()> {
+        let mut packet = vec![0; DATAGRAM_MAX];
+        for _ in 0..TUN_QUEUE {
+            let Some(length) = self.plane.miss.try_recv(&mut packet) else {
+                break;
+            };
+            let packet = packet.get(..length).unwrap_or_default();
+            self.feed(shared, Input::TunPacket(packet)).await?;
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, shared: &mut Shared, action: Action) {
+        match action {
+            Action::Send { dst, bytes } => shared.control.send(dst, &bytes).await,
+            Action::Apply { id, change } => {
+                shared.cache.touch();
+                if let Change::RemovePeer(key) = &change {
+                    self.heard.forget(key);
+                }
+                self.apply(id, change).await;
+            }
+            Action::Kick(key) => self.plane.kick(&key).await,
+            Action::RenewControlTunnel(index) => {
+                let now = shared.clock.now();
+                shared.control.renew(now, index).await;
+            }
+            Action::ReadPeerStats(keys) => {
+                let stats = self.plane.stats(&keys).await;
+                self.look(shared.clock.now(), &stats);
+                self.inbox.push_back(Report::Stats(stats));
+            }
+            Action::Reinject(packet) => self.plane.inject(&packet),
+            Action::Deliver(packet) => self.plane.deliver(&packet).await,
+            Action::Count(reason) => self.drops.count(reason),
+            Action::Event(event) => {
+                self.registered |= matches!(event, Event::Registered { .. });
+                // Lifetimes are kept too.
+                if matches!(event, Event::MapReply { .. } | Event::Push { .. }) {
+                    shared.cache.touch();
+                }
+                self.span.in_scope(|| narrate::event(&event));
+            }
+        }
+    }
+
+    /// Keeps what the counters say for `status`, and looks at paths now and then.
+    fn look(&mut self, now: Timestamp, stats: &[PeerStats]) {
+        for peer in stats {
+            self.heard.note(now, peer.key, peer.rx_bytes);
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK_AT_PATHS;
+            self.look_at_paths();
+        }
+    }
+
+    /// Looks whether packets fit the paths to the peers, and the link towards the map server.
+    pub(super) fn look_at_paths(&mut self) {
+        let peers = self.agent.peers();
+        let endpoints = peers.filter_map(|peer| Some(peer.endpoint?.ip()));
+        let endpoints = endpoints.chain([self.server]);
+        let log = || self.paths.look(self.instance.mtu, endpoints);
+        self.span.in_scope(log);
+    }
+
+    /// Puts settings into effect that may change at any time.
+    pub(super) async fn reconfigure(
+        &mut self,
+        shared: &mut Shared,
+        wanted: Adjustable,
+    ) -> Result<()> {
+        let now = shared.clock.now();
+        self.agent.reconfigure(now, wanted, &mut self.actions);
+        shared
+            .nonces
+            .reserve(self.agent.register_nonce())
+            .context("writing register.nonce")?;
+        self.act(shared).await;
+        self.settle(shared).await
+    }
+
+    /// How far the first packet to `eid` has come.
+    pub(super) fn trace(&self, now: Timestamp, eid: IpAddr) -> Option<Trace> {
+        self.agent.trace(now, eid)
+    }
+
+    async fn apply(&mut self, id: agent::ChangeId, change: Change) {
+        let is_route = matches!(change, Change::AddRoute(_));
+        if is_route {
+            self.plane.data.pause();
+        }
+        let done = self.plane.apply(&change).await;
+        if let Err(error) = &done {
+            let log = || warn!(?change, %error, "the data plane refused a change");
+            self.span.in_scope(log);
+        }
+        self.inbox.push_back(if is_route {
+            Report::RouteSet(id, done.is_ok())
+        } else {
+            Report::Applied(id, done.is_ok())
+        });
+    }
+
+    /// Logs the peers that the data plane has.
+    pub(super) async fn report_peers(&mut self) {
+        let (count, peers) = self.plane.describe_peers(&self.agent).await;
+        let drops = self.drops.summary();
+        let log = || info!(event = "peers", count, peers, drops);
+        self.span.in_scope(log);
+    }
+
+    /// Removes the interfaces, and with them the routes.
+    ///
+    /// # Errors
+    /// They do not close in time.
+    pub(super) async fn close(self) -> Result<()> {
+        let drops = self.drops.summary();
+        let closed = timeout(CLOSING, self.plane.close()).await;
+        self.span.in_scope(|| info!(event = "stopped", drops));
+        closed.context("interfaces did not close in time")
+    }
+}
