@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
-use super::limits::{LIVENESS_POLL, SILENCE, SILENCE_BACKOFF_MAX};
+use super::limits::{LIVENESS_POLL, PASSIVE_WAIT, SILENCE, SILENCE_BACKOFF_MAX};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, PeerStats, Timer};
 
@@ -103,6 +103,12 @@ impl Agent {
         let repeated = entry.is_some_and(|entry| {
             entry.chosen == Some(chosen) && matches!(entry.state, State::Active | State::Routing)
         });
+        if repeated {
+            // Nothing happens if there is a session. If there is none, a NAT of ours may have
+            // forgotten the far end, and nobody but us can open it again.
+            self.deadlines
+                .set(Timer::Kick(chosen.key), now + PASSIVE_WAIT);
+        }
         let reachable = !is_private(chosen.endpoint.ip())
             || self.config.rlocs.iter().any(|own| is_private(*own));
         if repeated && reachable && self.liveness.asks_in_vain(now, &chosen.key) {

@@ -75,7 +75,7 @@ fn a_shorter_ttl_ends_a_mapping_sooner() {
     bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
     assert_eq!(
         story(&bench.after(Duration::from_secs(61))),
-        ["no route 10.0.0.2/32", "no peer"]
+        ["kick", "no route 10.0.0.2/32", "no peer"]
     );
 }
 
@@ -135,4 +135,15 @@ fn a_peer_is_said_to_be_gone_when_it_is() {
     };
     assert!(!said(&gone));
     assert!(said(&bench.done(&gone)));
+}
+
+#[test]
+fn a_push_that_repeats_a_mapping_in_use_has_a_handshake_started_where_there_is_no_session() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    bench.handshake(SMALLER, 100);
+    assert_eq!(story(&bench.notify(2, &far_end(SMALLER))), ["ack"]);
+    let later = bench.after(limits::PASSIVE_WAIT);
+    assert_eq!(story(&later), ["kick"]);
 }
