@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{PublicKey, RequestFlags, Timestamp};
+use lisp_proto::{Action as MapAction, PublicKey, Record, RequestFlags, Timestamp, Ttl};
 
+use super::event::Cause;
 use super::limits::{LIVENESS_POLL, PASSIVE_WAIT, SILENCE, SILENCE_BACKOFF_MAX};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, PeerStats, Timer};
@@ -112,9 +113,30 @@ impl Agent {
         let reachable = !is_private(chosen.endpoint.ip())
             || self.config.rlocs.iter().any(|own| is_private(*own));
         if repeated && reachable && self.liveness.asks_in_vain(now, &chosen.key) {
-            for prefix in self.peers.prefixes(&chosen.key) {
-                self.forget(prefix, actions);
+            self.set_up_anew(now, prefix, chosen, actions);
+        }
+    }
+
+    /// Takes a peer out and puts it in again with all its mappings but that of `told`, which the
+    /// caller is about to take in.
+    fn set_up_anew(&mut self, now: Timestamp, told: IpNet, chosen: Chosen, actions: &mut Actions) {
+        let mut others = Vec::new();
+        for prefix in self.peers.prefixes(&chosen.key) {
+            if let Some(entry) = self.cache.get(&prefix).filter(|_| prefix != told) {
+                others.push((prefix, entry.region, entry.expires));
             }
+            self.forget(prefix, actions);
+        }
+        for (prefix, region, expires) in others {
+            let minutes = (expires - now).as_secs().div_ceil(60);
+            let record = Record {
+                eid: self.eid(prefix),
+                ttl: Ttl::from_minutes(u32::try_from(minutes).unwrap_or(u32::MAX)),
+                action: MapAction::NoAction,
+                authoritative: false,
+                locators: Vec::new(),
+            };
+            self.positive(now, &record, region, chosen, Cause::Push, actions);
         }
     }
 
