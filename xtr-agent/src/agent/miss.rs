@@ -306,8 +306,12 @@ impl Agent {
         let silent = self.turn(tries.saturating_sub(1));
         let servers = u32::try_from(self.config.map_servers.len()).unwrap_or(1);
         let unanswered = tries.div_ceil(servers.max(1));
-        self.unanswered(now, silent, unanswered, actions);
-        self.send_request(Question::first(source, dst, nonce), tries, actions);
+        let question = Question::first(source, dst, nonce);
+        if self.unanswered(now, silent, unanswered, actions) && self.turn(tries) != silent {
+            // The other one may have restarted as well.
+            self.send_request(question, tries.saturating_sub(1), actions);
+        }
+        self.send_request(question, tries, actions);
         let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
         let retry = (now + wait).min(until);
         self.deadlines.set(Timer::Request(dst), retry);

@@ -308,11 +308,20 @@ impl Agent {
 
     /// The map server at `index` did not answer in time, for the `unanswered`th
     /// time. WireGuard would notice a restarted map server only after 15 s.
-    fn unanswered(&mut self, now: Timestamp, index: usize, unanswered: u32, actions: &mut Actions) {
+    /// Says whether the tunnel to it is set up anew.
+    fn unanswered(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        unanswered: u32,
+        actions: &mut Actions,
+    ) -> bool {
         let server = self.servers.get_mut(index);
-        if server.is_some_and(|server| server.has_lost_us(now, unanswered)) {
+        let lost = server.is_some_and(|server| server.has_lost_us(now, unanswered));
+        if lost {
             actions.push(Action::RenewControlTunnel(index));
         }
+        lost
     }
 
     /// Which map server is asked after `tries` tries.

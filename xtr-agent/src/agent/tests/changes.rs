@@ -72,7 +72,7 @@ fn a_shorter_ttl_ends_a_mapping_sooner() {
     bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
     assert_eq!(
         story(&bench.after(Duration::from_secs(61))),
-        ["no route 10.0.0.2/32", "no peer"]
+        ["kick", "no route 10.0.0.2/32", "no peer"]
     );
 }
 
@@ -156,4 +156,15 @@ fn a_refused_route_of_a_mapping_that_is_gone_is_taken_out() {
     let gone = bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::WITHDRAW));
     bench.done(&gone);
     assert_eq!(story(&bench.after(Duration::from_secs(30))), [""; 0]);
+}
+
+#[test]
+fn a_push_that_repeats_a_mapping_in_use_has_a_handshake_started_where_there_is_no_session() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    bench.handshake(SMALLER, 100);
+    assert_eq!(story(&bench.notify(2, &far_end(SMALLER))), ["ack"]);
+    let later = bench.after(limits::PASSIVE_WAIT);
+    assert_eq!(story(&later), ["kick"]);
 }
