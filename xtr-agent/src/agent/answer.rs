@@ -74,6 +74,9 @@ impl Agent {
         let Chosen { key, endpoint } = chosen;
         let eid = record.eid;
         actions.event(Event::MapReply { eid, key, endpoint });
+        if matches!(purpose, Purpose::Resolve(_)) {
+            self.ration.earn(now);
+        }
         for dst in self.resolver.within(&eid.net()) {
             self.traces.answered(now, dst);
         }

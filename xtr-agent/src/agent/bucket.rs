@@ -18,13 +18,29 @@ pub(super) struct Bucket {
 impl Bucket {
     /// A full bucket; it holds what a second gives.
     pub(super) const fn per_second(times: u32) -> Self {
-        let most = Duration::from_secs(1);
+        Self::new(times, times)
+    }
+
+    /// A full bucket that holds `at_once`.
+    pub(super) const fn new(per_second: u32, at_once: u32) -> Self {
+        let interval = Duration::from_nanos(1_000_000_000 / per_second as u64);
+        let most = interval.saturating_mul(at_once);
         Self {
-            interval: Duration::from_nanos(1_000_000_000 / times as u64),
+            interval,
             most,
             saved: most,
             looked: Timestamp::ZERO,
         }
+    }
+
+    /// What one time costs.
+    pub(super) const fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// It did not happen after all.
+    pub(super) fn give_back(&mut self) {
+        self.saved = self.saved.saturating_add(self.interval).min(self.most);
     }
 
     /// Whether it may happen now; if so, it counts.

@@ -137,7 +137,7 @@ impl Agent {
         self.deadlines.set(Timer::Entry(prefix), entry.expires);
         for route in routes {
             self.routes.want(route, prefix);
-            self.change(What::Route(prefix), Change::AddRoute(route), actions);
+            self.change(What::Route(prefix, route), Change::AddRoute(route), actions);
         }
     }
 

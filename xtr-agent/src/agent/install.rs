@@ -30,8 +30,10 @@ pub(super) struct Pending {
 pub(super) enum What {
     /// The mapping of this prefix gets its peer.
     Peer(IpNet),
-    /// The mapping of this prefix gets a route.
-    Route(IpNet),
+    /// The mapping of this prefix gets this route.
+    Route(IpNet, IpNet),
+    /// This route was refused, and is set once more.
+    RouteAgain(IpNet),
     /// This peer is taken out to be put back at once.
     Rekindling(PublicKey),
     /// This peer is put back, so that it starts a handshake.
@@ -178,7 +180,10 @@ impl Agent {
         for (_, pending) in self.changes.range_mut(ChangeId(before)..) {
             match pending.what {
                 What::Peer(_) | What::Removal(_) | What::Shrinking(_) => wait_for(pending),
-                What::Route(_) | What::Rekindling(_) | What::Rekindled(_) => {}
+                What::Route(..)
+                | What::RouteAgain(_)
+                | What::Rekindling(_)
+                | What::Rekindled(_) => {}
             }
         }
         count
@@ -280,7 +285,16 @@ impl Agent {
                     self.lose(prefix, actions);
                 }
             }
-            What::Route(prefix) => self.route_set(prefix, ok, actions),
+            What::Route(prefix, route) => {
+                self.repair_unless(ok, now, Object::Route(route));
+                self.route_set(prefix, ok, actions);
+            }
+            What::RouteAgain(route) => {
+                if !ok {
+                    actions.event(Event::ChangeFailed { what: "route" });
+                }
+                self.repair_unless(ok, now, Object::Route(route));
+            }
             What::Rekindling(key) if ok => self.watches.taken_out(&key),
             What::Rekindling(_) => {}
             What::Rekindled(key) => self.rekindled(now, key, ok, actions),
@@ -291,7 +305,7 @@ impl Agent {
     }
 
     /// Without its route a mapping still works, packet by packet through the
-    /// agent.
+    /// agent; it is tried again later.
     fn route_set(&mut self, prefix: IpNet, ok: bool, actions: &mut Actions) {
         let eid = self.eid(prefix);
         if let Some(entry) = self.cache.get_mut(&prefix)

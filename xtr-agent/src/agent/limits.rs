@@ -23,6 +23,25 @@ pub const CHANGES_IN_FLIGHT: usize = 8_192;
 
 /// First retransmission of an unanswered Map-Request; doubles from there.
 pub const REQUEST_RETRY: Duration = Duration::from_millis(300);
+/// Map-Requests per second for packets to new destinations. This and the next
+/// three make less than 100 in any second.
+pub const ASKED_PER_SECOND: u32 = 40;
+/// The same, that are saved up.
+pub const ASKED_AT_ONCE: u32 = 24;
+/// Their retransmissions per second.
+pub const ASKED_AGAIN_PER_SECOND: u32 = 20;
+/// The same, that are saved up.
+pub const ASKED_AGAIN_AT_ONCE: u32 = 10;
+/// More of them that answers have earned, two by each.
+pub const EARNED: u32 = 512;
+/// How long after the last such answer they may be used.
+pub const EARNED_FOR: Duration = Duration::from_secs(1);
+/// Lanes in which destinations wait to be asked for.
+pub const LANES: usize = 64;
+/// Destinations that wait in all lanes together.
+pub const WAITING: usize = OUTSTANDING_REQUESTS / 2;
+/// How long a retransmission waits that may not be sent yet.
+pub const ASK_LATER: Duration = Duration::from_millis(100);
 /// How long an answer is still taken in after packets have waited long enough.
 pub const LATE_ANSWER: Duration = Duration::from_secs(10);
 /// Requests whose late answers are taken in.

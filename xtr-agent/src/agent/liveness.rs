@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{PublicKey, RequestFlags, Timestamp};
+use lisp_proto::{Action as MapAction, PublicKey, Record, RequestFlags, Timestamp, Ttl};
 
-use super::limits::{LIVENESS_POLL, SILENCE, SILENCE_BACKOFF_MAX};
+use super::event::Cause;
+use super::limits::{LIVENESS_POLL, PASSIVE_WAIT, SILENCE, SILENCE_BACKOFF_MAX};
 use super::map_cache::{Chosen, State};
 use super::{Actions, Agent, PeerStats, Timer};
 
@@ -150,12 +151,39 @@ impl Agent {
             entry.chosen == Some(chosen)
                 && matches!(entry.state, State::Active | State::Routing | State::Opening)
         });
+        if repeated {
+            // Nothing happens if there is a session. If there is none, a NAT of ours may have
+            // forgotten the far end, and nobody but us can open it again.
+            self.deadlines
+                .set(Timer::Kick(chosen.key), now + PASSIVE_WAIT);
+        }
         let reachable = !is_private(chosen.endpoint.ip())
             || self.config.rlocs.iter().any(|own| is_private(*own));
         if repeated && reachable && self.liveness.asks_in_vain(now, &chosen.key) {
-            for prefix in self.peers.prefixes(&chosen.key) {
-                self.forget(prefix, actions);
+            self.set_up_anew(now, prefix, chosen, actions);
+        }
+    }
+
+    /// Takes a peer out and puts it in again with all its mappings but that of `told`, which the
+    /// caller is about to take in.
+    fn set_up_anew(&mut self, now: Timestamp, told: IpNet, chosen: Chosen, actions: &mut Actions) {
+        let mut others = Vec::new();
+        for prefix in self.peers.prefixes(&chosen.key) {
+            if let Some(entry) = self.cache.get(&prefix).filter(|_| prefix != told) {
+                others.push((prefix, entry.region, entry.expires));
             }
+            self.forget(prefix, actions);
+        }
+        for (prefix, region, expires) in others {
+            let minutes = (expires - now).as_secs().div_ceil(60);
+            let record = Record {
+                eid: self.eid(prefix),
+                ttl: Ttl::from_minutes(u32::try_from(minutes).unwrap_or(u32::MAX)),
+                action: MapAction::NoAction,
+                authoritative: false,
+                locators: Vec::new(),
+            };
+            self.positive(now, &record, region, chosen, Cause::Push, actions);
         }
     }
 

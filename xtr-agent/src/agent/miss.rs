@@ -16,8 +16,8 @@ use super::event::{DropReason, Event};
 use super::hold::Held;
 use super::ip_header::{Unreachable, addresses};
 use super::limits::{
-    HELD_PER_DESTINATION, HELD_PER_MAPPING, LATE_ANSWER, NEGATIVE_ENTRIES, NEGATIVE_TTL_MAX,
-    NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY, UNSPECIFIED_TTL,
+    ASK_LATER, HELD_PER_DESTINATION, HELD_PER_MAPPING, LATE_ANSWER, NEGATIVE_ENTRIES,
+    NEGATIVE_TTL_MAX, NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY, UNSPECIFIED_TTL,
 };
 use super::map_cache::{Entry, Pending, Purpose, State};
 use super::{Action, Actions, Agent, Timer};
@@ -147,6 +147,19 @@ impl Agent {
             self.refusals.refuse(packet, why, reason, actions);
             return;
         }
+        let at_once = self.ration.is_empty() && self.ration.take(now);
+        let mut lane = None;
+        if !at_once {
+            let Some((own, last)) = self.ration.lane(packet, src) else {
+                let (why, reason) = (Unreachable::Host, DropReason::TooManyRequests);
+                self.refusals.refuse(packet, why, reason, actions);
+                return;
+            };
+            lane = Some(own);
+            if let Some(last) = last {
+                self.give_up(now, last, actions);
+            }
+        }
         let mut held = Held::default();
         let refused = held.push(packet, HELD_PER_DESTINATION, &mut self.budget);
         if let Err((reason, _)) = refused {
@@ -156,17 +169,53 @@ impl Agent {
         }
         actions.event(Event::Caught { dst });
         self.traces.caught(now, dst);
-        self.start_request(now, src, dst, held, actions);
+        self.start_request(now, src, dst, held);
+        match lane {
+            Some(lane) => {
+                self.ration.wait(lane, dst);
+                self.deadlines.set(Timer::Ask, self.ration.next(now));
+            }
+            None => self.first_request(now, dst, actions),
+        }
     }
 
-    fn start_request(
-        &mut self,
-        now: Timestamp,
-        source: IpAddr,
-        dst: IpAddr,
-        held: Held,
-        actions: &mut Actions,
-    ) {
+    /// Asks for those whose turn it is, as far as that is allowed by now.
+    pub(super) fn ask_next(&mut self, now: Timestamp, actions: &mut Actions) {
+        while !self.ration.is_empty() {
+            if !self.ration.take(now) {
+                self.deadlines.set(Timer::Ask, self.ration.next(now));
+                return;
+            }
+            let waits = |dst: &IpAddr| {
+                let pending = self.resolver.pending_mut(dst);
+                pending.is_some_and(|pending| pending.tries == 0)
+            };
+            match std::iter::from_fn(|| self.ration.pop()).find(waits) {
+                Some(dst) => self.first_request(now, dst, actions),
+                // All of them were answered together with others.
+                None => self.ration.give_back(),
+            }
+        }
+    }
+
+    /// Asks for a destination that packets wait for, unless it was answered or given up.
+    fn first_request(&mut self, now: Timestamp, dst: IpAddr, actions: &mut Actions) {
+        let pending = self.resolver.pending_mut(&dst);
+        let Some(pending) = pending.filter(|pending| pending.tries == 0) else {
+            return;
+        };
+        pending.tries = 1;
+        pending.since = now;
+        let (nonce, source, until) = (pending.nonce, pending.source, pending.until);
+        actions.event(Event::MapRequest { eid: dst, nonce });
+        self.traces.asked(now, dst);
+        self.send_request(Question::first(source, dst, nonce), 0, actions);
+        let retry = (now + REQUEST_RETRY).min(until);
+        self.deadlines.set(Timer::Request(dst), retry);
+    }
+
+    /// Lets a packet wait for an answer about its destination.
+    fn start_request(&mut self, now: Timestamp, source: IpAddr, dst: IpAddr, held: Held) {
         let nonce = Nonce(self.rng.random());
         let until = now + self.config.hold;
         self.resolver.start(
@@ -174,17 +223,13 @@ impl Agent {
             Pending {
                 nonce,
                 source,
-                tries: 1,
+                tries: 0,
                 since: now,
                 until,
                 held,
             },
         );
-        actions.event(Event::MapRequest { eid: dst, nonce });
-        self.traces.asked(now, dst);
-        self.send_request(Question::first(source, dst, nonce), 0, actions);
-        let retry = (now + REQUEST_RETRY).min(until);
-        self.deadlines.set(Timer::Request(dst), retry);
+        self.deadlines.set(Timer::Request(dst), until);
     }
 
     /// Sends one Map-Request; each retry goes to the next map server.
@@ -251,13 +296,22 @@ impl Agent {
             self.give_up(now, dst, actions);
             return;
         }
+        if !self.ration.take_again(now) {
+            let later = (now + ASK_LATER).min(until);
+            self.deadlines.set(Timer::Request(dst), later);
+            return;
+        }
         pending.tries += 1;
         self.traces.asked(now, dst);
         let silent = self.turn(tries.saturating_sub(1));
         let servers = u32::try_from(self.config.map_servers.len()).unwrap_or(1);
         let unanswered = tries.div_ceil(servers.max(1));
-        self.unanswered(now, silent, unanswered, actions);
-        self.send_request(Question::first(source, dst, nonce), tries, actions);
+        let question = Question::first(source, dst, nonce);
+        if self.unanswered(now, silent, unanswered, actions) && self.turn(tries) != silent {
+            // The other one may have restarted as well.
+            self.send_request(question, tries.saturating_sub(1), actions);
+        }
+        self.send_request(question, tries, actions);
         let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
         let retry = (now + wait).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
@@ -270,12 +324,18 @@ impl Agent {
         let Some(mut pending) = self.resolver.give_up(&dst, late) else {
             return;
         };
+        let asked = pending.tries > 0;
+        let reason = if asked {
+            DropReason::NoAnswer
+        } else {
+            DropReason::TooManyRequests
+        };
         for packet in pending.held.take(&mut self.budget) {
-            let (why, reason) = (Unreachable::Host, DropReason::NoAnswer);
+            let why = Unreachable::Host;
             self.refusals.refuse(&packet, why, reason, actions);
         }
-        self.traces.failed(now, dst, DropReason::NoAnswer);
-        if !self.is_refused(dst, now + NO_ANSWER_HOLD_DOWN) {
+        self.traces.failed(now, dst, reason);
+        if asked && !self.is_refused(dst, now + NO_ANSWER_HOLD_DOWN) {
             let (prefix, ttl) = (IpNet::from(dst), NO_ANSWER_HOLD_DOWN);
             self.insert_negative(now, prefix, MapAction::Drop, ttl, actions);
         }

@@ -34,6 +34,7 @@ mod routes;
 mod server;
 mod snapshot;
 mod status;
+mod storm;
 mod subscribe;
 mod trace;
 mod watch;
@@ -67,6 +68,7 @@ use refusal::Refusals;
 use remove::{Object, Repairs};
 use routes::Routes;
 use server::Server;
+use storm::Ration;
 use subscribe::Subscriptions;
 use trace::Traces;
 use watch::Watches;
@@ -120,6 +122,8 @@ pub enum Input<'a> {
 enum Timer {
     /// The next Map-Register to the map server with this index.
     Register(usize),
+    /// The next of those who wait to be asked for.
+    Ask,
     /// The next try for this destination.
     Request(IpAddr),
     /// The mapping wants a look: it expires, or its far end is late.
@@ -149,6 +153,7 @@ pub struct Agent {
     cache: MapCache,
     resolver: Resolver,
     budget: HoldBudget,
+    ration: Ration,
     refusals: Refusals,
     peers: Peers,
     routes: Routes,
@@ -191,6 +196,7 @@ impl Agent {
             cache: MapCache::default(),
             resolver: Resolver::default(),
             budget: HoldBudget::default(),
+            ration: Ration::default(),
             refusals: Refusals::default(),
             peers: Peers::default(),
             routes: Routes::default(),
@@ -278,6 +284,7 @@ impl Agent {
         match timer {
             Timer::Register(index) => self.register_due(now, index, actions),
             Timer::Request(dst) => self.retry_request(now, dst, actions),
+            Timer::Ask => self.ask_next(now, actions),
             Timer::Entry(prefix) => self.entry_due(now, prefix, actions),
             Timer::Refresh(prefix) => self.refresh_due(now, prefix, actions),
             Timer::Subscribe(index, prefix) => self.subscribe(now, index, prefix, actions),
@@ -301,11 +308,20 @@ impl Agent {
 
     /// The map server at `index` did not answer in time, for the `unanswered`th
     /// time. WireGuard would notice a restarted map server only after 15 s.
-    fn unanswered(&mut self, now: Timestamp, index: usize, unanswered: u32, actions: &mut Actions) {
+    /// Says whether the tunnel to it is set up anew.
+    fn unanswered(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        unanswered: u32,
+        actions: &mut Actions,
+    ) -> bool {
         let server = self.servers.get_mut(index);
-        if server.is_some_and(|server| server.has_lost_us(now, unanswered)) {
+        let lost = server.is_some_and(|server| server.has_lost_us(now, unanswered));
+        if lost {
             actions.push(Action::RenewControlTunnel(index));
         }
+        lost
     }
 
     /// Which map server is asked after `tries` tries.

@@ -86,7 +86,10 @@ impl Agent {
             Object::Peer(key) if ok => actions.event(Event::PeerRemoved { key }),
             Object::Peer(_) | Object::Route(_) => {}
         }
-        self.repair_unless(ok, now, object, actions);
+        if !ok {
+            actions.event(Event::ChangeFailed { what: "removal" });
+        }
+        self.repair_unless(ok, now, object);
     }
 
     /// The data plane has taken prefixes from a peer that keeps others, or would not.
@@ -97,23 +100,19 @@ impl Agent {
         ok: bool,
         actions: &mut Actions,
     ) {
-        self.repair_unless(ok, now, Object::Peer(key), actions);
+        if !ok {
+            actions.event(Event::ChangeFailed { what: "removal" });
+        }
+        self.repair_unless(ok, now, Object::Peer(key));
     }
 
     /// Tries what was refused again, later and later.
-    pub(super) fn repair_unless(
-        &mut self,
-        ok: bool,
-        now: Timestamp,
-        object: Object,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn repair_unless(&mut self, ok: bool, now: Timestamp, object: Object) {
         if ok {
             self.repairs.remove(&object);
             self.deadlines.cancel(&Timer::Repair(object));
             return;
         }
-        actions.event(Event::ChangeFailed { what: "removal" });
         let tries = self.repairs.entry(object).or_default();
         let wait = REPAIR_RETRY.saturating_mul(1 << (*tries).min(10));
         *tries = tries.saturating_add(1);
@@ -132,7 +131,7 @@ impl Agent {
                 None => self.take_out(object, actions),
             },
             Object::Route(route) if self.routes.wanted(&route) => {
-                self.repairs.remove(&object);
+                self.change(What::RouteAgain(route), Change::AddRoute(route), actions);
             }
             Object::Route(_) => self.take_out(object, actions),
         }

@@ -260,7 +260,8 @@ impl Agent {
         actions: &mut Actions,
     ) {
         if !ok {
-            self.repair_unless(ok, now, Object::Peer(key), actions);
+            actions.event(Event::ChangeFailed { what: "peer" });
+            self.repair_unless(ok, now, Object::Peer(key));
             return;
         }
         let Some(watch) = self.watches.by_key.get_mut(&key) else {

@@ -53,7 +53,7 @@ pub struct Config {
     pub hold: Duration,
     /// How long a peer is not used before it is removed.
     pub idle: Duration,
-    /// Peers in the data plane; when more are wanted, those used longest ago go.
+    /// Peers in each data plane; when more are wanted, those used longest ago go.
     pub max_peers: usize,
     /// Name of the WireGuard interface to the map server.
     pub control_interface: String,

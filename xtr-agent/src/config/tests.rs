@@ -285,3 +285,18 @@ fn what_is_excluded_is_no_part_of_the_overlay() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn an_idle_time_is_no_shorter_than_what_the_far_end_needs_to_notice() {
+    let with =
+        |line: &str| parse(&GOOD.replacen("listen_port", &format!("{line}\nlisten_port"), 1));
+    let config = with("idle_s = 900\nmax_peers = 50000").unwrap();
+    assert_eq!((config.idle.as_secs(), config.max_peers), (900, 50_000));
+    for (line, expected) in [
+        ("idle_s = 180", "idle_s: is 180; use 300 to 604800 seconds"),
+        ("max_peers = 3", "max_peers: is 3; use 16 to 1048576"),
+    ] {
+        let error = with(line).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}

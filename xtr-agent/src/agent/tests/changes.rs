@@ -72,7 +72,7 @@ fn a_shorter_ttl_ends_a_mapping_sooner() {
     bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)));
     assert_eq!(
         story(&bench.after(Duration::from_secs(61))),
-        ["no route 10.0.0.2/32", "no peer"]
+        ["kick", "no route 10.0.0.2/32", "no peer"]
     );
 }
 
@@ -126,4 +126,45 @@ fn a_peer_is_said_to_be_gone_when_it_is() {
     };
     assert!(!said(&gone));
     assert!(said(&bench.done(&gone)));
+}
+
+#[test]
+fn a_route_that_is_refused_is_tried_again_until_it_is_set() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    assert_eq!(failures(&bench.failed(&fired)), 1);
+    let packet = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    assert_eq!(story(&packet), ["sent on 1"], "through the agent meanwhile");
+    let again = bench.after(limits::REPAIR_RETRY);
+    assert_eq!(story(&again), ["route 10.0.0.2/32"]);
+    assert_eq!(failures(&bench.failed(&again)), 1);
+    let again = bench.after(limits::REPAIR_RETRY * 2);
+    assert_eq!(story(&again), ["route 10.0.0.2/32"]);
+    bench.done(&again);
+    assert_eq!(story(&bench.after(Duration::from_secs(30))), [""; 0]);
+}
+
+#[test]
+fn a_refused_route_of_a_mapping_that_is_gone_is_taken_out() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let fired = bench.handshake(SMALLER, 0);
+    bench.failed(&fired);
+    let gone = bench.notify(2, &record("10.0.0.2/32", SMALLER, Ttl::WITHDRAW));
+    bench.done(&gone);
+    assert_eq!(story(&bench.after(Duration::from_secs(30))), [""; 0]);
+}
+
+#[test]
+fn a_push_that_repeats_a_mapping_in_use_has_a_handshake_started_where_there_is_no_session() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    bench.handshake(SMALLER, 100);
+    assert_eq!(story(&bench.notify(2, &far_end(SMALLER))), ["ack"]);
+    let later = bench.after(limits::PASSIVE_WAIT);
+    assert_eq!(story(&later), ["kick"]);
 }

@@ -63,6 +63,7 @@ fn negative_mappings_leave_room_for_positive_ones() {
     let mut bench = Bench::new();
     for n in 0..u32::try_from(limits::MAP_CACHE_ENTRIES).unwrap() {
         let dst = std::net::Ipv4Addr::from(0x0a01_0000 + n).to_string();
+        bench.agent.ration.earn(bench.now);
         let asked = bench.input(Input::TunPacket(&packet("10.0.0.1", &dst, &[1])));
         let nonce = requests(&asked)[0].nonce;
         let mut none = record(&format!("{dst}/32"), OWN, Ttl::from_minutes(15));

@@ -23,6 +23,7 @@ mod reconfigure;
 mod refusals;
 mod rules;
 mod snapshot;
+mod storms;
 mod subscriptions;
 mod trace;
 

@@ -50,6 +50,34 @@ fn a_route_stays_while_another_mapping_needs_it() {
 }
 
 #[test]
+fn a_more_specific_mapping_takes_over_and_gives_back_when_it_goes() {
+    let mut bench = Bench::new();
+    installed(&mut bench, 1, &record("10.0.0.0/24", SMALLER, ttl()));
+    let part = record("10.0.0.0/28", BIGGER, ttl());
+    let taken = bench.notify(2, &part);
+    assert_eq!(story(&taken), ["peer [10.0.0.0/28]"]);
+    bench.done(&taken);
+    let waits = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    assert_eq!(story(&waits), [""; 0], "for the handshake with the new one");
+    let fired = bench.handshake(BIGGER, 0);
+    assert_eq!(story(&fired), ["sent on 1", "route 10.0.0.0/28"]);
+    bench.done(&fired);
+    let gone = bench.notify(
+        3,
+        &Record {
+            ttl: Ttl::WITHDRAW,
+            ..part
+        },
+    );
+    assert_eq!(story(&gone), ["no route 10.0.0.0/28", "no peer"]);
+    bench.done(&gone);
+    let back = bench.input(Input::TunPacket(&to_far_end(&[2])));
+    assert_eq!(story(&back), ["sent on 2"], "to the one around it");
+    let left: Vec<_> = bench.agent.peers().map(|peer| peer.key).collect();
+    assert_eq!(left, [SMALLER]);
+}
+
+#[test]
 fn a_refresh_answered_with_another_prefix_hands_over_to_it_and_is_done() {
     let mut bench = Bench::new();
     installed(&mut bench, 1, &record("10.0.0.16/28", SMALLER, ttl()));

@@ -360,3 +360,22 @@ fn a_far_end_behind_a_nat_of_its_own_is_left_where_it_was_last_seen() {
         bench.now = bench.now + SILENCE;
     }
 }
+
+#[test]
+fn a_far_end_that_is_set_up_anew_keeps_what_the_push_does_not_speak_of() {
+    let mut bench = Bench::new();
+    let other = record("10.0.0.3/32", SMALLER, Ttl::from_minutes(15));
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    bench.handshake(SMALLER, 100);
+    let installing = bench.notify(2, &other);
+    bench.done(&installing);
+    bench.after(LIVENESS_POLL);
+    bench.handshake(SMALLER, 100);
+    bench.notify(3, &far_end(SMALLER));
+    bench.after(SILENCE);
+    let anew = bench.notify(4, &far_end(SMALLER));
+    assert!(story(&anew).contains(&"no peer".to_owned()), "{anew:?}");
+    let peers: Vec<_> = bench.agent.peers().map(|peer| peer.allowed_ips).collect();
+    assert_eq!(peers, [vec![net("10.0.0.2/32"), net("10.0.0.3/32")]]);
+}

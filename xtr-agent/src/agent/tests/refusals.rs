@@ -44,6 +44,33 @@ fn a_map_server_that_lost_the_control_tunnel_is_reached_through_a_new_one() {
 }
 
 #[test]
+fn of_several_map_servers_the_lost_one_is_asked_once_more_through_its_new_tunnel() {
+    let mut config = Bench::config();
+    let address = "[fd4c:1::2]:4342".parse().unwrap();
+    config.map_servers.push(MapServer {
+        address,
+        key: key(),
+    });
+    let mut bench = Bench::with(config);
+    bench.now = Timestamp::ZERO + Duration::from_secs(100);
+    bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let retried = bench.after(limits::REQUEST_RETRY);
+    assert_eq!(
+        story(&retried),
+        ["new control tunnel", "request", "request"]
+    );
+    let receivers: Vec<_> = retried.iter().filter_map(receiver).collect();
+    assert_eq!(receivers, [SERVER.parse().unwrap(), address]);
+}
+
+fn receiver(action: &Action) -> Option<SocketAddr> {
+    match action {
+        Action::Send { dst, .. } => Some(*dst),
+        _ => None,
+    }
+}
+
+#[test]
 fn a_negative_reply_refuses_the_prefix_for_its_ttl() {
     let mut bench = Bench::new();
     let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));

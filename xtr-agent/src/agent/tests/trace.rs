@@ -62,6 +62,7 @@ fn a_scan_leaves_no_more_traces_than_there_is_room_for() {
     for n in 0..400u16 {
         let [high, low] = n.to_be_bytes();
         let to = format!("10.9.{high}.{low}");
+        bench.agent.ration.earn(bench.now);
         bench.input(Input::TunPacket(&packet("10.0.0.1", &to, &[1])));
     }
     assert!(bench.agent.trace(bench.now, addr("10.0.0.2")).is_none());
