@@ -1,14 +1,20 @@
 //! `xtr-agent`: an endpoint of a Lispwire network.
 
+mod cli;
+
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use command_line::{LogFormat, arguments, configured, say, start_log};
-use xtr_agent::config::Config;
+use command_line::{EXIT_FAILURE, LogFormat, arguments, configured, ended, say, start_log};
+use xtr_agent::config::{Config, ConfigError};
 use xtr_agent::shell::{self, Keys};
 
+use cli::Target;
+
+const AGENT: &str = "xtr-agent";
 /// What is logged unless `RUST_LOG` says otherwise.
 const LOGGED: &str = "warn,gotatun=off,xtr_agent=info,wg_device=info";
 
@@ -22,7 +28,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the agent in the foreground until SIGTERM or SIGINT.
+    /// Runs the agent in the foreground until SIGTERM, SIGINT or `stop`.
     Run {
         /// Configuration file.
         #[arg(long, short, default_value = "/etc/lispwire/xtr-agent.toml")]
@@ -31,7 +37,34 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         log_format: LogFormat,
     },
-    /// Prints the agent's public keys, making the keys if there are none.
+    /// Says where a running agent stands: registrations, peers, map-cache.
+    Status {
+        #[command(flatten)]
+        target: Target,
+        /// Prints everything as one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says how far the first packet to a destination has come, or where it stopped.
+    Trace {
+        /// The destination.
+        eid: IpAddr,
+        #[command(flatten)]
+        target: Target,
+        /// Prints everything as one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stops a running agent; on the kernel's data plane the tunnels stay, for the next start.
+    Stop {
+        #[command(flatten)]
+        target: Target,
+        /// Withdraws the registrations and removes interfaces, routes and map-cache, also those
+        /// that an agent left which runs no more.
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Prints the agent's two public keys, making the keys if there are none.
     Pubkey {
         /// Configuration file.
         #[arg(long, short, default_value = "/etc/lispwire/xtr-agent.toml")]
@@ -60,13 +93,19 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match arguments.command {
-        Command::Run { config, log_format } => with_config(&config, |config| {
+        Command::Run { config, log_format } => with_config(&config, |read| {
             start_log(log_format, LOGGED);
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(shell::run(config))
+            runtime.block_on(shell::run(read, &config))
         }),
+        Command::Status { target, json } => finished(cli::status::run(&target, json)),
+        Command::Trace { eid, target, json } => match cli::trace::run(&target, eid, json) {
+            Ok(false) => ExitCode::from(EXIT_FAILURE),
+            result => finished(result.map(drop)),
+        },
+        Command::Stop { target, purge } => finished(cli::stop::run(&target, purge)),
         Command::Pubkey { config } => with_config(&config, |config| {
             let keys = Keys::load_or_create(&config)?;
             say(&format!("control {}", keys.control.public()));
@@ -90,5 +129,13 @@ fn main() -> ExitCode {
 }
 
 fn with_config(path: &Path, run: impl FnOnce(Config) -> Result<()>) -> ExitCode {
-    configured("xtr-agent", Config::load(path), run)
+    finished(Config::load(path).map_err(Into::into).and_then(run))
+}
+
+fn finished(result: Result<()>) -> ExitCode {
+    let of_config = |error: &anyhow::Error| error.downcast_ref::<ConfigError>().is_some();
+    match result {
+        Err(error) if of_config(&error) => configured(AGENT, Err(error), |()| Ok(())),
+        result => ended(AGENT, result.map(|()| ExitCode::SUCCESS)),
+    }
 }

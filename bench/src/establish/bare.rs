@@ -54,6 +54,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             listen_port: args.port,
             mtu: MTU,
             addresses: vec![args.address],
+            adopt: false,
         };
         let choice = match args.data_plane.as_str() {
             "kernel" => BackendChoice::Kernel,

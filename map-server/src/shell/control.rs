@@ -45,6 +45,7 @@ impl ControlTunnel {
             listen_port: control.listen_port,
             mtu: MTU,
             addresses: vec![IpNet::from(control.address)],
+            adopt: false,
         };
         let device = Device::create(config, control.data_plane).await?;
         let routes = Routes::new()?;

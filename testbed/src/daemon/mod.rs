@@ -138,18 +138,27 @@ impl Daemon {
         kill(pid, signal).doing("signal", self.name())
     }
 
-    /// Stops the daemon by SIGTERM and waits for its end.
+    /// Stops the daemon by SIGINT, at which it leaves nothing behind, and waits for its end.
     ///
     /// # Errors
     ///
     /// When it does not end within `timeout` (it is killed then) or ends with a failure.
     pub fn stop(&mut self, timeout: Duration) -> Result<(), TestbedError> {
-        self.signal(Signal::SIGTERM)?;
+        self.end_by(Signal::SIGINT, timeout)
+    }
+
+    /// Stops the daemon by a signal and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop).
+    pub fn end_by(&mut self, signal: Signal, timeout: Duration) -> Result<(), TestbedError> {
+        self.signal(signal)?;
         let Some(status) = self.wait_for_end(timeout)? else {
             self.kill();
             return Err(TestbedError::Timeout {
                 name: self.name().into(),
-                expected: "end after SIGTERM".into(),
+                expected: format!("end after {signal}"),
                 waited: timeout,
                 tail: self.tail(),
             });

@@ -169,6 +169,8 @@ impl fmt::Display for ServerConfig {
 impl fmt::Display for EndpointConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "state_dir = {:?}", self.state_dir)?;
+        // The agents share the file system.
+        writeln!(f, "admin_socket = {:?}", self.state_dir.join("admin.sock"))?;
         writeln!(f, "overlay = {OVERLAY}")?;
         writeln!(f, "eid_prefixes = {:?}", self.prefixes())?;
         writeln!(f, "listen_port = {DATA_PORT}")?;

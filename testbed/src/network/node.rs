@@ -94,7 +94,7 @@ impl Node {
         }
     }
 
-    /// Stops the daemon if it runs.
+    /// Stops the daemon if it runs; it leaves nothing behind.
     ///
     /// # Errors
     ///
@@ -102,6 +102,20 @@ impl Node {
     pub fn stop(&mut self) -> Result<(), TestbedError> {
         match &mut self.daemon {
             Some(daemon) if daemon.pid().is_some() => daemon.stop(STOP_TIMEOUT),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Ends the daemon by SIGTERM, as `systemctl restart` would.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop).
+    pub fn leave(&mut self) -> Result<(), TestbedError> {
+        match &mut self.daemon {
+            Some(daemon) if daemon.pid().is_some() => {
+                daemon.end_by(nix::sys::signal::Signal::SIGTERM, STOP_TIMEOUT)
+            }
             Some(_) | None => Ok(()),
         }
     }

@@ -13,11 +13,13 @@ use crate::link_guard::{LinkGuard, NameClaim};
 use crate::miss_tun::OPENING_NETLINK;
 use crate::netlink::link::Links;
 use crate::netns::{NetNs, inside};
+use crate::paced_stats::PacedStats;
 use crate::table::CryptokeyTable;
 use crate::tun;
 use crate::types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};
 
-/// A WireGuard interface that is up; removed by [`Device::close`], or when dropped.
+/// A WireGuard interface that is up; removed by [`Device::close`], or when dropped, unless it was
+/// adopted or told to [`stay`](Device::stay).
 ///
 /// Nobody else may program the interface: it remembers what it was told, and changes only that.
 pub struct Device {
@@ -25,6 +27,7 @@ pub struct Device {
     plane: Plane,
     /// Held over every change, so that what it says and what the interface holds agree.
     table: Mutex<CryptokeyTable>,
+    stats: PacedStats,
     link: LinkGuard,
 }
 
@@ -35,6 +38,9 @@ enum Plane {
 
 impl Device {
     /// Creates the interface in the present network namespace, gives it its addresses, brings it up.
+    ///
+    /// With `config.adopt`, a kernel interface of that name that an earlier run left is taken over:
+    /// it keeps its peers with their sessions, and its UDP port if that is not prescribed.
     ///
     /// # Errors
     /// The name or the UDP port is taken, the data plane does not exist here, or CAP_NET_ADMIN is
@@ -67,13 +73,13 @@ impl Device {
             Kernel::create(&config, claim, links, home)
         })?;
         let device = match made {
-            Made::Up(kernel, link) => Self::new(Plane::Kernel(kernel), link),
+            Made::Up(kernel, link, peers) => Self::new(Plane::Kernel(kernel), link, &peers),
             Made::Unsupported(..) if choice == BackendChoice::Kernel => {
                 return Err(DeviceError::NoKernelWireGuard { name: config.name });
             }
             Made::Unsupported(claim, links) => {
                 let (tun, link) = inside(netns, || {
-                    let (tun, link) = tun::open(claim, links, config.mtu)?;
+                    let (tun, link) = tun::open(claim, links, config.mtu, false)?;
                     link.bring_up(&config.addresses)?;
                     Ok((tun, link))
                 })?;
@@ -90,12 +96,29 @@ impl Device {
         link: LinkGuard,
     ) -> Result<Self, DeviceError> {
         let embedded = Embedded::start(config, tun, &link).await?;
-        Ok(Self::new(Plane::Embedded(embedded), link))
+        Ok(Self::new(Plane::Embedded(embedded), link, &[]))
     }
 
-    fn new(plane: Plane, link: LinkGuard) -> Self {
-        let table = Mutex::default();
-        Self { plane, table, link }
+    fn new(plane: Plane, link: LinkGuard, present: &[PeerSpec]) -> Self {
+        let mut table = CryptokeyTable::default();
+        for peer in present {
+            table.commit(peer);
+        }
+        Self {
+            plane,
+            table: Mutex::new(table),
+            stats: PacedStats::default(),
+            link,
+        }
+    }
+
+    /// From now on a kernel interface is left in place when this is dropped, and forwards without
+    /// this process; an embedded one cannot.
+    pub fn stay(&self) {
+        match self.plane {
+            Plane::Kernel(_) => self.link.stay(),
+            Plane::Embedded(_) => {}
+        }
     }
 
     /// Returns which data plane the interface runs on.
@@ -150,6 +173,11 @@ impl Device {
         result
     }
 
+    /// Lists the peers of the interface, those of an earlier run included, in no particular order.
+    pub async fn peers(&self) -> Vec<PublicKey> {
+        self.table.lock().await.keys().copied().collect()
+    }
+
     /// Removes a peer; one that is not there is no error.
     ///
     /// # Errors
@@ -166,6 +194,7 @@ impl Device {
                 .map_err(|e| self.error(REMOVING_PEER, io::Error::other(e)))?,
         }
         table.remove(key);
+        self.stats.forget(key);
         Ok(())
     }
 
@@ -181,6 +210,15 @@ impl Device {
                 .map_err(|e| self.error("reading the peers of interface", e)),
             Plane::Embedded(embedded) => Ok(embedded.peer_stats().await),
         }
+    }
+
+    /// Reads what the data plane knows about a few peers, those of `keys` that it has, without
+    /// reading all peers each time: the answer may be as old as some readings of all peers take.
+    ///
+    /// # Errors
+    /// The data plane refuses.
+    pub async fn stats_of(&self, keys: &[PublicKey]) -> Result<Vec<PeerStats>, DeviceError> {
+        self.stats.of(keys, self.peer_stats()).await
     }
 
     /// Makes this side start a handshake now, unless there is a session; does not wait for it.
@@ -245,13 +283,14 @@ impl Device {
         }
     }
 
-    /// Stops the data plane and removes the interface, done when this returns.
+    /// Stops the data plane and removes the interface, whether it was to stay or not; done when
+    /// this returns.
     pub async fn close(self) {
         match self.plane {
             Plane::Kernel(_) => {}
             Plane::Embedded(embedded) => embedded.stop().await,
         }
-        drop(self.link);
+        self.link.remove();
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> DeviceError {

@@ -34,6 +34,14 @@ pub enum DeviceError {
         /// The interface.
         name: String,
     },
+    /// An interface that was to be removed is not of this software.
+    #[error(
+        "removing interface {name}: it was not made by this software; delete it with `ip link del {name}` if nobody needs it"
+    )]
+    Foreign {
+        /// The interface.
+        name: String,
+    },
     /// No network namespace of that name.
     #[error(
         "network namespace {name}: there is none; make it with `ip netns add {name}`, or correct `netns`"

@@ -8,9 +8,13 @@
 //! | how does WireGuard run in this process? | `embedded` |
 //! | how is the kernel's WireGuard programmed? | `kernel` |
 //! | which change of a peer is the smallest? | `table` |
+//! | how often are counters read? | `paced_stats` |
+//! | what outlives a killed process? | `leftover` |
 //! | what catches packets to unknown destinations? | `miss_tun` |
 //! | how do packets get into an interface? | `routes` |
 //! | when has this host another address? | `address_watch` |
+//! | how far away is somebody behind an interface? | `echo` |
+//! | how large may packets be? | `path_mtu`, `mss_clamp` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how does the kernel make interfaces? | `netlink` |
 //! | how are they made in another network namespace? | `netns` |
@@ -20,14 +24,19 @@
 
 mod address_watch;
 mod device;
+mod echo;
 mod embedded;
 mod error;
 mod kernel;
 mod key;
+mod leftover;
 mod link_guard;
 mod miss_tun;
+mod mss_clamp;
 mod netlink;
 mod netns;
+mod paced_stats;
+mod path_mtu;
 mod routes;
 mod sockets;
 mod table;
@@ -36,10 +45,14 @@ mod types;
 
 pub use address_watch::AddressWatch;
 pub use device::Device;
+pub use echo::round_trips;
 pub use error::DeviceError;
 pub use key::{KeyError, PrivateKey};
+pub use leftover::remove_leftover;
 pub use miss_tun::MissTun;
+pub use mss_clamp::MssClamp;
 pub use netns::NetNs;
+pub use path_mtu::{path_mtu, wireguard_overhead};
 pub use routes::{RouteSpec, Routes};
 pub use sockets::{bind_control_socket, local_address_towards};
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};

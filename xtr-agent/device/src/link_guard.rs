@@ -4,7 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -52,10 +53,11 @@ impl NameClaim {
     }
 }
 
-/// An interface that is deleted when this is dropped.
+/// An interface that is deleted when this is dropped, unless it is to stay.
 #[derive(Debug)]
 pub(crate) struct LinkGuard {
     index: u32,
+    stays: AtomicBool,
     links: Mutex<Links>,
     claim: NameClaim,
 }
@@ -65,6 +67,7 @@ impl LinkGuard {
     pub(crate) const fn new(claim: NameClaim, link: Link, links: Links) -> Self {
         Self {
             index: link.index,
+            stays: AtomicBool::new(false),
             links: Mutex::new(links),
             claim,
         }
@@ -74,9 +77,39 @@ impl LinkGuard {
         self.claim.name()
     }
 
-    /// Adds the addresses and brings the interface up.
+    /// From now on the interface is left in place when this is dropped.
+    pub(crate) fn stay(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+    }
+
+    /// Deletes the interface whether it was to stay or not.
+    pub(crate) fn remove(self) {
+        self.stays.store(false, Ordering::Relaxed);
+    }
+
+    /// Makes an interface that may be of an earlier run what a new one would be, and brings it up;
+    /// what is as it shall be is not touched.
+    pub(crate) fn fit(&self, mtu: u16, addresses: &[IpNet]) -> Result<(), DeviceError> {
+        let failed = |source| DeviceError::system(BRINGING_UP, self.name(), source);
+        let mut links = self.links();
+        links.mark(self.index).map_err(failed)?;
+        links.set_mtu(self.index, mtu).map_err(failed)?;
+        let present = links.addresses(self.index).map_err(failed)?;
+        for old in present.iter().filter(|old| !addresses.contains(old)) {
+            links.remove_address(self.index, *old).map_err(failed)?;
+        }
+        drop(links);
+        let wanted = addresses.iter().copied();
+        let new: Vec<IpNet> = wanted.filter(|new| !present.contains(new)).collect();
+        self.bring_up(&new)
+    }
+
+    /// Marks the interface, adds the addresses and brings it up.
     pub(crate) fn bring_up(&self, addresses: &[IpNet]) -> Result<(), DeviceError> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links();
+        links
+            .mark(self.index)
+            .map_err(|source| DeviceError::system(BRINGING_UP, self.name(), source))?;
         for address in addresses {
             links
                 .add_address(self.index, *address)
@@ -86,9 +119,7 @@ impl LinkGuard {
             .bring_up(self.index)
             .map_err(|source| DeviceError::system(BRINGING_UP, self.name(), source))
     }
-}
 
-impl LinkGuard {
     /// Waits, for a bounded time, until packets to the addresses are taken in.
     ///
     /// The kernel installs what that takes for IPv6 some time after it has confirmed the address.
@@ -104,7 +135,7 @@ impl LinkGuard {
     }
 
     fn is_settled(&self, addresses: &[IpNet]) -> Result<bool, DeviceError> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links();
         for address in addresses {
             if let IpAddr::V6(ip) = address.addr()
                 && !links
@@ -116,10 +147,17 @@ impl LinkGuard {
         }
         Ok(true)
     }
+
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for LinkGuard {
     fn drop(&mut self) {
+        if *self.stays.get_mut() {
+            return;
+        }
         let links = self.links.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = links.delete(self.index) {
             tracing::warn!(name = self.claim.name(), %error, "deleting interface failed");

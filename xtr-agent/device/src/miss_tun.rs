@@ -12,7 +12,8 @@ use crate::netlink::link::Links;
 use crate::netns::{NetNs, inside};
 use crate::tun;
 
-/// A TUN interface that is up, without addresses; removed when dropped.
+/// A TUN interface that is up, without addresses; removed by [`MissTun::close`], or when dropped,
+/// unless it was told to [`stay`](MissTun::stay).
 pub struct MissTun {
     // First: the link is deleted after its descriptor is closed.
     device: ::tun::AsyncDevice,
@@ -22,25 +23,45 @@ pub struct MissTun {
 impl MissTun {
     /// Makes the interface `name` with `mtu` bytes and brings it up.
     ///
+    /// With `adopt`, one that an earlier run left in place is taken over and stays; without, it is
+    /// replaced.
+    ///
     /// # Errors
-    /// The name is taken, TUN is not available, or CAP_NET_ADMIN is missing. Must be called within
-    /// a tokio runtime.
-    pub fn create(name: &str, mtu: u16) -> Result<Self, DeviceError> {
-        Self::create_in(None, name, mtu)
+    /// The name is taken by somebody else, TUN is not available, or CAP_NET_ADMIN is missing. Must
+    /// be called within a tokio runtime.
+    pub fn create(name: &str, mtu: u16, adopt: bool) -> Result<Self, DeviceError> {
+        Self::create_in(None, name, mtu, adopt)
     }
 
     /// The same in another network namespace.
     ///
     /// # Errors
     /// As [`create`](Self::create), or the namespace cannot be entered.
-    pub fn create_in(netns: Option<&NetNs>, name: &str, mtu: u16) -> Result<Self, DeviceError> {
+    pub fn create_in(
+        netns: Option<&NetNs>,
+        name: &str,
+        mtu: u16,
+        adopt: bool,
+    ) -> Result<Self, DeviceError> {
         inside(netns, || {
             let claim = NameClaim::take(name)?;
             let links = Links::open().map_err(|e| DeviceError::system(OPENING_NETLINK, name, e))?;
-            let (device, link) = tun::open(claim, links, mtu)?;
-            link.bring_up(&[])?;
+            let (device, link) = tun::open(claim, links, mtu, adopt)?;
+            link.fit(mtu, &[])?;
             Ok(Self { device, link })
         })
+    }
+
+    /// From now on the interface is left in place when this is dropped, if it was created with
+    /// `adopt`: without anybody to read them, its packets are then dropped by the kernel.
+    pub fn stay(&self) {
+        self.link.stay();
+    }
+
+    /// Removes the interface, whether it was to stay or not.
+    pub fn close(self) {
+        drop(self.device);
+        self.link.remove();
     }
 
     /// Waits for a packet; returns its length. Cancelling loses nothing.

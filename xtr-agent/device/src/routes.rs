@@ -38,6 +38,8 @@ pub struct Routes(Mutex<State>);
 struct State {
     links: Links,
     added: HashSet<RouteSpec>,
+    /// Routes of an earlier run that nobody has asked for yet, with the index of their interface.
+    stale: HashMap<(IpNet, u32), (RouteSpec, u32)>,
     /// Interface indexes by name, as last looked up.
     indexes: HashMap<String, u32>,
 }
@@ -62,8 +64,46 @@ impl Routes {
         Ok(Self(Mutex::new(State {
             links,
             added: HashSet::new(),
+            stale: HashMap::new(),
             indexes: HashMap::new(),
         })))
+    }
+
+    /// Reads which routes of this software an earlier run left through `device`. Adding one of them
+    /// costs nothing; the others go with [`Routes::remove_stale`].
+    ///
+    /// # Errors
+    /// The interface does not exist, or the system refuses.
+    pub fn adopt(&self, device: &str) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        let index = state.index_of(ADOPTING, device)?;
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let found = state
+                .ours_through(device, index, family)
+                .map_err(|e| DeviceError::system(ADOPTING, device, e))?;
+            let found = found.into_iter();
+            let rows = found.map(|spec| ((spec.prefix, spec.metric), (spec, index)));
+            state.stale.extend(rows);
+        }
+        Ok(())
+    }
+
+    /// Removes the routes of an earlier run that were not added again; returns how many.
+    ///
+    /// # Errors
+    /// CAP_NET_ADMIN is missing.
+    pub fn remove_stale(&self) -> Result<usize, DeviceError> {
+        let mut state = self.state();
+        let stale = std::mem::take(&mut state.stale);
+        let count = stale.len();
+        #[expect(
+            clippy::iter_over_hash_type,
+            reason = "the order in which routes go does not matter"
+        )]
+        for (_, (spec, index)) in stale {
+            state.delete(&spec, index)?;
+        }
+        Ok(count)
     }
 
     /// Adds a route; one that is there already, through the same interface, is no error.
@@ -74,6 +114,15 @@ impl Routes {
     pub fn add(&self, spec: &RouteSpec) -> Result<(), DeviceError> {
         let mut state = self.state();
         let mut index = state.index_of(ADDING, &spec.device)?;
+        // Two routes of one prefix and metric cannot be told apart: one that differs goes first.
+        match state.stale.remove(&(spec.prefix, spec.metric)) {
+            Some((old, its_index)) if old == *spec && its_index == index => {
+                state.added.insert(old);
+                return Ok(());
+            }
+            Some((old, its_index)) => state.delete(&old, its_index)?,
+            None => {}
+        }
         let mut result = state.create(spec, index);
         if let Err(error) = &result
             && error.raw_os_error() == Some(libc::ENODEV)
@@ -116,13 +165,7 @@ impl Routes {
             }
             Err(error) => return Err(error),
         };
-        let message = RouteNetlinkMessage::DelRoute(message(spec, index));
-        match state.links.socket().execute(message, 0) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV)) => {}
-            result => {
-                result.map_err(|e| DeviceError::system(REMOVING, &spec.prefix.to_string(), e))?;
-            }
-        }
+        state.delete(spec, index)?;
         state.added.remove(spec);
         Ok(())
     }
@@ -159,6 +202,43 @@ impl State {
         let message = RouteNetlinkMessage::NewRoute(message(spec, index));
         let socket = self.links.socket();
         socket.execute(message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    fn delete(&mut self, spec: &RouteSpec, index: u32) -> Result<(), DeviceError> {
+        let message = RouteNetlinkMessage::DelRoute(message(spec, index));
+        match self.links.socket().execute(message, 0) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV)) => {
+                Ok(())
+            }
+            result => {
+                result.map_err(|e| DeviceError::system(REMOVING, &spec.prefix.to_string(), e))
+            }
+        }
+    }
+
+    /// Lists the routes of this software through one interface.
+    fn ours_through(
+        &mut self,
+        device: &str,
+        index: u32,
+        family: AddressFamily,
+    ) -> io::Result<Vec<RouteSpec>> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        let mut found = Vec::new();
+        let request = RouteNetlinkMessage::GetRoute(query);
+        self.links.socket().query(request, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewRoute(route) = answer else {
+                return;
+            };
+            let ours = route.header.protocol == PROTOCOL
+                && route.header.table == RouteHeader::RT_TABLE_MAIN
+                && outgoing_interface(&route) == Some(index);
+            if ours {
+                found.extend(read(&route, device));
+            }
+        })?;
+        Ok(found)
     }
 
     /// Whether the route that is in the way of `spec` is one of this software, through the same
@@ -228,6 +308,43 @@ fn message(spec: &RouteSpec, index: u32) -> RouteMessage {
     message
 }
 
+/// What [`message`] was made of.
+fn read(route: &RouteMessage, device: &str) -> Option<RouteSpec> {
+    let mut metric = 0;
+    let mut source = None;
+    let mut destination = if route.header.address_family == AddressFamily::Inet6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    for attribute in &route.attributes {
+        if let RouteAttribute::Priority(priority) = attribute {
+            metric = *priority;
+        } else if let RouteAttribute::Destination(address) = attribute {
+            destination = ip(address)?;
+        } else if let RouteAttribute::PrefSource(address) = attribute {
+            source = Some(ip(address)?);
+        }
+    }
+    let prefix = IpNet::new(destination, route.header.destination_prefix_length).ok()?;
+    Some(RouteSpec {
+        prefix,
+        device: device.to_owned(),
+        metric,
+        source,
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    if let RouteAddress::Inet(v4) = address {
+        Some((*v4).into())
+    } else if let RouteAddress::Inet6(v6) = address {
+        Some((*v6).into())
+    } else {
+        None
+    }
+}
+
 /// Whether prefix, metric and table are those of `spec`.
 fn is_in_the_way(route: &RouteMessage, spec: &RouteSpec) -> bool {
     let mut metric = 0;
@@ -273,6 +390,7 @@ const fn family(address: IpAddr) -> AddressFamily {
 }
 
 const OPENING: &str = "opening";
+const ADOPTING: &str = "adopting the routes of interface";
 const ADDING: &str = "adding route";
 const REMOVING: &str = "removing route";
 

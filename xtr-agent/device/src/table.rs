@@ -95,6 +95,11 @@ impl CryptokeyTable {
         }
     }
 
+    /// Lists the peers that were committed and not removed, in no particular order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &PublicKey> {
+        self.peers.keys()
+    }
+
     /// Returns the keepalive of a peer, or `None` when there is no such peer.
     pub(crate) fn keepalive(&self, key: &PublicKey) -> Option<Option<u16>> {
         self.peers.get(key).map(|row| row.keepalive)

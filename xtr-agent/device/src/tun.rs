@@ -7,20 +7,42 @@ use crate::link_guard::{LinkGuard, NameClaim};
 use crate::netlink::link::Links;
 
 /// Makes a TUN interface that is still down; must run within a tokio runtime.
+///
+/// One that an earlier run left is taken over with `adopt`, and replaced without. Taken over ones
+/// are up, stay until they are removed, and so do new ones when told to.
 pub(crate) fn open(
     claim: NameClaim,
     mut links: Links,
     mtu: u16,
+    adopt: bool,
 ) -> Result<(tun::AsyncDevice, LinkGuard), DeviceError> {
     let failed = |source| failed_to_create(claim.name(), source);
-    // A TUN left persistent by somebody else would be opened without a word.
-    if links.find(claim.name()).map_err(failed)?.is_some() {
-        let name = claim.name().to_owned();
-        return Err(DeviceError::NameTaken { name });
-    }
+    let found = links.find(claim.name()).map_err(failed)?;
+    let left = match found {
+        // A TUN left persistent by somebody else would be opened without a word.
+        Some(link) if !link.is_marked => {
+            let name = claim.name().to_owned();
+            return Err(DeviceError::NameTaken { name });
+        }
+        Some(link) if !(adopt && link.is_tun) => {
+            tracing::info!(
+                name = claim.name(),
+                "removing the interface an earlier run left"
+            );
+            links.delete(link.index).map_err(failed)?;
+            None
+        }
+        left => left,
+    };
     let mut config = tun::Configuration::default();
     config.tun_name(claim.name()).mtu(mtu);
-    let device = tun::create_as_async(&config).map_err(|error| {
+    let opened = tun::create(&config).and_then(|mut device| {
+        if adopt {
+            device.persist()?;
+        }
+        Ok(tun::AsyncDevice::new(device)?)
+    });
+    let device = opened.map_err(|error| {
         if let tun::Error::Io(source) = error {
             return failed(source);
         }
@@ -28,7 +50,11 @@ pub(crate) fn open(
     })?;
     let link = links.find(claim.name()).map_err(failed)?;
     let link = link.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ENODEV)))?;
-    Ok((device, LinkGuard::new(claim, link, links)))
+    let guard = LinkGuard::new(claim, link, links);
+    if left.is_some() {
+        guard.stay();
+    }
+    Ok((device, guard))
 }
 
 fn failed_to_create(name: &str, source: io::Error) -> DeviceError {

@@ -54,6 +54,9 @@ pub struct DeviceConfig {
     pub mtu: u16,
     /// Inner addresses; host prefixes bring no subnet route with them.
     pub addresses: Vec<IpNet>,
+    /// Whether a kernel interface that an earlier run left in place is taken over, with its
+    /// sessions; without, it is replaced.
+    pub adopt: bool,
 }
 
 /// One row of the cryptokey routing table, exactly as it shall be.

@@ -5,7 +5,7 @@ use lisp_proto::{EidPrefix, MapReply, Record, Timestamp};
 
 use super::control::DEFAULT_PORT;
 use super::event::{Cause, DropReason, Event};
-use super::limits::{RECORDS_PER_MESSAGE, REFRESH_RETRY_MAX};
+use super::limits::{RECORDS_PER_MESSAGE, REFRESH_RETRY_MAX, REQUEST_RETRY};
 use super::map_cache::{Chosen, Purpose};
 use super::{Actions, Agent, Timer};
 
@@ -74,14 +74,35 @@ impl Agent {
         let Chosen { key, endpoint } = chosen;
         let eid = record.eid;
         actions.event(Event::MapReply { eid, key, endpoint });
+        for dst in self.resolver.within(&eid.net()) {
+            self.traces.answered(now, dst);
+        }
         let taken = self.positive(now, &record, region, chosen, Cause::Reply, actions);
         self.no_longer_refused(asked.net().addr(), &eid, actions);
+        self.note_round_trip(now, purpose, eid.net());
         self.release_resolved(now, eid.net(), actions);
         match purpose {
             Purpose::Refresh(before) if before != eid.net() => {
                 self.superseded(now, before, taken, actions);
             }
             Purpose::Refresh(_) | Purpose::Resolve(_) => {}
+        }
+    }
+
+    /// Notes how long the answer took: nothing else tells how far away the far end is.
+    fn note_round_trip(&mut self, now: Timestamp, purpose: Purpose, prefix: IpNet) {
+        let pending = match purpose {
+            Purpose::Resolve(dst) => self.resolver.pending_mut(&dst),
+            Purpose::Refresh(_) => None,
+        };
+        if let Some(pending) = pending
+            && let Some(entry) = self.cache.get_mut(&prefix)
+        {
+            // Which of several requests is answered is not known.
+            entry.answer_took = match pending.tries {
+                1 => now - pending.since,
+                _ => REQUEST_RETRY,
+            };
         }
     }
 

@@ -87,7 +87,7 @@ impl Agent {
                 bytes: bytes.into(),
             });
         }
-        let mut wait = server.registration.sent(nonce);
+        let mut wait = server.registration.sent(nonce, now);
         if self.stopping {
             // Nobody is left to say it later.
             wait = FAREWELL_RETRY;
@@ -177,6 +177,7 @@ impl Agent {
                 actions.event(Event::Registered { eid });
             }
         }
+        self.refresh_restored(now);
         let next = self.jitter(self.config.register_interval);
         self.deadlines.set(Timer::Register(index), now + next);
         self.subscribe_first(now, index, actions);
@@ -185,13 +186,6 @@ impl Agent {
     /// The best locator we can reach: lowest priority, then highest weight
     /// (RFC 9301 5.4), of an address family that we have ourselves.
     pub(super) fn choose(&self, record: &Record) -> Option<Chosen> {
-        let reachable = |endpoint: &SocketAddr| {
-            let family = endpoint.is_ipv4();
-            self.config
-                .rlocs
-                .iter()
-                .any(|rloc| rloc.is_ipv4() == family)
-        };
         record
             .locators
             .iter()
@@ -200,9 +194,17 @@ impl Agent {
                 Rloc::WireGuard { endpoint, key } => Some((locator, endpoint, key)),
                 Rloc::Plain(_) => None,
             })
-            .filter(|(_, endpoint, key)| reachable(endpoint) && *key != self.config.public_key)
+            .filter(|(_, endpoint, key)| {
+                self.is_reachable(endpoint) && *key != self.config.public_key
+            })
             .min_by_key(|(locator, ..)| (locator.priority, u8::MAX - locator.weight))
             .map(|(_, endpoint, key)| Chosen { key, endpoint })
+    }
+
+    /// Whether we have an address of the family of `endpoint`.
+    pub(super) fn is_reachable(&self, endpoint: &SocketAddr) -> bool {
+        let mut own = self.config.rlocs.iter();
+        own.any(|rloc| rloc.is_ipv4() == endpoint.is_ipv4())
     }
 
     /// Whether a mapping for `prefix` is any business of ours.

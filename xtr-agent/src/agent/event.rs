@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lisp_proto::{Action as MapAction, EidPrefix, Nonce, PublicKey};
+use serde::Serialize;
 
 /// Something an operator may want to see, in the order it happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +78,11 @@ pub enum Event {
         /// The peer.
         key: PublicKey,
     },
+    /// A first handshake was not seen in time and is started once more.
+    HandshakeRestarted {
+        /// The peer.
+        key: PublicKey,
+    },
     /// A peer is gone from the data plane.
     PeerRemoved {
         /// The peer.
@@ -102,16 +108,20 @@ pub enum Event {
 }
 
 /// Why a peer was installed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// We asked for it.
     Reply,
     /// The map server told us.
     Push,
+    /// It was known before the agent started.
+    Restored,
 }
 
 /// Why a datagram or a packet was not acted upon. One counter each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DropReason {
     /// A control datagram that does not decode.
     Malformed,
@@ -155,6 +165,8 @@ pub enum DropReason {
     NegativeMapping,
     /// No map server answered.
     NoAnswer,
+    /// The far end did not shake hands while the packet waited.
+    NoHandshake,
     /// The mapping went away, or could not be installed, while the packet waited.
     MappingLost,
 }

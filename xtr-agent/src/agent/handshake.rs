@@ -5,8 +5,8 @@ use lisp_proto::{PublicKey, Timestamp};
 
 use super::event::{Cause, Event};
 use super::install::What;
-use super::limits::{HANDSHAKE_POLL, HANDSHAKE_POLLS, PASSIVE_WAIT};
-use super::map_cache::{Chosen, Entry, State};
+use super::limits::{HANDSHAKE_LOOKS, PASSIVE_WAIT};
+use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, Change, PeerStats, Timer};
 
 impl Agent {
@@ -18,43 +18,51 @@ impl Agent {
         let Some(Chosen { key, endpoint }) = entry.chosen else {
             return;
         };
-        let cause = entry.cause;
+        let (cause, mutual, state) = (entry.cause, entry.mutual, entry.state);
+        self.traces.installed(now, prefix, key);
         actions.event(Event::PeerInstalled {
             eid,
             key,
             endpoint,
             cause,
         });
-        let is_new = !self.peers.handshake_seen(&key);
+        // With a restored peer nobody shakes hands before there is a packet.
+        let is_new = cause != Cause::Restored && !self.peers.handshake_seen(&key);
         if is_new {
-            if self.watched.is_empty() {
-                self.deadlines.set(Timer::Handshakes, now + HANDSHAKE_POLL);
-            }
-            self.watched.insert(key, HANDSHAKE_POLLS);
+            self.watch(now, key, HANDSHAKE_LOOKS);
         }
-        if entry.state != State::Installing {
+        if state != State::Installing {
             if is_new {
                 // The far end starts the handshake, unless a NAT of ours keeps it from us.
                 self.deadlines.set(Timer::Kick(key), now + PASSIVE_WAIT);
             }
             return;
         }
-        let mutual = entry.mutual;
         match cause {
-            Cause::Reply if !mutual || self.config.public_key < key => self.fire(prefix, actions),
+            Cause::Reply if !mutual || self.config.public_key < key => {
+                self.fire(now, prefix, actions);
+            }
             Cause::Reply => {
-                entry.mutual = false;
+                if let Some(entry) = self.cache.get_mut(&prefix) {
+                    entry.mutual = false;
+                }
                 self.await_handshake(now, prefix, actions);
             }
             Cause::Push => self.await_handshake(now, prefix, actions),
+            Cause::Restored => self.fire(now, prefix, actions),
         }
     }
 
     /// A key that has taken the place of another one has had time to start a
     /// handshake; with a session nothing happens.
-    pub(super) fn kick_due(&self, key: PublicKey, actions: &mut Actions) {
+    pub(super) fn kick_due(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
         if self.peers.contains(&key) {
             actions.push(Action::Kick(key));
+            if !self.peers.handshake_seen(&key)
+                && let Some(prefix) = self.peers.prefixes(&key).first()
+            {
+                self.watch_closely(now, *prefix, key);
+            }
         }
     }
 
@@ -64,20 +72,42 @@ impl Agent {
             return;
         };
         entry.state = State::Awaiting(until);
-        self.awaiting.insert(prefix);
+        self.opening.insert(prefix);
         self.deadlines.set(Timer::Entry(prefix), until);
         let key = entry.chosen.map(|chosen| chosen.key);
         // A session proves that the far end knows our key. That it knows this
         // EID of ours too, only the answer to our own request tells.
         let answered = !entry.mutual;
         if answered && key.is_some_and(|key| self.peers.handshake_seen(&key)) {
-            self.fire(prefix, actions);
+            self.release(prefix, actions);
         }
     }
 
-    /// Sends the held packets on, in order, and lets the kernel have the rest.
-    pub(super) fn fire(&mut self, prefix: IpNet, actions: &mut Actions) {
-        self.awaiting.remove(&prefix);
+    /// The far end is ready: sends the first held packets on, which starts the handshake. Those
+    /// that the data plane could not keep meanwhile, and all later ones, wait until it was seen.
+    pub(super) fn fire(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
+        self.absorb_pending(prefix, actions);
+        let subscribed = self.is_subscribed(&prefix);
+        let Some(entry) = self.cache.get_mut(&prefix) else {
+            return;
+        };
+        let key = entry.chosen.map(|chosen| chosen.key);
+        // What was asked for without packets is kept ready: the data plane has none to keep yet.
+        let ready = entry.held.is_empty() && (entry.cause == Cause::Reply || subscribed);
+        if ready || key.is_none_or(|key| self.peers.handshake_seen(&key)) {
+            self.release(prefix, actions);
+            return;
+        }
+        entry.state = State::Opening;
+        let expires = entry.expires;
+        self.opening.insert(prefix);
+        self.deadlines.set(Timer::Entry(prefix), expires);
+        self.pump(now, prefix, actions);
+    }
+
+    /// Sends all held packets on, in order, and lets the kernel have the rest.
+    pub(super) fn release(&mut self, prefix: IpNet, actions: &mut Actions) {
+        self.opening.remove(&prefix);
         self.absorb_pending(prefix, actions);
         let eid = self.eid(prefix);
         let routes = self.routes_for(&prefix);
@@ -113,37 +143,15 @@ impl Agent {
             if peer.handshake_seen && self.peers.note_handshake(&peer.key) {
                 actions.event(Event::Handshake { key: peer.key });
             }
-            let seen = self.peers.handshake_seen(&peer.key);
-            if seen {
-                self.watched.remove(&peer.key);
-            }
-            if self.awaiting.is_empty() && self.refresh_checks.is_empty() {
+            self.handshake_looked_for(now, peer, actions);
+            if self.refresh_checks.is_empty() {
                 continue;
             }
             for prefix in self.peers.prefixes(&peer.key) {
-                let entry = self.cache.get(&prefix);
-                let awaiting =
-                    |entry: &Entry| matches!(entry.state, State::Awaiting(_)) && !entry.mutual;
-                if seen && entry.is_some_and(awaiting) {
-                    self.fire(prefix, actions);
-                }
                 self.refresh_used(now, prefix, peer, actions);
             }
         }
         self.check_liveness(now, stats, actions);
-    }
-
-    pub(super) fn look_for_handshakes(&mut self, now: Timestamp, actions: &mut Actions) {
-        self.watched.retain(|_, looks| {
-            *looks = looks.saturating_sub(1);
-            *looks > 0
-        });
-        if self.watched.is_empty() {
-            return;
-        }
-        let keys: Vec<PublicKey> = self.watched.keys().copied().collect();
-        actions.push(Action::ReadPeerStats(keys));
-        self.deadlines.set(Timer::Handshakes, now + HANDSHAKE_POLL);
     }
 
     pub(super) fn entry_due(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
@@ -160,8 +168,11 @@ impl Agent {
             // The far end is late or lost: nothing is gained by waiting on.
             if let Some(chosen) = entry.chosen {
                 actions.push(Action::Kick(chosen.key));
+                if !self.peers.handshake_seen(&chosen.key) {
+                    self.watch(now, chosen.key, HANDSHAKE_LOOKS);
+                }
             }
-            self.fire(prefix, actions);
+            self.fire(now, prefix, actions);
         } else {
             let next = entry.expires;
             self.deadlines.set(Timer::Entry(prefix), next);

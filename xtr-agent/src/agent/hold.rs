@@ -60,6 +60,26 @@ impl Held {
         Ok(())
     }
 
+    /// Appends `packet` if there is room in all.
+    pub(super) fn keep(&mut self, packet: Bytes, budget: &mut HoldBudget) {
+        if let Some(left) = budget.left.checked_sub(1) {
+            budget.left = left;
+            self.packets.push_back(packet);
+        }
+    }
+
+    /// Takes the oldest packet out.
+    pub(super) fn pop(&mut self, budget: &mut HoldBudget) -> Option<Bytes> {
+        let packet = self.packets.pop_front()?;
+        budget.left += 1;
+        Some(packet)
+    }
+
+    /// The packets, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.packets.iter()
+    }
+
     /// Moves all of `other` behind the packets held here, past the bound if
     /// need be: these packets were admitted already.
     pub(super) fn append(&mut self, mut other: Self) {

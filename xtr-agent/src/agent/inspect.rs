@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hasher};
 
+use serde::Serialize;
+
 use super::Agent;
 
 /// How many entries the agent's tables have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sizes {
     /// Mappings, negative ones included.
     pub map_cache: usize,

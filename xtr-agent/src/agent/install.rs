@@ -10,7 +10,7 @@ use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
 use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::Unreachable;
-use super::limits::{CHANGES_IN_FLIGHT, MAP_CACHE_ENTRIES, REFRESH_AT_PERCENT, UNSPECIFIED_TTL};
+use super::limits::{CHANGES_IN_FLIGHT, MAP_CACHE_ENTRIES, UNSPECIFIED_TTL, refresh_after};
 use super::map_cache::{Chosen, Entry, State};
 use super::remove::Object;
 use super::{Action, Actions, Agent, Change, ChangeId, Timer};
@@ -32,6 +32,10 @@ pub(super) enum What {
     Peer(IpNet),
     /// The mapping of this prefix gets a route.
     Route(IpNet),
+    /// A peer is taken out to be put back at once.
+    Rekindling,
+    /// This peer is put back, so that it starts a handshake.
+    Rekindled(PublicKey),
     /// A mapping is gone, and with it this.
     Removal(Object),
     /// A mapping is gone, or its installation failed, and this peer keeps others.
@@ -56,7 +60,7 @@ impl Agent {
         if self.routes_for(&prefix).is_empty() {
             return false;
         }
-        let refresh = now + ttl.mul_f64(f64::from(REFRESH_AT_PERCENT) / 100.0);
+        let refresh = now + refresh_after(ttl);
         let pending = !self.resolver.within(&prefix).is_empty();
         match self.cache.get_mut(&prefix) {
             Some(entry) if entry.chosen.is_some() => {
@@ -72,7 +76,7 @@ impl Agent {
                     self.cache.set_region(prefix, region);
                     return true;
                 }
-                if matches!(entry.state, State::Awaiting(_)) {
+                if matches!(entry.state, State::Awaiting(_) | State::Opening) {
                     // What was awaited was a handshake with another locator.
                     entry.state = State::Installing;
                 }
@@ -85,20 +89,10 @@ impl Agent {
                     actions.count(DropReason::MapCacheFull);
                     return false;
                 }
-                let entry = Entry {
-                    state: State::Installing,
-                    region: prefix,
-                    chosen: Some(chosen),
-                    change: None,
-                    expires,
-                    stale: None,
-                    held: Held::default(),
-                    cause,
-                    mutual: cause == Cause::Push && pending,
-                    doubt: None,
-                    solicited: None,
-                    bytes_seen: 0,
-                };
+                let state = State::Installing;
+                let mut entry = Entry::new(prefix, state, Some(chosen), now, expires);
+                entry.cause = cause;
+                entry.mutual = cause == Cause::Push && pending;
                 self.cache.insert(prefix, entry);
                 self.set_peer(now, prefix, chosen, actions);
             }
@@ -179,7 +173,7 @@ impl Agent {
         for (_, pending) in self.changes.range_mut(ChangeId(before)..) {
             match pending.what {
                 What::Peer(_) | What::Removal(_) | What::Shrinking(_) => wait_for(pending),
-                What::Route(_) => {}
+                What::Route(_) | What::Rekindling | What::Rekindled(_) => {}
             }
         }
         count
@@ -211,7 +205,7 @@ impl Agent {
                 let key = entry.chosen.map(|chosen| chosen.key);
                 let first = key.is_some_and(|key| own_key < key);
                 if first || key.is_some_and(|key| self.peers.handshake_seen(&key)) {
-                    self.fire(prefix, actions);
+                    self.fire(now, prefix, actions);
                 } else {
                     self.await_handshake(now, prefix, actions);
                 }
@@ -221,6 +215,7 @@ impl Agent {
                     actions.push(Action::Reinject(packet));
                 }
             }
+            State::Opening => self.pump(now, prefix, actions),
             State::Installing => entry.cause = Cause::Reply,
             State::Negative(_) => {}
         }
@@ -276,10 +271,13 @@ impl Agent {
                     self.peer_ready(now, prefix, actions);
                 } else {
                     actions.event(Event::ChangeFailed { what: "peer" });
+                    self.traces.lost(now, prefix, DropReason::MappingLost);
                     self.lose(prefix, actions);
                 }
             }
             What::Route(prefix) => self.route_set(prefix, ok, actions),
+            What::Rekindling => {}
+            What::Rekindled(key) => self.rekindled(now, key, ok, actions),
             What::Removal(object) => self.removed(now, object, ok, actions),
             What::Shrinking(key) => self.shrunk(now, key, ok, actions),
         }

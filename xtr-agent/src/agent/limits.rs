@@ -16,6 +16,8 @@ pub const MAP_CACHE_ENTRIES: usize = 65_536;
 pub const NEGATIVE_ENTRIES: usize = MAP_CACHE_ENTRIES / 4;
 /// Records read from one Map-Reply or Map-Notify.
 pub const RECORDS_PER_MESSAGE: usize = 64;
+/// Destinations whose way is remembered for `trace`.
+pub const TRACES: usize = 256;
 /// Changes handed to the data plane and not yet reported back.
 pub const CHANGES_IN_FLIGHT: usize = 8_192;
 
@@ -71,11 +73,25 @@ pub const REPAIR_RETRY_MAX: Duration = Duration::from_secs(60);
 pub const PASSIVE_WAIT: Duration = Duration::from_millis(250);
 /// How often the first handshake of a new peer is looked for.
 pub const HANDSHAKE_POLL: Duration = Duration::from_millis(5);
-/// Looks for a first handshake before the agent stops looking.
-pub const HANDSHAKE_POLLS: u32 = 60;
+/// How long it is looked for that often, and looked for at all if nothing waits.
+pub const HANDSHAKE_LOOKS: Duration = Duration::from_millis(300);
+/// How often it is looked for after that, while packets wait.
+pub const HANDSHAKE_POLL_LATER: Duration = Duration::from_millis(50);
+/// Shortest time between two looks, for each peer that the data plane has.
+pub const READING_A_PEER: Duration = Duration::from_micros(5);
+/// Packets that the data plane gets for one peer before a handshake was seen:
+/// half of what the kernel keeps.
+pub const STAGED: usize = 64;
+/// How long a handshake is given before it is started anew, when packets wait;
+/// doubles from there. After [`PASSIVE_WAIT`], when the far end has tried.
+pub const REKINDLE: Duration = Duration::from_millis(400);
+/// The same, where round trips take long.
+pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
 /// Share of a mapping's TTL after which a mapping in use is asked for again,
 /// in per cent.
 pub const REFRESH_AT_PERCENT: u32 = 80;
+/// Time between two requests for mappings that were restored at the start.
+pub const RESTORED_REFRESH: Duration = Duration::from_millis(20);
 /// How often the counters of all peers are looked at.
 pub const LIVENESS_POLL: Duration = Duration::from_secs(4);
 /// How long bytes may go unanswered before the map server is asked again. A
@@ -99,3 +115,9 @@ pub const REFRESH_RETRY_MAX: Duration = Duration::from_secs(10);
 pub const STALE_STEP: Duration = Duration::from_secs(60);
 /// How long a mapping in use is kept in all while no map server answers.
 pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// When a mapping in use that is good for `ttl` is asked for again.
+#[must_use]
+pub fn refresh_after(ttl: Duration) -> Duration {
+    ttl.mul_f64(f64::from(REFRESH_AT_PERCENT) / 100.0)
+}

@@ -101,7 +101,8 @@ impl Agent {
     ) {
         let entry = self.cache.get(&prefix);
         let repeated = entry.is_some_and(|entry| {
-            entry.chosen == Some(chosen) && matches!(entry.state, State::Active | State::Routing)
+            entry.chosen == Some(chosen)
+                && matches!(entry.state, State::Active | State::Routing | State::Opening)
         });
         let reachable = !is_private(chosen.endpoint.ip())
             || self.config.rlocs.iter().any(|own| is_private(*own));

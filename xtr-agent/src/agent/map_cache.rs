@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lisp_proto::{Action as MapAction, Nonce, PublicKey, Timestamp};
@@ -21,6 +22,9 @@ pub enum State {
     /// The peer is there; its own handshake is awaited until the deadline, so
     /// that two crossing initiations do not cancel each other out.
     Awaiting(Timestamp),
+    /// The first held packets were sent on, which starts the handshake; the
+    /// others wait until it was seen.
+    Opening,
     /// Held packets were sent on; the route past the agent is being set.
     Routing,
     /// The kernel forwards without the agent.
@@ -50,6 +54,8 @@ pub(super) struct Entry {
     pub(super) chosen: Option<Chosen>,
     /// The latest change that gives the prefix to that peer.
     pub(super) change: Option<ChangeId>,
+    /// When it came.
+    pub(super) since: Timestamp,
     /// When it stops being true.
     pub(super) expires: Timestamp,
     /// Since when it is used beyond its time because nobody answers.
@@ -58,6 +64,8 @@ pub(super) struct Entry {
     pub(super) held: Held,
     /// What made it.
     pub(super) cause: Cause,
+    /// How long the answer took, if we asked and it came to the first request.
+    pub(super) answer_took: Duration,
     /// The far end was told of us by a push while we asked for it, so that
     /// both ends are about to start a handshake.
     pub(super) mutual: bool,
@@ -70,6 +78,32 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// An entry for all of `prefix`, from now on.
+    pub(super) fn new(
+        prefix: IpNet,
+        state: State,
+        chosen: Option<Chosen>,
+        now: Timestamp,
+        expires: Timestamp,
+    ) -> Self {
+        Self {
+            state,
+            region: prefix,
+            chosen,
+            change: None,
+            since: now,
+            expires,
+            stale: None,
+            held: Held::default(),
+            cause: Cause::Reply,
+            answer_took: Duration::ZERO,
+            mutual: false,
+            doubt: None,
+            solicited: None,
+            bytes_seen: 0,
+        }
+    }
+
     fn is_negative(&self) -> bool {
         matches!(self.state, State::Negative(_))
     }
@@ -208,6 +242,8 @@ pub(super) struct Pending {
     pub(super) source: IpAddr,
     /// Requests sent so far.
     pub(super) tries: u32,
+    /// When the first one was sent.
+    pub(super) since: Timestamp,
     /// When packets have waited long enough.
     pub(super) until: Timestamp,
     /// Packets waiting for the answer.
@@ -334,20 +370,8 @@ mod tests {
     use super::*;
 
     fn entry(prefix: &str, state: State) -> Entry {
-        Entry {
-            state,
-            region: prefix.parse().unwrap(),
-            chosen: None,
-            change: None,
-            expires: Timestamp::ZERO,
-            stale: None,
-            held: Held::default(),
-            cause: Cause::Reply,
-            mutual: false,
-            doubt: None,
-            solicited: None,
-            bytes_seen: 0,
-        }
+        let prefix = prefix.parse().unwrap();
+        Entry::new(prefix, state, None, Timestamp::ZERO, Timestamp::ZERO)
     }
 
     #[test]
@@ -394,6 +418,7 @@ mod tests {
                 nonce: Nonce(n as u64),
                 source: "10.9.9.9".parse().unwrap(),
                 tries: 1,
+                since: Timestamp::ZERO,
                 until: Timestamp::ZERO,
                 held: Held::default(),
             };

@@ -12,7 +12,7 @@ use lisp_proto::{
 use rand::Rng;
 
 use super::doubt::Doubt;
-use super::event::{Cause, DropReason, Event};
+use super::event::{DropReason, Event};
 use super::hold::Held;
 use super::ip_header::{Unreachable, addresses};
 use super::limits::{
@@ -100,6 +100,11 @@ impl Agent {
                 let refused = entry.held.push(packet, most, &mut self.budget);
                 self.refusals.overflowed(refused, packet, actions);
             }
+            State::Opening => {
+                let refused = entry.held.push(packet, most, &mut self.budget);
+                self.refusals.overflowed(refused, packet, actions);
+                self.pump(now, prefix, actions);
+            }
             State::Awaiting(_) => {
                 let first = entry.held.is_empty();
                 let refused = entry.held.push(packet, most, &mut self.budget);
@@ -142,6 +147,7 @@ impl Agent {
             return;
         }
         actions.event(Event::Caught { dst });
+        self.traces.caught(now, dst);
         self.start_request(now, src, dst, held, actions);
     }
 
@@ -161,11 +167,13 @@ impl Agent {
                 nonce,
                 source,
                 tries: 1,
+                since: now,
                 until,
                 held,
             },
         );
         actions.event(Event::MapRequest { eid: dst, nonce });
+        self.traces.asked(now, dst);
         self.send_request(Question::first(source, dst, nonce), 0, actions);
         let retry = (now + REQUEST_RETRY).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
@@ -236,6 +244,7 @@ impl Agent {
             return;
         }
         pending.tries += 1;
+        self.traces.asked(now, dst);
         let silent = self.turn(tries.saturating_sub(1));
         let servers = u32::try_from(self.config.map_servers.len()).unwrap_or(1);
         let unanswered = tries.div_ceil(servers.max(1));
@@ -257,6 +266,7 @@ impl Agent {
             let (why, reason) = (Unreachable::Host, DropReason::NoAnswer);
             self.refusals.refuse(&packet, why, reason, actions);
         }
+        self.traces.failed(now, dst, DropReason::NoAnswer);
         if !self.is_refused(dst, now + NO_ANSWER_HOLD_DOWN) {
             let (prefix, ttl) = (IpNet::from(dst), NO_ANSWER_HOLD_DOWN);
             self.insert_negative(now, prefix, MapAction::Drop, ttl, actions);
@@ -287,6 +297,7 @@ impl Agent {
         let why = unreachable_by(record.action);
         for dst in self.resolver.within(&prefix) {
             self.deadlines.cancel(&Timer::Request(dst));
+            self.traces.failed(now, dst, DropReason::NegativeMapping);
             if let Some(mut pending) = self.resolver.finish(&dst) {
                 for packet in pending.held.take(&mut self.budget) {
                     let reason = DropReason::NegativeMapping;
@@ -315,20 +326,9 @@ impl Agent {
             actions.count(DropReason::MapCacheFull);
             return;
         }
-        let entry = Entry {
-            state: State::Negative(action),
-            region: prefix,
-            chosen: None,
-            change: None,
-            expires: until,
-            stale: None,
-            held: Held::default(),
-            cause: Cause::Reply,
-            mutual: false,
-            doubt: Some(doubt),
-            solicited: None,
-            bytes_seen: 0,
-        };
+        let state = State::Negative(action);
+        let mut entry = Entry::new(prefix, state, None, now, until);
+        entry.doubt = Some(doubt);
         self.cache.insert(prefix, entry);
         self.deadlines.set(Timer::Entry(prefix), until);
     }

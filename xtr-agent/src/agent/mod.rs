@@ -23,6 +23,7 @@ mod map_cache;
 mod miss;
 mod notify;
 mod peers;
+mod reconfigure;
 mod refresh;
 mod refusal;
 mod registration;
@@ -30,7 +31,11 @@ mod remove;
 mod replay;
 mod routes;
 mod server;
+mod snapshot;
+mod status;
 mod subscribe;
+mod trace;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -47,6 +52,10 @@ pub use event::{Cause, DropReason, Event};
 pub use inspect::Sizes;
 pub use map_cache::{Chosen, State};
 pub use peers::PeerSpec;
+pub use reconfigure::Adjustable;
+pub use snapshot::{SavedMapping, Snapshot};
+pub use status::{MappingState, MappingStatus, PeerStatus, ServerStatus, Status};
+pub use trace::{Failure, Reached, Stage, Trace};
 
 use bucket::Bucket;
 use hold::HoldBudget;
@@ -58,6 +67,8 @@ use remove::{Object, Repairs};
 use routes::Routes;
 use server::Server;
 use subscribe::Subscriptions;
+use trace::Traces;
+use watch::Watches;
 
 /// What the data plane says of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,12 +160,15 @@ pub struct Agent {
     questions: Bucket,
     /// What may be asked again of what was refused.
     second_questions: Bucket,
-    /// Peers whose first handshake is being looked for, with the looks left.
-    watched: BTreeMap<PublicKey, u32>,
+    /// Peers whose first handshake is being looked for.
+    watches: Watches,
     /// Mappings that await a handshake, or did.
-    awaiting: BTreeSet<IpNet>,
+    opening: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
     refresh_checks: BTreeSet<IpNet>,
+    /// Mappings of an earlier life that no map server was asked for yet.
+    restored: Vec<IpNet>,
+    traces: Traces,
     liveness: Liveness,
     /// Whether the next counters are for `liveness`.
     liveness_asked: bool,
@@ -184,9 +198,11 @@ impl Agent {
             subscriptions: Subscriptions::default(),
             questions: Bucket::per_second(limits::QUESTIONS_PER_SECOND),
             second_questions: Bucket::per_second(limits::SECOND_QUESTIONS_PER_SECOND),
-            watched: BTreeMap::new(),
-            awaiting: BTreeSet::new(),
+            watches: Watches::default(),
+            opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
+            restored: Vec::new(),
+            traces: Traces::default(),
             liveness: Liveness::default(),
             liveness_asked: false,
             deadlines: Deadlines::default(),
@@ -263,7 +279,7 @@ impl Agent {
             Timer::Subscribe(index, prefix) => self.subscribe(now, index, prefix, actions),
             Timer::Repair(object) => self.repair_due(object, actions),
             Timer::Handshakes => self.look_for_handshakes(now, actions),
-            Timer::Kick(key) => self.kick_due(key, actions),
+            Timer::Kick(key) => self.kick_due(now, key, actions),
             Timer::Liveness => self.liveness_due(now, actions),
         }
     }

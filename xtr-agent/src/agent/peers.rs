@@ -19,10 +19,10 @@ pub struct PeerSpec {
 }
 
 #[derive(Debug)]
-struct Peer {
-    endpoint: SocketAddr,
-    allowed_ips: BTreeSet<IpNet>,
-    handshake_seen: bool,
+pub(super) struct Peer {
+    pub(super) endpoint: SocketAddr,
+    pub(super) allowed_ips: BTreeSet<IpNet>,
+    pub(super) handshake_seen: bool,
     /// The data plane has refused the change that named the endpoint: the next one names it again.
     endpoint_refused: bool,
 }
@@ -117,6 +117,17 @@ impl Peers {
     #[must_use]
     pub(super) fn handshake_seen(&self, key: &PublicKey) -> bool {
         self.by_key.get(key).is_some_and(|peer| peer.handshake_seen)
+    }
+
+    /// The peer as it shall be, with an endpoint if it `is_new` to the data plane.
+    pub(super) fn restored(&self, key: &PublicKey, is_new: bool) -> Option<PeerSpec> {
+        let peer = self.by_key.get(key)?;
+        Some(spec(*key, peer, is_new))
+    }
+
+    /// Every peer, by key.
+    pub(super) fn each(&self) -> impl Iterator<Item = (PublicKey, &Peer)> {
+        self.by_key.iter().map(|(key, peer)| (*key, peer))
     }
 
     /// Every peer, as it shall be.

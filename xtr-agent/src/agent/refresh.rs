@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use lisp_proto::{Nonce, RequestFlags, Timestamp};
 use rand::Rng;
 
+use super::event::Cause;
 use super::limits::{REFRESH_RETRY_MAX, REQUEST_RETRY, STALE_MAX, STALE_STEP};
+use super::map_cache::Entry;
 use super::miss::Question;
 use super::{Actions, Agent, PeerStats, Timer};
 
@@ -70,6 +72,16 @@ impl Agent {
         if tries > 0 {
             let silent = self.turn(tries - 1);
             self.unanswered(now, silent, 2, actions);
+            self.ask_again(now, prefix, RequestFlags::default(), actions);
+            return;
+        }
+        let entry = self.cache.get_mut(&prefix);
+        let restored = |entry: &&mut Entry| entry.cause == Cause::Restored;
+        // Before a map server is there only those in use are asked for.
+        if self.restored.is_empty()
+            && let Some(entry) = entry.filter(restored)
+        {
+            entry.cause = Cause::Reply;
             self.ask_again(now, prefix, RequestFlags::default(), actions);
             return;
         }

@@ -13,6 +13,10 @@ pub(super) struct Registration {
     outstanding: Option<Nonce>,
     retry: Duration,
     acknowledged: Option<Timestamp>,
+    /// When the latest Map-Register went out.
+    sent: Timestamp,
+    /// From a Map-Register to its acknowledgement, the last time.
+    rtt: Option<Duration>,
 }
 
 impl Default for Registration {
@@ -21,6 +25,8 @@ impl Default for Registration {
             outstanding: None,
             retry: REGISTER_RETRY,
             acknowledged: None,
+            sent: Timestamp::ZERO,
+            rtt: None,
         }
     }
 }
@@ -28,7 +34,8 @@ impl Default for Registration {
 impl Registration {
     /// Notes that a Map-Register with `nonce` goes out and says when to send
     /// the next one if nobody acknowledges it.
-    pub(super) fn sent(&mut self, nonce: Nonce) -> Duration {
+    pub(super) fn sent(&mut self, nonce: Nonce, now: Timestamp) -> Duration {
+        self.sent = now;
         let wait = self.retry;
         self.outstanding = Some(nonce);
         self.retry = (self.retry * 2).min(REGISTER_RETRY_MAX);
@@ -49,12 +56,20 @@ impl Registration {
         self.outstanding = None;
         self.retry = REGISTER_RETRY;
         self.acknowledged = Some(now);
+        // Every Map-Register has a nonce of its own: the answer is to the latest one.
+        self.rtt = Some(now - self.sent);
         true
     }
 
     /// Whether a Map-Register is out and not acknowledged.
     pub(super) fn unacknowledged(&self) -> bool {
         self.outstanding.is_some()
+    }
+
+    /// From a Map-Register to its acknowledgement, the last time.
+    #[must_use]
+    pub(super) const fn rtt(&self) -> Option<Duration> {
+        self.rtt
     }
 
     /// When the map server last acknowledged a Map-Register.
@@ -72,15 +87,17 @@ mod tests {
     fn retries_back_off_until_acknowledged() {
         let mut registration = Registration::default();
         let waits: Vec<u64> = (0..8)
-            .map(|n| registration.sent(Nonce(n)).as_secs())
+            .map(|n| registration.sent(Nonce(n), Timestamp::ZERO).as_secs())
             .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert!(
             !registration.acknowledge(Nonce(6), Timestamp::ZERO),
             "only the latest counts"
         );
-        assert!(registration.acknowledge(Nonce(7), Timestamp::ZERO));
+        let later = Timestamp::ZERO + Duration::from_millis(30);
+        assert!(registration.acknowledge(Nonce(7), later));
+        assert_eq!(registration.rtt(), Some(Duration::from_millis(30)));
         assert!(!registration.acknowledge(Nonce(7), Timestamp::ZERO));
-        assert_eq!(registration.sent(Nonce(9)).as_secs(), 1);
+        assert_eq!(registration.sent(Nonce(9), later).as_secs(), 1);
     }
 }

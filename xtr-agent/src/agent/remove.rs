@@ -38,7 +38,7 @@ impl Agent {
         };
         self.deadlines.cancel(&Timer::Entry(prefix));
         self.deadlines.cancel(&Timer::Refresh(prefix));
-        self.awaiting.remove(&prefix);
+        self.opening.remove(&prefix);
         self.refresh_checks.remove(&prefix);
         self.resolver.refreshed(&prefix);
         for packet in entry.held.take(&mut self.budget) {
@@ -62,7 +62,7 @@ impl Agent {
                 self.change(What::Shrinking(key), Change::SetPeer(spec), actions);
             }
             Some(Remaining::Nothing) => {
-                self.watched.remove(&key);
+                self.watches.remove(&key, &mut self.budget);
                 self.take_out(Object::Peer(key), actions);
             }
             None => {}
@@ -104,7 +104,13 @@ impl Agent {
     }
 
     /// Tries what was refused again, later and later.
-    fn repair_unless(&mut self, ok: bool, now: Timestamp, object: Object, actions: &mut Actions) {
+    pub(super) fn repair_unless(
+        &mut self,
+        ok: bool,
+        now: Timestamp,
+        object: Object,
+        actions: &mut Actions,
+    ) {
         if ok {
             self.repairs.remove(&object);
             self.deadlines.cancel(&Timer::Repair(object));

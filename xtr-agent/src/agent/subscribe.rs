@@ -98,7 +98,11 @@ impl Agent {
             nonce,
             source_eid: Some((self.config.iid, source)),
             // Nowhere to answer to means: no more (RFC 9437 6).
-            itr_rlocs: if self.stopping { &[] } else { &control },
+            itr_rlocs: if self.is_unwanted(&prefix) {
+                &[]
+            } else {
+                &control
+            },
             eids: &[RequestedEid {
                 subscribe: true,
                 eid: self.eid(prefix),
@@ -115,6 +119,26 @@ impl Agent {
         };
         let again = now + wait;
         self.deadlines.set(Timer::Subscribe(index, prefix), again);
+    }
+
+    /// Ends the subscriptions that the configuration does not name any more.
+    pub(super) fn unsubscribe_unwanted(&mut self, now: Timestamp, actions: &mut Actions) {
+        let asked = self.subscriptions.0.keys().copied();
+        let unwanted = asked.filter(|(_, prefix)| self.is_unwanted(prefix));
+        for (index, prefix) in unwanted.collect::<Vec<_>>() {
+            self.subscriptions.0.remove(&(index, prefix));
+            self.subscribe(now, index, prefix, actions);
+        }
+    }
+
+    fn is_unwanted(&self, prefix: &IpNet) -> bool {
+        self.stopping || !self.config.subscriptions.contains(prefix)
+    }
+
+    /// A map server has answered that a subscription is over.
+    fn unsubscribed(&mut self, index: usize, prefix: IpNet) {
+        self.subscriptions.0.remove(&(index, prefix));
+        self.deadlines.cancel(&Timer::Subscribe(index, prefix));
     }
 
     pub(super) fn unsubscribe_all(&mut self, now: Timestamp, actions: &mut Actions) {
@@ -146,9 +170,8 @@ impl Agent {
         records: &[Record],
         actions: &mut Actions,
     ) {
-        if self.stopping {
-            self.deadlines.cancel(&Timer::Subscribe(index, prefix));
-            return;
+        if self.is_unwanted(&prefix) {
+            return self.unsubscribed(index, prefix);
         }
         let eid = self.eid(prefix);
         actions.event(Event::Subscribed { eid });
@@ -172,9 +195,8 @@ impl Agent {
         records: &[Record],
         actions: &mut Actions,
     ) {
-        if self.stopping {
-            self.deadlines.cancel(&Timer::Subscribe(index, prefix));
-            return;
+        if self.is_unwanted(&prefix) {
+            return self.unsubscribed(index, prefix);
         }
         let refusal = records.iter().find(|record| record.locators.is_empty());
         let action = refusal.map_or(MapAction::NoAction, |record| record.action);

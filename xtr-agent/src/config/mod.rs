@@ -35,8 +35,10 @@ const LISP_CONTROL_PORT: u16 = 4342;
 /// A configuration that can be run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of the agent's keys and nonces.
+    /// Directory of the agent's keys, nonces and map-cache.
     pub state_dir: PathBuf,
+    /// Unix socket for `status`, `trace` and `stop`.
+    pub admin_socket: PathBuf,
     /// Addresses to be reached at; empty: the one towards the map server.
     pub rlocs: Vec<IpAddr>,
     /// Which WireGuard to use.
@@ -167,6 +169,10 @@ impl Config {
                 .state_dir
                 .clone()
                 .unwrap_or_else(|| "/var/lib/lispwire/agent".into()),
+            admin_socket: raw
+                .admin_socket
+                .clone()
+                .unwrap_or_else(|| "/run/lispwire/xtr-agent.sock".into()),
             control_interface: raw.control_interface().to_owned(),
             rlocs: raw.rlocs.map(Spanned::into_inner).unwrap_or_default(),
             data_plane: raw.data_plane,

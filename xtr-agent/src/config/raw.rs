@@ -14,6 +14,7 @@ use wg_device::BackendChoice;
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) admin_socket: Option<PathBuf>,
     pub(super) overlay: Option<Spanned<Vec<IpNet>>>,
     pub(super) eid_prefixes: Option<Spanned<Vec<IpNet>>>,
     pub(super) instance_id: Option<Spanned<u32>>,

@@ -51,7 +51,9 @@ impl Control {
                 };
                 // The route goes with its interface.
                 let routes = Routes::new().context("no access to the routing tables")?;
+                routes.adopt(device.name())?;
                 routes.add(&to_server)?;
+                routes.remove_stale()?;
                 Some((device, peer))
             }
             Access::Plain { .. } => None,
@@ -113,6 +115,13 @@ impl Control {
         }
     }
 
+    /// From now on the tunnel is left in place for the next run, where the kernel has it.
+    pub(super) fn stay(&self) {
+        if let Some((device, _)) = &self.tunnel {
+            device.stay();
+        }
+    }
+
     /// Removes everything that `create` made.
     pub(super) async fn close(self) {
         drop(self.socket);
@@ -135,8 +144,14 @@ async fn tunnel(
         listen_port: 0,
         mtu: config.mtu,
         addresses: vec![address],
+        adopt: true,
     };
     let device = Device::create(wanted, config.data_plane).await?;
     device.set_peer(peer).await?;
+    for old in device.peers().await {
+        if old != peer.key {
+            device.remove_peer(&old).await?;
+        }
+    }
     Ok(device)
 }

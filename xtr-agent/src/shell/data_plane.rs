@@ -1,15 +1,17 @@
 //! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use serde_json::json;
-use tracing::warn;
+use tracing::{info, warn};
 use wg_device::{
-    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, NetNs, PeerSpec,
+    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, MssClamp, NetNs, PeerSpec,
     PrivateKey, RouteSpec, Routes,
 };
 
@@ -29,6 +31,14 @@ pub(super) struct DataPlane {
     routes: Routes,
     sources: Vec<IpAddr>,
     forwarding: Forwarding,
+    /// For hosts behind this one, if there are any.
+    clamp: Option<Clamp>,
+}
+
+/// The clamp of TCP segment sizes, and where it is set.
+struct Clamp {
+    table: MssClamp,
+    netns: Option<NetNs>,
 }
 
 impl DataPlane {
@@ -37,10 +47,11 @@ impl DataPlane {
         instance: &Instance,
         choice: BackendChoice,
         private_key: PrivateKey,
+        state_dir: &Path,
     ) -> Result<Self> {
-        let netns = instance.netns.as_deref().map(NetNs::open).transpose()?;
-        let forwarding = Forwarding::prepare(instance, netns)?;
-        let netns = forwarding.netns();
+        let opened = instance.netns.as_deref().map(NetNs::open).transpose()?;
+        let netns = opened.as_ref();
+        let forwarding = Forwarding::prepare(instance, netns, state_dir)?;
         let routes = Routes::new_in(netns).context("no access to the routing tables")?;
         let sources = host_addresses(&instance.eid_prefixes);
         let wanted = DeviceConfig {
@@ -49,15 +60,23 @@ impl DataPlane {
             listen_port: instance.listen_port,
             mtu: instance.mtu,
             addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
+            adopt: true,
         };
         let data = Device::create_in(netns, wanted, choice).await?;
-        let miss = MissTun::create_in(netns, &instance.interfaces.miss, instance.mtu)?;
+        // Where tunnels outlive us, packets to unknown destinations must not leave in the clear
+        // meanwhile.
+        let outlives = data.backend() == Backend::Kernel;
+        let miss = MissTun::create_in(netns, &instance.interfaces.miss, instance.mtu, outlives)?;
+        for name in [data.name(), miss.name()] {
+            routes.adopt(name)?;
+        }
         let made = Self {
             data,
             miss,
             routes,
             sources,
             forwarding,
+            clamp: clamp(instance, opened),
         };
         for prefix in &instance.overlay {
             let source = made.source(prefix);
@@ -70,6 +89,34 @@ impl DataPlane {
             made.routes.add(&catch)?;
         }
         Ok(made)
+    }
+
+    /// From now on interfaces and routes are left in place for the next run, where the kernel has
+    /// the tunnels.
+    pub(super) fn stay(&self) {
+        if self.backend() == Backend::Kernel {
+            self.forwarding.stay();
+            self.data.stay();
+            self.miss.stay();
+        }
+    }
+
+    /// Removes what an earlier run left and `wanted` does not name: routes first.
+    pub(super) async fn remove_strays(&self, wanted: &HashSet<PublicKey>) {
+        match self.routes.remove_stale() {
+            Ok(0) => {}
+            Ok(routes) => info!(event = "strays_removed", routes),
+            Err(error) => warn!(%error, "routes of an earlier run not removed"),
+        }
+        for key in self.data.peers().await {
+            if wanted.contains(&key) {
+                continue;
+            }
+            match self.data.remove_peer(&key).await {
+                Ok(()) => info!(event = "stray_removed", key = %key.short()),
+                Err(error) => warn!(%error, "peer of an earlier run not removed"),
+            }
+        }
     }
 
     /// What carries the data.
@@ -138,16 +185,15 @@ impl DataPlane {
     }
 
     pub(super) async fn stats(&mut self, keys: &[PublicKey]) -> Vec<PeerStats> {
-        let all = match self.data.peer_stats().await {
-            Ok(all) => all,
+        let found = match self.data.stats_of(keys).await {
+            Ok(found) => found,
             Err(error) => {
                 warn!(%error, "counters not read");
                 return Vec::new();
             }
         };
-        let wanted: HashSet<&PublicKey> = keys.iter().collect();
-        all.iter()
-            .filter(|peer| wanted.contains(&peer.key))
+        found
+            .iter()
             .map(|peer| PeerStats {
                 key: peer.key,
                 handshake_seen: peer.since_handshake.is_some(),
@@ -188,12 +234,46 @@ impl DataPlane {
             routes,
             sources: _,
             forwarding,
+            clamp,
         } = self;
-        drop(miss);
+        if let Some(clamp) = clamp
+            && let Err(error) = inside(clamp.netns.as_ref(), || clamp.table.remove())
+        {
+            warn!(%error, "clamp of TCP segment sizes not removed");
+        }
+        miss.close();
         drop(routes);
         data.close().await;
         drop(forwarding);
     }
+}
+
+/// Limits the segments of TCP connections that are forwarded, where there is anybody to forward for.
+fn clamp(instance: &Instance, netns: Option<NetNs>) -> Option<Clamp> {
+    let mut own = instance.eid_prefixes.iter();
+    if own.all(|prefix| prefix.prefix_len() == prefix.max_prefix_len()) {
+        return None;
+    }
+    let names = &instance.interfaces;
+    let table = MssClamp::of(&names.data);
+    let set = || table.set(&names.data, &names.miss, instance.mtu);
+    if let Err(error) = inside(netns.as_ref(), set) {
+        warn!(
+            %error,
+            "TCP connections of hosts behind this one may hang: install nftables, or lower the MTU \
+             of those hosts to {}", instance.mtu
+        );
+    }
+    Some(Clamp { table, netns })
+}
+
+/// Does something in the namespace of an instance.
+fn inside(netns: Option<&NetNs>, work: impl FnOnce() -> io::Result<()> + Send) -> Result<()> {
+    match netns {
+        Some(netns) => netns.run(work)??,
+        None => work()?,
+    }
+    Ok(())
 }
 
 fn host_addresses(prefixes: &[IpNet]) -> Vec<IpAddr> {

@@ -9,39 +9,57 @@
 //! | Which interfaces and routes does an instance have? | `data_plane.rs` |
 //! | May this host forward for the networks behind it? | `forwarding.rs` |
 //! | What is an agent told before it starts? | `setup.rs` |
+//! | What may be asked of a running agent, and how is it answered? | `admin.rs`, `report.rs` |
+//! | How does it end, and what stays? | `ending.rs`, `leftovers.rs` |
+//! | What is kept for the next start? | `cache_file.rs`, `nonce_file.rs` |
+//! | What changes without a restart? | `reload.rs` |
+//! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
 
 mod addresses;
+mod admin;
+mod cache_file;
 mod clock;
 mod control;
 mod data_plane;
 mod dispatch;
+mod ending;
 mod forwarding;
+mod heard;
+mod leftovers;
 mod narrate;
 mod nonce_file;
 mod overlay;
+mod path_sizes;
+mod reload;
+mod report;
 mod setup;
 
 use std::future::poll_fn;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use lisp_proto::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::agent::Input;
 use crate::config::Config;
 use addresses::Addresses;
+use admin::{Admin, Question};
+use cache_file::CacheFile;
 use clock::Clock;
 use control::Control;
+use ending::Ending;
 use nonce_file::NonceFile;
 use overlay::Overlay;
 
+pub use admin::Request;
+pub use leftovers::remove_leftovers;
 pub use setup::Keys;
 
 /// Largest control datagram (RFC 9301 fits in one UDP datagram).
@@ -50,16 +68,17 @@ const DATAGRAM_MAX: usize = 65_535;
 const TUN_BATCH: usize = 64;
 /// How long changes of addresses and routes are left to settle.
 const SETTLING: Duration = Duration::from_millis(50);
-/// How long a stopping agent waits for its withdrawals to be acknowledged.
-const GOODBYE: Duration = Duration::from_millis(900);
 /// How long its interfaces may take to close.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is told to stop. On SIGHUP it reads `config_path` again, where `config`
+/// came from.
 ///
 /// # Errors
 /// When interfaces, sockets or keys cannot be set up, or one of them fails.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, config_path: &Path) -> Result<()> {
+    // First: whoever has it is the one agent of this configuration.
+    let admin = Admin::open(&config.admin_socket)?;
     let keys = Keys::load_or_create(&config)?;
     let clock = Clock::start();
     let (nonces, first_nonce) = NonceFile::open(&config.state_dir, Clock::unix_micros())
@@ -77,17 +96,29 @@ pub async fn run(config: Config) -> Result<()> {
     let backend = overlays.first().map(|overlay| overlay.backend());
     let backend = backend.ok_or_else(|| anyhow!("no instance is configured"))?;
     info!(event = "started", %backend, instances = overlays.len());
-    let shell = Shell {
+    let (cache, known) = CacheFile::open(
+        &config.state_dir,
+        clock.instant(clock.now()),
+        Clock::unix_micros(),
+    );
+    let mut shell = Shell {
         shared: Shared {
             control,
             clock,
             nonces,
+            cache,
         },
         overlays,
         addresses,
         settled: None,
+        config,
+        config_path: config_path.to_owned(),
     };
-    shell.run().await
+    for overlay in &mut shell.overlays {
+        overlay.restore(&mut shell.shared, &known).await?;
+    }
+    shell.stay();
+    shell.run(admin).await
 }
 
 /// Everything that runs.
@@ -98,6 +129,8 @@ struct Shell {
     addresses: Addresses,
     /// When to look at changed addresses.
     settled: Option<Instant>,
+    config: Config,
+    config_path: PathBuf,
 }
 
 /// What all instances use.
@@ -105,25 +138,34 @@ struct Shared {
     control: Control,
     clock: Clock,
     nonces: NonceFile,
+    cache: CacheFile,
 }
 
 impl Shell {
-    async fn run(mut self) -> Result<()> {
+    async fn run(mut self, mut admin: Admin) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let mut report = signal(SignalKind::user_defined1())?;
         let mut datagram = vec![0; DATAGRAM_MAX];
         let mut packet = vec![0; DATAGRAM_MAX];
         self.step_all(Input::Start).await?;
-        loop {
+        let ending = loop {
             let deadline = self.next_deadline();
             let never = Timestamp(u64::MAX >> 1);
             let sleep = self.shared.clock.instant(deadline.unwrap_or(never));
             let settled = self.settled.unwrap_or(sleep);
+            let written = self.shared.cache.due();
             tokio::select! {
                 biased;
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break Ending::leave(),
+                _ = interrupt.recv() => break Ending::purge(),
+                _ = hangup.recv() => self.reload().await?,
+                question = admin.next() => {
+                    if let Some(ending) = self.answer(question).await {
+                        break ending;
+                    }
+                }
                 _ = report.recv() => self.report_peers().await,
                 () = self.addresses.changed(), if self.settled.is_none() => {
                     let clock = self.shared.clock;
@@ -144,9 +186,32 @@ impl Shell {
                     self.captured(&mut packet).await?;
                 }
                 () = sleep_until(sleep), if deadline.is_some() => self.tick().await?,
+                () = sleep_until(written.unwrap_or(sleep)), if written.is_some() => {
+                    self.write_cache().await;
+                }
             }
+        };
+        self.end(ending, admin, &mut datagram).await
+    }
+
+    /// Answers a question, or says how to end when that was the question.
+    async fn answer(&mut self, question: Question) -> Option<Ending> {
+        match question.request {
+            Request::Status => self.status(question).await,
+            Request::Trace { eid } => self.trace(eid, question),
+            Request::Stop { purge } => return Some(Ending::asked(purge, question)),
         }
-        self.stop(&mut datagram).await
+        None
+    }
+
+    /// Writes down what the agents know.
+    async fn write_cache(&mut self) {
+        let now = self.shared.clock.now();
+        let snapshots = self.overlays.iter().map(|overlay| overlay.snapshot(now));
+        let snapshots = snapshots.collect();
+        let at = self.shared.clock.instant(now);
+        let cache = &mut self.shared.cache;
+        cache.write(at, Clock::unix_micros(), snapshots).await;
     }
 
     /// When an agent wants to be woken next.
@@ -233,36 +298,6 @@ impl Shell {
         for overlay in &mut self.overlays {
             overlay.report_peers().await;
         }
-    }
-
-    /// Withdraws, waits a moment for the acknowledgements, and tidies up.
-    async fn stop(mut self, datagram: &mut [u8]) -> Result<()> {
-        self.step_all(Input::Shutdown).await?;
-        let until = self.shared.clock.now() + GOODBYE;
-        let has_left = |shell: &Self| shell.overlays.iter().all(Overlay::has_left);
-        while !has_left(&self) && self.shared.clock.now() < until {
-            let deadline = self.next_deadline();
-            let wake = deadline.map_or(until, |deadline| deadline.min(until));
-            let wake = self.shared.clock.instant(wake);
-            tokio::select! {
-                received = self.shared.control.socket.recv_from(datagram) => {
-                    self.received(received, datagram).await?;
-                }
-                () = sleep_until(wake) => self.tick().await?,
-            }
-        }
-        // The kernel takes its time for each interface.
-        let mut closing = JoinSet::new();
-        for overlay in self.overlays {
-            closing.spawn(overlay.close());
-        }
-        let mut outcome = Ok(());
-        while let Some(closed) = closing.join_next().await {
-            outcome = outcome.and(closed?);
-        }
-        let closed = timeout(CLOSING, self.shared.control.close()).await;
-        let closed = closed.context("the control tunnel did not close in time");
-        outcome.and(closed)
     }
 }
 

@@ -28,12 +28,16 @@ pub(super) fn event(event: &Event) {
             let cause = match cause {
                 Cause::Reply => "reply",
                 Cause::Push => "push",
+                Cause::Restored => "restored",
             };
             info!(event = "peer_installed", %eid, key = %key.short(), %endpoint, cause);
         }
         Event::Reinjected { eid, packets } => info!(event = "reinjected", %eid, packets),
         Event::RouteInstalled { eid } => info!(event = "route_installed", %eid),
         Event::Handshake { key } => info!(event = "handshake", key = %key.short()),
+        Event::HandshakeRestarted { key } => {
+            warn!(event = "handshake_restarted", key = %key.short());
+        }
         Event::PeerRemoved { key } => info!(event = "peer_removed", key = %key.short()),
         Event::Subscribed { eid } => info!(event = "subscribed", %eid),
         Event::SubscriptionRefused { eid, action } => {
@@ -52,6 +56,11 @@ impl Drops {
     pub(super) fn count(&mut self, reason: DropReason) {
         *self.0.entry(reason).or_insert(0) += 1;
         tracing::debug!(drop = ?reason);
+    }
+
+    /// All counters that are not zero.
+    pub(super) const fn counters(&self) -> &BTreeMap<DropReason, u64> {
+        &self.0
     }
 
     /// All counters that are not zero, as `Reason=count`.

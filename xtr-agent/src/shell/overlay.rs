@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lisp_proto::{InstanceId, Nonce, Timestamp};
@@ -13,25 +14,45 @@ use tokio::time::timeout;
 use tracing::{Span, info, info_span, warn};
 use wg_device::{Backend, PrivateKey};
 
+use super::cache_file::Known;
 use super::data_plane::DataPlane;
+use super::heard::Heard;
 use super::narrate::{self, Drops};
+use super::path_sizes::PathSizes;
 use super::{CLOSING, DATAGRAM_MAX, Shared, setup};
-use crate::agent::{self, Action, Actions, Agent, Change, Input, PeerStats};
-use crate::config::{Config, Instance};
+use crate::agent::{
+    self, Action, Actions, Adjustable, Agent, Change, Event, Input, PeerStats, Snapshot, Trace,
+};
+use crate::config::{Access, Config, Instance};
 
 /// Packets that the kernel keeps for a TUN (`TUN_READQ_SIZE`): so many may have
 /// been captured before a route was set.
 const TUN_QUEUE: usize = 500;
 
+/// How often the sizes of paths are looked at while there are peers.
+const LOOK_AT_PATHS: Duration = Duration::from_secs(60);
+
 /// One instance.
 pub(super) struct Overlay {
     pub(super) iid: InstanceId,
-    agent: Agent,
-    plane: DataPlane,
-    drops: Drops,
+    pub(super) agent: Agent,
+    pub(super) plane: DataPlane,
+    pub(super) drops: Drops,
     actions: Actions,
     /// What actions led to and the agent has not heard of yet.
     inbox: VecDeque<Report>,
+    /// Whether interfaces of an earlier run may hold what nobody wants any more.
+    strays: bool,
+    /// Whether a map server has acknowledged a registration by now.
+    registered: bool,
+    pub(super) heard: Heard,
+    pub(super) paths: PathSizes,
+    /// When to look at the sizes of paths next.
+    next_look: Timestamp,
+    /// What `status` says of the interfaces, as they were made.
+    pub(super) instance: Instance,
+    /// Where the map server is on the underlay.
+    server: IpAddr,
     /// Around what is logged; it says the instance-id where there is more than one.
     span: Span,
 }
@@ -61,14 +82,26 @@ impl Overlay {
         OsRng
             .try_fill_bytes(&mut seed)
             .context("no randomness from the operating system")?;
-        let plane = DataPlane::create(instance, config.data_plane, data_key.clone()).await?;
+        let key = data_key.clone();
+        let plane = DataPlane::create(instance, config.data_plane, key, &config.state_dir).await?;
         let span = if config.instances.len() > 1 {
             info_span!("instance", iid = instance.iid.0)
         } else {
             Span::none()
         };
+        let server = match &config.map_server.access {
+            Access::Tunnel { endpoint, .. } => endpoint.ip(),
+            Access::Plain { .. } => config.map_server.address.ip(),
+        };
         Ok(Self {
             iid: instance.iid,
+            strays: true,
+            registered: false,
+            heard: Heard::default(),
+            paths: PathSizes::default(),
+            next_look: Timestamp::ZERO,
+            instance: instance.clone(),
+            server,
             agent: Agent::new(core, seed),
             plane,
             drops: Drops::default(),
@@ -81,6 +114,33 @@ impl Overlay {
     /// What carries the data.
     pub(super) fn backend(&self) -> Backend {
         self.plane.backend()
+    }
+
+    /// Takes back in what the agent knew when an earlier run ended. Peers and routes that are
+    /// there already are left as they are.
+    pub(super) async fn restore(&mut self, shared: &mut Shared, known: &Known) -> Result<()> {
+        let snapshot = known.snapshots.iter().find(|saved| saved.iid == self.iid);
+        if let Some(snapshot) = snapshot {
+            let adopted = self.plane.data.peers().await;
+            let now = shared.clock.now();
+            self.agent
+                .restore(now, snapshot, known.age, &adopted, &mut self.actions);
+            let (mappings, peers) = (self.agent.sizes().map_cache, adopted.len());
+            let log = || info!(event = "restored", mappings, adopted = peers);
+            self.span.in_scope(log);
+            self.act(shared).await;
+        }
+        self.settle(shared).await
+    }
+
+    /// From now on the data plane is left in place for the next run.
+    pub(super) fn stay(&self) {
+        self.plane.stay();
+    }
+
+    /// What the agent knows, for the next run.
+    pub(super) fn snapshot(&self, now: Timestamp) -> Snapshot {
+        self.agent.snapshot(now)
     }
 
     /// When the agent wants to be woken next.
@@ -122,6 +182,17 @@ impl Overlay {
     /// One input, and everything that follows from it.
     pub(super) async fn step(&mut self, shared: &mut Shared, input: Input<'_>) -> Result<()> {
         self.feed(shared, input).await?;
+        self.settle(shared).await?;
+        if self.strays && self.registered {
+            self.strays = false;
+            let wanted = self.agent.peers().map(|peer| peer.key).collect();
+            self.plane.remove_strays(&wanted).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the agent what became of its actions, until there is nothing left to tell.
+    async fn settle(&mut self, shared: &mut Shared) -> Result<()> {
         while let Some(report) = self.inbox.pop_front() {
             match report {
                 Report::Applied(id, ok) => self.feed(shared, Input::Applied { id, ok }).await?,
@@ -144,12 +215,16 @@ impl Overlay {
             .nonces
             .reserve(self.agent.register_nonce())
             .context("writing register.nonce")?;
+        self.act(shared).await;
+        Ok(())
+    }
+
+    async fn act(&mut self, shared: &mut Shared) {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain() {
             self.perform(shared, action).await;
         }
         self.actions = actions;
-        Ok(())
     }
 
     /// Empties the TUN of what it had when a route was set, so that nothing
@@ -169,7 +244,13 @@ impl Overlay {
     async fn perform(&mut self, shared: &mut Shared, action: Action) {
         match action {
             Action::Send { dst, bytes } => shared.control.send(dst, &bytes).await,
-            Action::Apply { id, change } => self.apply(id, change).await,
+            Action::Apply { id, change } => {
+                shared.cache.touch();
+                if let Change::RemovePeer(key) = &change {
+                    self.heard.forget(key);
+                }
+                self.apply(id, change).await;
+            }
             Action::Kick(key) => self.plane.kick(&key).await,
             Action::RenewControlTunnel(index) => {
                 let now = shared.clock.now();
@@ -177,13 +258,62 @@ impl Overlay {
             }
             Action::ReadPeerStats(keys) => {
                 let stats = self.plane.stats(&keys).await;
+                self.look(shared.clock.now(), &stats);
                 self.inbox.push_back(Report::Stats(stats));
             }
             Action::Reinject(packet) => self.plane.inject(&packet),
             Action::Deliver(packet) => self.plane.deliver(&packet).await,
             Action::Count(reason) => self.drops.count(reason),
-            Action::Event(event) => self.span.in_scope(|| narrate::event(&event)),
+            Action::Event(event) => {
+                self.registered |= matches!(event, Event::Registered { .. });
+                // Lifetimes are kept too.
+                if matches!(event, Event::MapReply { .. } | Event::Push { .. }) {
+                    shared.cache.touch();
+                }
+                self.span.in_scope(|| narrate::event(&event));
+            }
         }
+    }
+
+    /// Keeps what the counters say for `status`, and looks at paths now and then.
+    fn look(&mut self, now: Timestamp, stats: &[PeerStats]) {
+        for peer in stats {
+            self.heard.note(now, peer.key, peer.rx_bytes);
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK_AT_PATHS;
+            self.look_at_paths();
+        }
+    }
+
+    /// Looks whether packets fit the paths to the peers, and the link towards the map server.
+    pub(super) fn look_at_paths(&mut self) {
+        let peers = self.agent.peers();
+        let endpoints = peers.filter_map(|peer| Some(peer.endpoint?.ip()));
+        let endpoints = endpoints.chain([self.server]);
+        let log = || self.paths.look(self.instance.mtu, endpoints);
+        self.span.in_scope(log);
+    }
+
+    /// Puts settings into effect that may change at any time.
+    pub(super) async fn reconfigure(
+        &mut self,
+        shared: &mut Shared,
+        wanted: Adjustable,
+    ) -> Result<()> {
+        let now = shared.clock.now();
+        self.agent.reconfigure(now, wanted, &mut self.actions);
+        shared
+            .nonces
+            .reserve(self.agent.register_nonce())
+            .context("writing register.nonce")?;
+        self.act(shared).await;
+        self.settle(shared).await
+    }
+
+    /// How far the first packet to `eid` has come.
+    pub(super) fn trace(&self, now: Timestamp, eid: IpAddr) -> Option<Trace> {
+        self.agent.trace(now, eid)
     }
 
     async fn apply(&mut self, id: agent::ChangeId, change: Change) {

@@ -21,7 +21,8 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Puts a gate in front of the interface `index`, which must not be up yet: changing the
-    /// discipline of an interface in use drops packets.
+    /// discipline of an interface in use drops packets. One that is there already is used: its
+    /// process may have ended while it was shut.
     ///
     /// Returns `None` when the kernel has no such discipline.
     pub(crate) fn put(index: u32) -> io::Result<Option<Self>> {
@@ -31,6 +32,7 @@ impl Gate {
         };
         match gate.execute(LIMIT, NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             result => result?,
         }
         gate.open()?;

@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lisp_proto::PublicKey;
 
 use crate::error::{CREATING, DeviceError};
-use crate::link_guard::{BRINGING_UP, LinkGuard, NameClaim};
-use crate::netlink::link::Links;
+use crate::link_guard::{LinkGuard, NameClaim};
+use crate::netlink::link::{Link, Links};
 use crate::table::AllowedIpsChange;
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
 use gate::Gate;
 use packet_socket::PacketSocket;
-use wireguard::WireGuard;
+use wireguard::{Peer, WireGuard};
 
 /// One kernel WireGuard interface.
 #[derive(Debug)]
@@ -33,16 +33,16 @@ pub(crate) struct Kernel {
 
 /// What became of an attempt to make a kernel interface.
 pub(crate) enum Made {
-    /// The interface is up.
-    Up(Box<Kernel>, LinkGuard),
+    /// The interface is up, with these peers of an earlier run.
+    Up(Box<Kernel>, LinkGuard, Vec<PeerSpec>),
     /// This kernel has no WireGuard; nothing was changed.
     Unsupported(NameClaim, Links),
 }
 
 impl Kernel {
-    /// Makes the interface in the present network namespace, gives it key, port and addresses,
-    /// brings it up. With `home` its UDP socket is in the namespace of those links, and the
-    /// descriptor is that of the present one.
+    /// Makes the interface in the present network namespace, or takes over the one an earlier run
+    /// left there; gives it key, port and addresses, brings it up. With `home` the UDP socket of a
+    /// new one is in the namespace of those links, and the descriptor is that of the present one.
     pub(crate) fn create(
         config: &DeviceConfig,
         claim: NameClaim,
@@ -50,16 +50,20 @@ impl Kernel {
         home: Option<(Links, RawFd)>,
     ) -> Result<Made, DeviceError> {
         let failed = |source| DeviceError::system(CREATING, &config.name, source);
-        remove_leftover(config, &mut links).map_err(failed)?;
-        let created = match home {
-            Some((mut home, here)) => home.create_wireguard(&config.name, config.mtu, Some(here)),
-            None => links.create_wireguard(&config.name, config.mtu, None),
-        };
-        match created {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                return Ok(Made::Unsupported(claim, links));
+        let left = leftover(config, &mut links).map_err(failed)?;
+        if left.is_none() {
+            let created = match home {
+                Some((mut home, here)) => {
+                    home.create_wireguard(&config.name, config.mtu, Some(here))
+                }
+                None => links.create_wireguard(&config.name, config.mtu, None),
+            };
+            match created {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    return Ok(Made::Unsupported(claim, links));
+                }
+                result => result.map_err(failed)?,
             }
-            result => result.map_err(failed)?,
         }
         let link = links.find(&config.name).map_err(failed)?;
         let link = link.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ENODEV)))?;
@@ -75,29 +79,32 @@ impl Kernel {
                 "this kernel has no sch_plug: packets held for a new tunnel may be overtaken"
             );
         }
-        changes
-            .configure(config.private_key.secret().to_bytes(), config.listen_port)
-            .map_err(failed)?;
-        // The kernel binds the port when the interface comes up.
-        guard.bring_up(&config.addresses).map_err(|error| {
-            let DeviceError::System { name, source, .. } = error else {
-                return error;
-            };
-            if source.kind() == io::ErrorKind::AddrInUse {
-                let port = config.listen_port;
-                return DeviceError::PortTaken { name, port };
-            }
-            DeviceError::system(BRINGING_UP, &name, source)
-        })?;
-        let listen_port = changes.describe().map_err(failed)?.listen_port;
+        let private_key = config.private_key.secret().to_bytes();
+        let port_in_use = |error| name_port(error, config.listen_port);
+        if left.is_some() {
+            // What runs through it goes on, also when the rest fails.
+            guard.stay();
+            tracing::info!(name = config.name, "adopting the interface");
+            let port = (config.listen_port != 0).then_some(config.listen_port);
+            let result = changes.configure(private_key, port);
+            result.map_err(|e| port_in_use(failed(e)))?;
+            guard.fit(config.mtu, &config.addresses)?;
+        } else {
+            let port = Some(config.listen_port);
+            changes.configure(private_key, port).map_err(failed)?;
+            // The kernel binds the port when the interface comes up.
+            guard.bring_up(&config.addresses).map_err(port_in_use)?;
+        }
+        let description = changes.describe().map_err(failed)?;
         let kernel = Self {
             changes: Mutex::new(changes),
             reads: Arc::new(Mutex::new(reads)),
             packets,
             gate: gate.map(Mutex::new),
-            listen_port,
+            listen_port: description.listen_port,
         };
-        Ok(Made::Up(Box::new(kernel), guard))
+        let peers = description.peers.into_iter().map(Peer::into_spec);
+        Ok(Made::Up(Box::new(kernel), guard, peers.collect()))
     }
 
     pub(crate) const fn listen_port(&self) -> u16 {
@@ -124,7 +131,8 @@ impl Kernel {
             reads.describe()
         });
         let description = read.await.map_err(io::Error::other)??;
-        Ok(description.peers)
+        let peers = description.peers.into_iter();
+        Ok(peers.map(|peer| peer.stats).collect())
     }
 
     /// Sends an IP packet out through the interface at once.
@@ -152,22 +160,54 @@ impl Kernel {
     }
 }
 
-/// Deletes an interface of the wanted name and key: kernel interfaces outlive a killed process.
-///
-/// That nobody uses it is known from the claim on the name, which the caller holds.
-fn remove_leftover(config: &DeviceConfig, links: &mut Links) -> io::Result<()> {
-    let Some(link) = links.find(&config.name)?.filter(|link| link.is_wireguard) else {
-        return Ok(());
-    };
-    let key = WireGuard::open(link.index)?.describe()?.public_key;
-    if key == Some(config.private_key.public()) {
-        tracing::info!(
-            name = config.name,
-            "removing the interface a killed process left"
-        );
-        links.delete(link.index)?;
+impl Peer {
+    fn into_spec(self) -> PeerSpec {
+        PeerSpec {
+            key: self.stats.key,
+            endpoint: self.stats.endpoint,
+            allowed_ips: self.allowed_ips,
+            keepalive: self.keepalive,
+        }
     }
-    Ok(())
+}
+
+/// Finds a WireGuard interface of the wanted name that an earlier run left: kernel interfaces
+/// outlive their process. One that is not to be adopted is deleted, one of somebody else stays
+/// and is in the way.
+///
+/// Ours carries the mark, or our key. That nobody uses it is known from the claim on the name,
+/// which the caller holds.
+fn leftover(config: &DeviceConfig, links: &mut Links) -> io::Result<Option<Link>> {
+    let Some(link) = links.find(&config.name)? else {
+        return Ok(None);
+    };
+    let is_ours = link.is_marked
+        || (link.is_wireguard
+            && WireGuard::open(link.index)?.describe()?.public_key
+                == Some(config.private_key.public()));
+    if !is_ours {
+        return Ok(None);
+    }
+    if config.adopt && link.is_wireguard {
+        return Ok(Some(link));
+    }
+    tracing::info!(
+        name = config.name,
+        "removing the interface an earlier run left"
+    );
+    links.delete(link.index)?;
+    Ok(None)
+}
+
+/// Says that the port is taken, when that is what went wrong.
+fn name_port(error: DeviceError, port: u16) -> DeviceError {
+    if let DeviceError::System { name, source, .. } = &error
+        && source.kind() == io::ErrorKind::AddrInUse
+    {
+        let name = name.clone();
+        return DeviceError::PortTaken { name, port };
+    }
+    error
 }
 
 const INJECTING: &str = "injecting into interface";

@@ -33,7 +33,15 @@ pub(crate) struct WireGuard {
 pub(crate) struct Description {
     pub(crate) public_key: Option<PublicKey>,
     pub(crate) listen_port: u16,
-    pub(crate) peers: Vec<PeerStats>,
+    pub(crate) peers: Vec<Peer>,
+}
+
+/// What the interface says of a peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) stats: PeerStats,
+    pub(crate) allowed_ips: Vec<IpNet>,
+    pub(crate) keepalive: Option<u16>,
 }
 
 impl WireGuard {
@@ -60,12 +68,17 @@ impl WireGuard {
         })
     }
 
-    /// Sets the private key and the UDP port (0: a free one).
-    pub(crate) fn configure(&mut self, private_key: [u8; 32], listen_port: u16) -> io::Result<()> {
-        self.set(vec![
-            WireguardAttribute::PrivateKey(private_key),
-            WireguardAttribute::ListenPort(listen_port),
-        ])
+    /// Sets the private key and the UDP port (0: a free one; `None`: the one it has).
+    ///
+    /// The kernel drops no session when both are what they were.
+    pub(crate) fn configure(
+        &mut self,
+        private_key: [u8; 32],
+        listen_port: Option<u16>,
+    ) -> io::Result<()> {
+        let mut attributes = vec![WireguardAttribute::PrivateKey(private_key)];
+        attributes.extend(listen_port.map(WireguardAttribute::ListenPort));
+        self.set(attributes)
     }
 
     /// Adds or updates one peer and leaves all others alone, but for AllowedIPs that move here.
@@ -141,17 +154,14 @@ impl WireGuard {
                     }
                     WireguardAttribute::ListenPort(port) => description.listen_port = port,
                     WireguardAttribute::Peers(peers) => {
-                        let stats = peers.into_iter().filter_map(|peer| stats_of(peer, now));
-                        description.peers.extend(stats);
+                        for peer in peers.into_iter().filter_map(|peer| read_peer(peer, now)) {
+                            description.add(peer);
+                        }
                     }
                     _ => {}
                 }
             }
         })?;
-        // A peer whose AllowedIPs fill more than one message comes again with only those.
-        description
-            .peers
-            .dedup_by(|again, first| again.key == first.key);
         Ok(description)
     }
 
@@ -173,6 +183,18 @@ impl WireGuard {
         let mut message = GenlMessage::from_payload(WireguardMessage { cmd, attributes });
         message.set_resolved_family_id(self.family);
         message
+    }
+}
+
+impl Description {
+    /// A peer whose AllowedIPs fill more than one message comes again with only those.
+    fn add(&mut self, peer: Peer) {
+        match self.peers.last_mut() {
+            Some(last) if last.stats.key == peer.stats.key => {
+                last.allowed_ips.extend(peer.allowed_ips);
+            }
+            _ => self.peers.push(peer),
+        }
     }
 }
 
@@ -202,10 +224,12 @@ fn allowed_ips_attribute(prefixes: &[IpNet]) -> WireguardPeerAttribute {
     clippy::wildcard_enum_match_arm,
     reason = "the kernel tells more of a peer than is asked for"
 )]
-fn stats_of(peer: WireguardPeer, now: Duration) -> Option<PeerStats> {
+fn read_peer(peer: WireguardPeer, now: Duration) -> Option<Peer> {
     let mut key = None;
     let mut endpoint: Option<SocketAddr> = None;
     let mut handshake = Duration::ZERO;
+    let mut keepalive = None;
+    let mut allowed_ips = Vec::new();
     let (mut rx_bytes, mut tx_bytes) = (0, 0);
     for attribute in peer.0 {
         match attribute {
@@ -218,16 +242,43 @@ fn stats_of(peer: WireguardPeer, now: Duration) -> Option<PeerStats> {
                 let nanos = u32::try_from(time.nano_seconds).unwrap_or_default();
                 handshake = Duration::new(seconds, nanos.min(999_999_999));
             }
+            WireguardPeerAttribute::PersistentKeepalive(seconds) => {
+                keepalive = (seconds != 0).then_some(seconds);
+            }
+            WireguardPeerAttribute::AllowedIps(prefixes) => {
+                allowed_ips.extend(prefixes.iter().filter_map(read_allowed_ip));
+            }
             _ => {}
         }
     }
-    Some(PeerStats {
+    let stats = PeerStats {
         key: key?,
         endpoint,
         since_handshake: (!handshake.is_zero()).then(|| now.saturating_sub(handshake)),
         rx_bytes,
         tx_bytes,
+    };
+    Some(Peer {
+        stats,
+        allowed_ips,
+        keepalive,
     })
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel may tell more of a prefix than is asked for"
+)]
+fn read_allowed_ip(attributes: &WireguardAllowedIp) -> Option<IpNet> {
+    let (mut ip, mut length) = (None, None);
+    for attribute in &attributes.0 {
+        match attribute {
+            WireguardAllowedIpAttr::IpAddr(address) => ip = Some(*address),
+            WireguardAllowedIpAttr::Cidr(cidr) => length = Some(*cidr),
+            _ => {}
+        }
+    }
+    IpNet::new(ip?, length?).ok()
 }
 
 /// The clock the kernel stamps handshakes with.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
@@ -24,6 +24,10 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     /// Whether it is a kernel WireGuard interface.
     pub(crate) is_wireguard: bool,
+    /// Whether it is a TUN or TAP interface.
+    pub(crate) is_tun: bool,
+    /// Whether it carries the mark of this software.
+    pub(crate) is_marked: bool,
 }
 
 /// The interfaces of one network namespace.
@@ -50,7 +54,9 @@ impl Links {
                 if let RouteNetlinkMessage::NewLink(link) = answer {
                     found = Some(Link {
                         index: link.header.index,
-                        is_wireguard: is_wireguard(&link),
+                        is_wireguard: is_of_kind(&link, &InfoKind::Wireguard),
+                        is_tun: is_of_kind(&link, &InfoKind::Tun),
+                        is_marked: is_marked(&link),
                     });
                 }
             });
@@ -100,6 +106,23 @@ impl Links {
         self.0.execute(request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Marks the interface as made by this software, for later runs and for people (`ip link`).
+    pub(crate) fn mark(&mut self, index: u32) -> io::Result<()> {
+        self.change(index, LinkAttribute::IfAlias(MARK.to_owned()))
+    }
+
+    /// Sets the MTU in bytes.
+    pub(crate) fn set_mtu(&mut self, index: u32, mtu: u16) -> io::Result<()> {
+        self.change(index, LinkAttribute::Mtu(mtu.into()))
+    }
+
+    fn change(&mut self, index: u32, attribute: LinkAttribute) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![attribute];
+        self.0.execute(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
     /// Brings the interface up without link-local addresses and without multicast.
     ///
     /// The kernel, or a daemon that announces services, would else talk through it: for an overlay
@@ -127,10 +150,7 @@ impl Links {
     pub(crate) fn add_address(&mut self, index: u32, address: IpNet) -> io::Result<()> {
         let ip = address.addr();
         let mut message = AddressMessage::default();
-        message.header.family = match ip {
-            IpAddr::V4(_) => AddressFamily::Inet,
-            IpAddr::V6(_) => AddressFamily::Inet6,
-        };
+        message.header.family = family_of(ip);
         message.header.prefix_len = address.prefix_len();
         message.header.index = index;
         // Duplicate detection makes a new IPv6 address unusable for a second or more, and there
@@ -146,6 +166,42 @@ impl Links {
         ];
         let request = RouteNetlinkMessage::NewAddress(message);
         self.0.execute(request, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Lists the addresses of an interface, with their prefix lengths.
+    pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<IpNet>> {
+        let mut found = Vec::new();
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        self.0.query(request, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else {
+                return;
+            };
+            if message.header.index != index {
+                return;
+            }
+            let own = message.attributes.iter().find_map(|attribute| {
+                let AddressAttribute::Address(ip) = attribute else {
+                    return None;
+                };
+                IpNet::new(*ip, message.header.prefix_len).ok()
+            });
+            found.extend(own);
+        })?;
+        Ok(found)
+    }
+
+    /// Takes an address from an interface; one that is not there is no error.
+    pub(crate) fn remove_address(&mut self, index: u32, address: IpNet) -> io::Result<()> {
+        let ip = address.addr();
+        let mut message = AddressMessage::default();
+        message.header.family = family_of(ip);
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = index;
+        message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+        match self.0.execute(RouteNetlinkMessage::DelAddress(message), 0) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            result => result,
+        }
     }
 
     /// Whether packets to an IPv6 address are taken in by this host.
@@ -184,9 +240,25 @@ impl Links {
     }
 }
 
-fn is_wireguard(link: &LinkMessage) -> bool {
+const fn family_of(ip: IpAddr) -> AddressFamily {
+    match ip {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn is_of_kind(link: &LinkMessage, kind: &InfoKind) -> bool {
     link.attributes.iter().any(|attribute| {
         matches!(attribute, LinkAttribute::LinkInfo(infos)
-            if infos.contains(&LinkInfo::Kind(InfoKind::Wireguard)))
+            if infos.iter().any(|info| matches!(info, LinkInfo::Kind(found) if found == kind)))
     })
 }
+
+fn is_marked(link: &LinkMessage) -> bool {
+    link.attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::IfAlias(alias) if alias == MARK))
+}
+
+/// The alias of every interface of this software.
+const MARK: &str = "lispwire";

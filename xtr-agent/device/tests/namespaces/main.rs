@@ -6,13 +6,19 @@
 #[cfg(test)]
 mod addresses;
 #[cfg(test)]
+mod adoption;
+#[cfg(test)]
 mod costs;
+#[cfg(test)]
+mod echo;
 #[cfg(test)]
 mod forgery;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod miss;
+#[cfg(test)]
+mod mtu;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]

@@ -69,15 +69,15 @@ fn the_kernel_says_nothing_of_its_own() {
 #[test]
 fn the_interface_goes_when_it_is_dropped_and_its_name_is_taken_until_then() {
     in_namespace(|| async {
-        let miss = MissTun::create("lispm0", 1420).unwrap();
+        let miss = MissTun::create("lispm0", 1420, false).unwrap();
         assert_eq!(miss.name(), "lispm0");
-        let second = MissTun::create("lispm0", 1420).err().unwrap();
+        let second = MissTun::create("lispm0", 1420, false).err().unwrap();
         assert!(matches!(second, DeviceError::Running { .. }), "{second}");
         drop(miss);
         assert!(!ip("link show").contains("lispm0"));
         let free = async {
             // A program another test starts holds copies of all sockets between fork and exec.
-            while let Err(error) = MissTun::create("lispm0", 1420) {
+            while let Err(error) = MissTun::create("lispm0", 1420, false) {
                 assert!(matches!(error, DeviceError::Running { .. }), "{error}");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -90,7 +90,7 @@ fn the_interface_goes_when_it_is_dropped_and_its_name_is_taken_until_then() {
 async fn overlay() -> MissTun {
     add_to_loopback("10.0.0.1").await;
     add_to_loopback("fd00:1::1").await;
-    let miss = MissTun::create("lispm0", 1420).unwrap();
+    let miss = MissTun::create("lispm0", 1420, false).unwrap();
     let routes = Routes::new().unwrap();
     for prefix in ["10.0.0.0/8", "fd00:1::/48"] {
         let spec = RouteSpec {

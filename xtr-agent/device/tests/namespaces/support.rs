@@ -113,7 +113,7 @@ impl Namespace {
     }
 
     /// What `ip` takes for a namespace.
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 }
@@ -226,6 +226,7 @@ pub(crate) fn config(
         listen_port,
         mtu: 1420,
         addresses: addresses.to_vec(),
+        adopt: false,
     }
 }
 

@@ -134,7 +134,8 @@ fn all_packets_for_one_prefix_go_out_in_order_however_many_destinations_waited()
     );
     let late = packet("10.0.0.1", "10.0.1.0", &[0, 3]);
     bench.input(Input::TunPacket(&late));
-    let fired = bench.done(&answered);
+    let mut fired = bench.done(&answered);
+    fired.extend(bench.handshake(SMALLER, 92));
     let mut last = BTreeMap::new();
     let mut count = 0;
     for action in &fired {

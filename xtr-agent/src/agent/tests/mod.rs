@@ -14,12 +14,16 @@ use lisp_proto::{
 mod changes;
 mod doubts;
 mod floods;
+mod handshakes;
 mod order;
 mod overlaps;
 mod paths;
+mod reconfigure;
 mod refusals;
 mod rules;
+mod snapshot;
 mod subscriptions;
+mod trace;
 
 use super::ip_header::tests::packet;
 use bytes::Bytes;

@@ -1,0 +1,207 @@
+//! An agent that ends and comes back: what runs through its tunnels goes on, and what it says of
+//! itself to whoever asks.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::env;
+use std::io::{stderr, stdout};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use testbed::{DataPlane, Endpoint, Network, NetworkOptions, Ping, sleep, vm};
+
+#[test]
+fn a_running_agent_says_where_it_stands_and_how_far_a_packet_came() {
+    let mut network = Network::start(&NetworkOptions::default()).unwrap();
+    let [alpha, beta] = network.endpoints.as_slice() else {
+        panic!("two endpoints");
+    };
+    let eid = beta.eids[0].to_string();
+    let (code, text) = ask(&network, alpha, &["trace", &eid]);
+    assert!(code == 1 && text.contains("no packet to"), "{text}");
+    let reply = Ping::once(beta.eids[0]).run(alpha.namespace()).unwrap();
+    assert_eq!(reply.replies.len(), 1);
+    // The first reply is seen with the next look at the counters.
+    sleep(Duration::from_secs(5));
+
+    let (code, text) = ask(&network, alpha, &["status"]);
+    assert_eq!(code, 0, "{text}");
+    for part in [
+        "registered",
+        "connected",
+        "10.0.0.2/32",
+        "10.0.0.1/32",
+        "UDP port 51821",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 100),
+        "{text}"
+    );
+    let (_, json) = ask(&network, alpha, &["status", "--json"]);
+    let report: Value = serde_json::from_str(&json).unwrap();
+    let peer = &report["instances"][0]["peers"][0];
+    assert_eq!(peer["key"], beta.data_key.as_str());
+    assert!(peer["rtt_us"].as_u64().is_some(), "{json}");
+    assert!(
+        report["instances"][0]["servers"][0]["rtt_us"].is_u64(),
+        "{json}"
+    );
+
+    let (code, text) = ask(&network, alpha, &["trace", &eid]);
+    assert_eq!(code, 0, "{text}");
+    for stage in [
+        "caught",
+        "asked",
+        "answered",
+        "installed",
+        "handshake",
+        "first reply",
+    ] {
+        let line = text.lines().find(|line| line.trim().starts_with(stage));
+        assert!(
+            line.is_some_and(|line| line.contains(" ms")),
+            "{stage}:\n{text}"
+        );
+    }
+    let (code, text) = ask(&network, alpha, &["stop", "--purge"]);
+    assert_eq!(code, 0, "{text}");
+    let alpha = &mut network.endpoints[0];
+    assert_eq!(alpha.node.leftovers().unwrap(), [""; 0]);
+    let alpha = &network.endpoints[0];
+    let (code, text) = ask(&network, alpha, &["status"]);
+    assert!(code == 1 && text.contains("no agent runs"), "{text}");
+    let (code, _) = ask(&network, alpha, &["stop", "--purge"]);
+    assert_eq!(code, 0, "nothing to do is no failure");
+    let (code, _) = ask(&network, alpha, &["trace", "nowhere"]);
+    assert_eq!(code, 64);
+}
+
+#[test]
+fn tunnels_of_the_kernel_outlive_their_agent() {
+    let own_program = env::current_exe().unwrap();
+    let command = [
+        own_program.to_str().unwrap(),
+        "--ignored",
+        "--exact",
+        IN_GUEST,
+        "--nocapture",
+    ];
+    let job = vm::Job::new(
+        Path::new(env!("CARGO_BIN_EXE_testbed")),
+        command.map(str::to_owned).to_vec(),
+    );
+    match vm::run(&job, &mut stdout(), &mut stderr()) {
+        Ok(outcome) => assert_eq!(outcome.code, 0),
+        Err(error) if error.is_unavailable() => println!("skipped: {error}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The name of the test that runs in a guest.
+const IN_GUEST: &str = "over_kernel_wireguard";
+
+#[test]
+#[ignore = "needs WireGuard in the kernel; another test runs it in a guest"]
+fn over_kernel_wireguard() {
+    let options = NetworkOptions {
+        data_plane: DataPlane::Kernel,
+        ..NetworkOptions::default()
+    };
+    let mut network = Network::start(&options).unwrap();
+    let eid = network.endpoints[1].eids[0];
+    let first = Ping::once(eid)
+        .run(network.endpoints[0].namespace())
+        .unwrap();
+    assert_eq!(first.replies.len(), 1);
+    // Long enough for the map-cache to be written down.
+    sleep(Duration::from_secs(6));
+
+    // Killed, and started again, under a flow.
+    let flow = flow_from(&network.endpoints[0], eid);
+    sleep(Duration::from_millis(500));
+    network.endpoints[0].node.kill();
+    sleep(Duration::from_millis(500));
+    let log = network.log.clone();
+    network.endpoints[0].node.start(&log).unwrap();
+    network.endpoints[0].wait_until_registered().unwrap();
+    assert_eq!(flow.join().unwrap(), FLOW, "replies across kill -9");
+
+    // As `systemctl restart` does it, without any map server.
+    network.server.kill();
+    let flow = flow_from(&network.endpoints[0], eid);
+    sleep(Duration::from_millis(500));
+    network.endpoints[0].node.leave().unwrap();
+    network.endpoints[0].node.start(&log).unwrap();
+    let daemon = network.endpoints[0].node.daemon().unwrap();
+    let restored = daemon.wait_for("restored", PATIENCE).unwrap();
+    daemon.wait_for("started", PATIENCE).unwrap();
+    println!("{:?}", restored.fields);
+    assert_eq!(flow.join().unwrap(), FLOW, "replies across a restart");
+    let again = Ping::once(eid)
+        .run(network.endpoints[0].namespace())
+        .unwrap();
+    assert_eq!(
+        again.replies.len(),
+        1,
+        "a known peer works without any server"
+    );
+    let (_, text) = ask(&network, &network.endpoints[0], &["status"]);
+    println!("{text}");
+    assert!(
+        text.contains("connected") && text.contains("restored"),
+        "{text}"
+    );
+
+    // What a dead agent left goes when asked for.
+    network.endpoints[0].node.kill();
+    assert_ne!(network.endpoints[0].node.leftovers().unwrap(), [""; 0]);
+    let (code, text) = ask(&network, &network.endpoints[0], &["stop", "--purge"]);
+    println!("{text}");
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(network.endpoints[0].node.leftovers().unwrap(), [""; 0]);
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Echo requests of a flow, and the time between two.
+const FLOW: usize = 200;
+const PACE: Duration = Duration::from_millis(40);
+
+/// Pings steadily; how many replies came.
+fn flow_from(endpoint: &Endpoint, destination: std::net::IpAddr) -> thread::JoinHandle<usize> {
+    let namespace = endpoint.namespace().clone();
+    thread::spawn(move || {
+        let ping = Ping {
+            count: u16::try_from(FLOW).unwrap(),
+            interval: PACE,
+            ..Ping::once(destination)
+        };
+        ping.run(&namespace).unwrap().replies.len()
+    })
+}
+
+/// Runs the agent's program on an endpoint: its exit code, and what it printed.
+fn ask(network: &Network, endpoint: &Endpoint, arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(&network.binaries().xtr_agent);
+    command
+        .args(arguments)
+        .arg("--config")
+        .arg(&endpoint.node.config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = endpoint.namespace().spawn(command).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap_or(-1), text.into_owned())
+}

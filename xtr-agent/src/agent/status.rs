@@ -1,0 +1,165 @@
+//! What the agent says of itself: for `status`, and for whoever watches it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lisp_proto::{EidPrefix, PublicKey, Timestamp};
+use serde::Serialize;
+
+use super::event::Cause;
+use super::map_cache::{Entry, State};
+use super::trace::whole;
+use super::{Agent, Sizes};
+
+/// Where the agent stands. All times are spans before or after the moment it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// What lives here.
+    pub eid_prefixes: Vec<EidPrefix>,
+    /// Where the data interface can be reached.
+    pub rlocs: Vec<IpAddr>,
+    /// Key of the data interface.
+    pub public_key: PublicKey,
+    /// The map servers, in the order of the configuration.
+    pub servers: Vec<ServerStatus>,
+    /// The map-cache: IPv4 first, in prefix order.
+    pub mappings: Vec<MappingStatus>,
+    /// The peers, by key. What the data plane measured of them, the shell knows.
+    pub peers: Vec<PeerStatus>,
+    /// How full the tables are.
+    pub sizes: Sizes,
+}
+
+/// Where the agent stands with one map server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerStatus {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Time since it last acknowledged a registration, in milliseconds; `None`: never yet.
+    pub acknowledged_ms: Option<u64>,
+    /// From a Map-Register to its acknowledgement, the last time, in microseconds.
+    pub rtt_us: Option<u64>,
+    /// Whether a Map-Register waits for its acknowledgement.
+    pub unacknowledged: bool,
+}
+
+/// One mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MappingStatus {
+    /// The prefix.
+    pub eid: EidPrefix,
+    /// How far it is on its way into the data plane.
+    pub state: MappingState,
+    /// What led to it.
+    pub cause: Cause,
+    /// The peer that serves it; `None` when nobody does.
+    pub key: Option<PublicKey>,
+    /// Where the mapping says that the peer lives. It may have roamed since.
+    pub endpoint: Option<SocketAddr>,
+    /// How long it is still good for, in milliseconds.
+    pub ttl_left_ms: u64,
+    /// Time since it came, in milliseconds.
+    pub age_ms: u64,
+    /// Whether it is used beyond its time because no map server answers.
+    pub stale: bool,
+}
+
+/// How far a mapping is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MappingState {
+    /// The data plane is being told of the peer.
+    Installing,
+    /// A handshake is awaited.
+    Handshake,
+    /// The route past the agent is being set.
+    Routing,
+    /// Packets go past the agent.
+    Active,
+    /// Nobody serves the prefix; packets are refused.
+    Negative,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerStatus {
+    /// Its key.
+    pub key: PublicKey,
+    /// The prefixes it serves.
+    pub eids: Vec<EidPrefix>,
+    /// Where its mappings say that it lives. It may have roamed since.
+    pub endpoint: SocketAddr,
+    /// Whether a handshake with it was seen since it was added. That it is
+    /// there now, only the data plane's counters tell.
+    pub handshake_seen: bool,
+}
+
+impl Agent {
+    /// Where the agent stands at `now`. Costs as much as there are mappings and peers.
+    #[must_use]
+    pub fn status(&self, now: Timestamp) -> Status {
+        let own = &self.config.eid_prefixes;
+        Status {
+            eid_prefixes: own.iter().map(|prefix| self.eid(*prefix)).collect(),
+            rlocs: self.config.rlocs.clone(),
+            public_key: self.config.public_key,
+            servers: self.server_status(now),
+            mappings: self
+                .cache
+                .iter()
+                .map(|(prefix, entry)| mapping_status(now, self.eid(prefix), entry))
+                .collect(),
+            peers: self
+                .peers
+                .each()
+                .map(|(key, peer)| PeerStatus {
+                    key,
+                    eids: peer.allowed_ips.iter().map(|net| self.eid(*net)).collect(),
+                    endpoint: peer.endpoint,
+                    handshake_seen: peer.handshake_seen,
+                })
+                .collect(),
+            sizes: self.sizes(),
+        }
+    }
+
+    fn server_status(&self, now: Timestamp) -> Vec<ServerStatus> {
+        let configured = self.config.map_servers.iter().zip(&self.servers);
+        configured
+            .map(|(configured, server)| {
+                let registration = &server.registration;
+                let acknowledged = registration.acknowledged();
+                let rtt = registration.rtt();
+                ServerStatus {
+                    address: configured.address,
+                    acknowledged_ms: acknowledged.map(|at| milliseconds(now - at)),
+                    rtt_us: rtt.map(|rtt| whole(rtt, Duration::from_micros(1))),
+                    unacknowledged: registration.unacknowledged(),
+                }
+            })
+            .collect()
+    }
+}
+
+fn mapping_status(now: Timestamp, eid: EidPrefix, entry: &Entry) -> MappingStatus {
+    MappingStatus {
+        eid,
+        state: match entry.state {
+            State::Installing => MappingState::Installing,
+            State::Awaiting(_) | State::Opening => MappingState::Handshake,
+            State::Routing => MappingState::Routing,
+            State::Active => MappingState::Active,
+            State::Negative(_) => MappingState::Negative,
+        },
+        cause: entry.cause,
+        key: entry.chosen.map(|chosen| chosen.key),
+        endpoint: entry.chosen.map(|chosen| chosen.endpoint),
+        ttl_left_ms: milliseconds(entry.expires - now),
+        age_ms: milliseconds(now - entry.since),
+        stale: entry.stale.is_some(),
+    }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    whole(span, Duration::from_millis(1))
+}

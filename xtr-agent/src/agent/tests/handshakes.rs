@@ -1,0 +1,169 @@
+//! First handshakes that take their time, or are lost.
+
+use super::*;
+
+/// An agent that has fired at `key` with packet 1.
+fn fired(key: PublicKey) -> Bench {
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let installing = bench.reply(nonce, &far_end(key));
+    assert_eq!(story(&bench.done(&installing)), ["sent on 1"]);
+    bench
+}
+
+/// Lets `time` pass, with a data plane that does everything and has seen no handshake with `key`.
+fn no_handshake(bench: &mut Bench, key: PublicKey, time: Duration) -> Vec<String> {
+    let until = bench.now + time;
+    let mut told = Vec::new();
+    while bench.now < until {
+        let step = bench
+            .agent
+            .next_deadline()
+            .map_or(time, |next| next - bench.now);
+        let mut actions = bench.after(step.min(until - bench.now));
+        while !actions.is_empty() {
+            told.extend(story(&actions));
+            let looked = |action: &Action| matches!(action, Action::ReadPeerStats(_));
+            let mut next = bench.done(&actions);
+            if actions.iter().any(looked) {
+                next.extend(bench.input(Input::PeerStats(&[PeerStats {
+                    key,
+                    handshake_seen: false,
+                    rx_bytes: 0,
+                    tx_bytes: 148,
+                }])));
+            }
+            actions = next;
+        }
+    }
+    // What else a second brings is no matter here.
+    told.retain(|word| word != "register" && word != "new control tunnel");
+    told
+}
+
+fn burst(bench: &mut Bench, numbers: std::ops::Range<u8>) -> Vec<String> {
+    let packets = numbers.flat_map(|n| bench.input(Input::TunPacket(&to_far_end(&[n]))));
+    story(&packets.collect::<Vec<_>>())
+}
+
+fn sent_on(numbers: std::ops::Range<u8>) -> Vec<String> {
+    numbers.map(|n| format!("sent on {n}")).collect()
+}
+
+#[test]
+fn the_data_plane_gets_no_more_packets_than_it_keeps_and_the_rest_in_order() {
+    let mut bench = fired(BIGGER);
+    let staged = u8::try_from(limits::STAGED).unwrap();
+    assert_eq!(burst(&mut bench, 2..200), sent_on(2..staged + 1));
+    let shaken = bench.handshake(BIGGER, 92);
+    let mut expected = sent_on(staged + 1..200);
+    expected.push("route 10.0.0.2/32".to_owned());
+    assert_eq!(story(&shaken), expected);
+    assert_eq!(bench.agent.sizes().held, 0);
+    assert_eq!(burst(&mut bench, 200..201), sent_on(200..201));
+}
+
+#[test]
+fn a_handshake_that_was_lost_is_started_anew_in_well_under_a_second() {
+    for key in [SMALLER, BIGGER] {
+        let mut bench = fired(key);
+        burst(&mut bench, 2..4);
+        let told = no_handshake(&mut bench, key, Duration::from_millis(900));
+        let anew = [
+            "no peer",
+            "peer [10.0.0.2/32]",
+            "sent on 1",
+            "sent on 2",
+            "sent on 3",
+        ];
+        assert_eq!(told, anew, "what the old peer kept is gone with it");
+        assert_eq!(story(&bench.handshake(key, 92)), ["route 10.0.0.2/32"]);
+        assert_eq!(bench.agent.sizes().held, 0);
+    }
+}
+
+#[test]
+fn a_far_end_that_answers_within_the_time_of_the_answer_is_not_disturbed() {
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    bench.after(Duration::from_millis(290));
+    let installing = bench.reply(nonce, &far_end(BIGGER));
+    bench.done(&installing);
+    let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(390));
+    assert_eq!(told, [""; 0]);
+    assert_eq!(story(&bench.handshake(BIGGER, 92)), ["route 10.0.0.2/32"]);
+    let told = no_handshake(&mut bench, BIGGER, Duration::from_secs(5));
+    assert_eq!(told, [""; 0], "it is over");
+}
+
+#[test]
+fn packets_that_no_handshake_comes_for_are_refused_and_the_data_plane_goes_on() {
+    let mut bench = fired(BIGGER);
+    burst(&mut bench, 2..67);
+    let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(3_100));
+    let refused = told.iter().filter(|word| *word == "NoHandshake").count();
+    assert_eq!(refused, 66 - limits::STAGED);
+    assert_eq!(told.last().unwrap(), "route 10.0.0.2/32");
+    let anew = told.iter().filter(|word| *word == "no peer").count();
+    assert!((1..=3).contains(&anew), "{anew} times, less and less often");
+    let trace = bench.agent.trace(bench.now, addr("10.0.0.2")).unwrap();
+    let failed = trace.failed.unwrap();
+    assert_eq!(
+        (failed.stage, failed.reason),
+        (Stage::Handshake, DropReason::NoHandshake)
+    );
+    assert_eq!(bench.agent.sizes().held, 0);
+}
+
+#[test]
+fn a_far_end_without_packets_of_its_own_looks_a_moment_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    let told = no_handshake(&mut bench, SMALLER, Duration::from_secs(3));
+    assert_eq!(told, ["kick"]);
+    assert_eq!(burst(&mut bench, 1..2), ["sent on 1"]);
+    let told = no_handshake(&mut bench, SMALLER, Duration::from_millis(900));
+    assert_eq!(told, ["no peer", "peer [10.0.0.2/32]", "sent on 1"]);
+}
+
+#[test]
+fn both_ends_that_start_at_once_never_start_anew_at_the_same_instant() {
+    // The one that waits for the other starts by itself after that; both then wait anew.
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let installing = bench.notify(1, &far_end(SMALLER));
+    bench.done(&installing);
+    bench.reply(nonce, &far_end(SMALLER));
+    let told = no_handshake(&mut bench, SMALLER, Duration::from_millis(260));
+    assert_eq!(told, ["kick", "sent on 1"]);
+    // The smaller key has started anew by then; this one leaves it the time to be answered.
+    let told = no_handshake(&mut bench, SMALLER, limits::REKINDLE);
+    assert_eq!(told, [""; 0]);
+}
+
+#[test]
+fn many_peers_are_looked_at_less_often() {
+    let mut bench = Bench::new();
+    for n in 0..4_000u16 {
+        let mut key = [7; 32];
+        key[..2].copy_from_slice(&n.to_be_bytes());
+        let [high, low] = n.to_be_bytes();
+        let eid = format!("10.1.{high}.{low}/32");
+        let pushed = bench.notify(
+            u64::from(n) + 1,
+            &record(&eid, PublicKey(key), Ttl::from_minutes(15)),
+        );
+        bench.done(&pushed);
+    }
+    bench.after(Duration::from_millis(400));
+    let looks = (0..100).filter(|_| {
+        let actions = bench.after(Duration::from_millis(1));
+        let look = |action: &Action| matches!(action, Action::ReadPeerStats(_));
+        actions.iter().any(look)
+    });
+    assert!(looks.count() <= 5);
+}

@@ -1,0 +1,253 @@
+//! Handshakes that are awaited: looked for, started anew when they were lost, and given up.
+//!
+//! A data plane keeps only so many packets while it shakes hands (the kernel 128 per peer, and
+//! drops the oldest), so it gets no more than [`STAGED`] of them before the handshake was seen.
+//! The kernel repeats a lost initiation only after five seconds, whatever it is told. Only a peer
+//! that is taken out and put back starts at once, and loses the packets it kept, so copies of them
+//! are kept here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use lisp_proto::{PublicKey, Timestamp};
+
+use super::event::{DropReason, Event};
+use super::hold::{Held, HoldBudget};
+use super::install::What;
+use super::ip_header::Unreachable;
+use super::limits::{
+    HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, READING_A_PEER, REKINDLE, REKINDLE_MAX,
+    STAGED,
+};
+use super::map_cache::{Entry, State};
+use super::remove::Object;
+use super::{Action, Actions, Agent, Change, PeerStats, Timer};
+
+/// A peer whose first handshake is awaited.
+#[derive(Debug)]
+struct Watch {
+    since: Timestamp,
+    /// When looking for it ends.
+    until: Timestamp,
+    /// Packets that the data plane has got and may not have sent, oldest first.
+    staged: Held,
+    /// How many it got, copies or not.
+    staged_count: usize,
+    /// When to start anew, and how long to wait after that.
+    rekindle: Option<(Timestamp, Duration)>,
+}
+
+/// All peers whose first handshake is awaited.
+#[derive(Debug, Default)]
+pub(super) struct Watches(BTreeMap<PublicKey, Watch>);
+
+impl Watches {
+    /// Ends the watch of `key`.
+    pub(super) fn remove(&mut self, key: &PublicKey, budget: &mut HoldBudget) {
+        if let Some(mut watch) = self.0.remove(key) {
+            watch.staged.take(budget);
+        }
+    }
+}
+
+impl Agent {
+    /// Looks for the first handshake with `key` for `time` at least.
+    pub(super) fn watch(&mut self, now: Timestamp, key: PublicKey, time: Duration) {
+        if self.watches.0.is_empty() {
+            let next = now + self.look_interval(HANDSHAKE_POLL);
+            self.deadlines.set(Timer::Handshakes, next);
+        }
+        let until = now + time;
+        let watch = self.watches.0.entry(key).or_insert_with(|| Watch {
+            since: now,
+            until,
+            staged: Held::default(),
+            staged_count: 0,
+            rekindle: None,
+        });
+        watch.until = watch.until.max(until);
+    }
+
+    /// Looks for the first handshake with `key` and starts it anew when it is not seen in time:
+    /// somebody waits for it.
+    pub(super) fn watch_closely(&mut self, now: Timestamp, prefix: IpNet, key: PublicKey) {
+        let watch = self.watches.0.get(&key);
+        if watch.is_some_and(|watch| watch.rekindle.is_some()) {
+            return;
+        }
+        self.watch(now, key, self.config.hold);
+        let entry = self.cache.get(&prefix);
+        // The answer took its way past the far end, so a handshake takes no longer.
+        let round_trip = entry.map_or(Duration::ZERO, |entry| entry.answer_took);
+        let mut wait = (round_trip * 2).clamp(REKINDLE, REKINDLE_MAX);
+        // Both ends may be at it, and must not start at the same instant.
+        if self.config.public_key > key {
+            wait = wait * 3 / 2;
+        }
+        if let Some(watch) = self.watches.0.get_mut(&key) {
+            watch.rekindle = Some((now + wait, wait * 2));
+        }
+    }
+
+    /// A packet of an opening mapping is there: hands on what the data plane has room for.
+    pub(super) fn pump(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
+        let entry = self.cache.get(&prefix);
+        let Some(chosen) = entry.and_then(|entry| entry.chosen.filter(|_| !entry.held.is_empty()))
+        else {
+            return;
+        };
+        let key = chosen.key;
+        if !self.watches.0.contains_key(&key) {
+            // It may have had one long since.
+            actions.push(Action::ReadPeerStats(vec![key]));
+        }
+        self.watch_closely(now, prefix, key);
+        let (Some(entry), Some(watch)) =
+            (self.cache.get_mut(&prefix), self.watches.0.get_mut(&key))
+        else {
+            return;
+        };
+        let mut count = 0;
+        while watch.staged_count < STAGED
+            && let Some(packet) = entry.held.pop(&mut self.budget)
+        {
+            watch.staged_count += 1;
+            watch.staged.keep(packet.clone(), &mut self.budget);
+            actions.push(Action::Reinject(packet));
+            count += 1;
+        }
+        if count > 0 {
+            let eid = self.eid(prefix);
+            actions.event(Event::Reinjected {
+                eid,
+                packets: count,
+            });
+        }
+    }
+
+    pub(super) fn look_for_handshakes(&mut self, now: Timestamp, actions: &mut Actions) {
+        let over = self
+            .watches
+            .0
+            .iter()
+            .filter(|(_, watch)| watch.until <= now);
+        let over: Vec<PublicKey> = over.map(|(key, _)| *key).collect();
+        for key in over {
+            self.no_handshake(now, key, actions);
+        }
+        let Some(latest) = self.watches.0.values().map(|watch| watch.since).max() else {
+            return;
+        };
+        let keys = self.watches.0.keys().copied().collect();
+        actions.push(Action::ReadPeerStats(keys));
+        let interval = if now - latest < HANDSHAKE_LOOKS {
+            HANDSHAKE_POLL
+        } else {
+            HANDSHAKE_POLL_LATER
+        };
+        let next = now + self.look_interval(interval);
+        self.deadlines.set(Timer::Handshakes, next);
+    }
+
+    /// The kernel has no way to read one peer but to read them all.
+    fn look_interval(&self, interval: Duration) -> Duration {
+        let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+        interval.max(READING_A_PEER * peers)
+    }
+
+    /// The handshake with `key` was not seen in time: those who waited are told, and the data
+    /// plane goes on trying, with what comes from now on.
+    fn no_handshake(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        let watch = self.watches.0.get(&key);
+        let in_vain = watch.is_some_and(|watch| watch.rekindle.is_some());
+        self.watches.remove(&key, &mut self.budget);
+        if !in_vain {
+            return;
+        }
+        for prefix in self.peers.prefixes(&key) {
+            let Some(entry) = self.cache.get_mut(&prefix) else {
+                continue;
+            };
+            if entry.state != State::Opening {
+                continue;
+            }
+            for packet in entry.held.take(&mut self.budget) {
+                let (why, reason) = (Unreachable::Host, DropReason::NoHandshake);
+                self.refusals.refuse(&packet, why, reason, actions);
+            }
+            self.traces.lost(now, prefix, DropReason::NoHandshake);
+            self.release(prefix, actions);
+        }
+    }
+
+    /// Takes in that a peer has, or has not, had a handshake.
+    pub(super) fn handshake_looked_for(
+        &mut self,
+        now: Timestamp,
+        peer: &PeerStats,
+        actions: &mut Actions,
+    ) {
+        if !self.peers.handshake_seen(&peer.key) {
+            self.rekindle(now, peer.key, actions);
+            return;
+        }
+        self.traces.seen(now, peer);
+        self.watches.remove(&peer.key, &mut self.budget);
+        if self.opening.is_empty() {
+            return;
+        }
+        for prefix in self.peers.prefixes(&peer.key) {
+            let waits = |entry: &Entry| match entry.state {
+                State::Awaiting(_) => !entry.mutual,
+                State::Opening => true,
+                State::Installing | State::Routing | State::Active | State::Negative(_) => false,
+            };
+            if self.cache.get(&prefix).is_some_and(waits) {
+                self.release(prefix, actions);
+            }
+        }
+    }
+
+    /// Starts a handshake that was lost once more, by taking the peer out and putting it back.
+    fn rekindle(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        let Some(watch) = self.watches.0.get_mut(&key) else {
+            return;
+        };
+        let Some((at, pause)) = watch.rekindle.filter(|(at, _)| *at <= now) else {
+            return;
+        };
+        watch.rekindle = Some((at.max(now) + pause, pause * 2));
+        let Some(spec) = self.peers.restored(&key, true) else {
+            return;
+        };
+        actions.event(Event::HandshakeRestarted { key });
+        self.change(What::Rekindling, Change::RemovePeer(key), actions);
+        self.change(What::Rekindled(key), Change::SetPeer(spec), actions);
+    }
+
+    /// The peer is back, or not: what it kept when it was taken out is sent on again.
+    pub(super) fn rekindled(
+        &mut self,
+        now: Timestamp,
+        key: PublicKey,
+        ok: bool,
+        actions: &mut Actions,
+    ) {
+        if !ok {
+            self.repair_unless(ok, now, Object::Peer(key), actions);
+            return;
+        }
+        let Some(watch) = self.watches.0.get(&key) else {
+            return;
+        };
+        let packets: Vec<Bytes> = watch.staged.iter().cloned().collect();
+        if packets.is_empty() {
+            actions.push(Action::Kick(key));
+        }
+        for packet in packets {
+            actions.push(Action::Reinject(packet));
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `xtr-agent status`: where a running agent stands.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use xtr_agent::shell::Request;
+
+use super::table::{Table, bytes, milliseconds, span};
+use super::{Target, ask_running};
+use crate::say;
+
+/// What an agent answers.
+#[derive(Deserialize)]
+struct Report {
+    version: String,
+    uptime_ms: u64,
+    backend: String,
+    instances: Vec<Instance>,
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Instance {
+    iid: u32,
+    interface: String,
+    listen_port: u16,
+    mtu: u16,
+    eid_prefixes: Vec<String>,
+    rlocs: Vec<String>,
+    public_key: String,
+    servers: Vec<Server>,
+    mappings: Vec<Mapping>,
+    peers: Vec<Peer>,
+    drops: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct Server {
+    address: String,
+    acknowledged_ms: Option<u64>,
+    rtt_us: Option<u64>,
+    unacknowledged: bool,
+}
+
+#[derive(Deserialize)]
+struct Mapping {
+    eid: String,
+    state: String,
+    cause: String,
+    key: Option<String>,
+    ttl_left_ms: u64,
+    age_ms: u64,
+    stale: bool,
+}
+
+#[derive(Deserialize)]
+struct Peer {
+    key: String,
+    eids: Vec<String>,
+    path: Option<String>,
+    since_handshake_ms: Option<u64>,
+    since_received_ms: Option<u64>,
+    rx_bytes: u64,
+    tx_bytes: u64,
+    connected: bool,
+    rtt_us: Option<u64>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// No agent runs, or it does not answer.
+pub(crate) fn run(target: &Target, json: bool) -> Result<()> {
+    let answer = ask_running(target, &Request::Status)?;
+    if json {
+        say(&answer.to_string());
+        return Ok(());
+    }
+    let report: Report =
+        serde_json::from_value(answer).context("the agent is of another version; see --json")?;
+    lines(&report).iter().for_each(|line| say(line));
+    Ok(())
+}
+
+fn lines(report: &Report) -> Vec<String> {
+    let mut lines = vec![format!(
+        "xtr-agent {}, running for {}, {} data plane",
+        report.version,
+        span(report.uptime_ms),
+        report.backend
+    )];
+    lines.extend(
+        report
+            .warnings
+            .iter()
+            .map(|text| format!("WARNING: {text}")),
+    );
+    for instance in &report.instances {
+        lines.push(String::new());
+        lines.extend(instance_lines(instance));
+    }
+    lines
+}
+
+fn instance_lines(instance: &Instance) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "instance {}: {}, UDP port {}, MTU {}",
+            instance.iid, instance.interface, instance.listen_port, instance.mtu
+        ),
+        format!("  EIDs   {}", instance.eid_prefixes.join(" ")),
+        format!("  RLOCs  {}", instance.rlocs.join(" ")),
+        format!("  key    {}", instance.public_key),
+    ];
+    let drops = instance.drops.iter();
+    let drops: Vec<_> = drops.map(|(why, count)| format!("{why} {count}")).collect();
+    if !drops.is_empty() {
+        lines.push(format!("  drops  {}", drops.join(", ")));
+    }
+    lines.push("map servers (RTT: from the last Map-Register to its acknowledgement)".into());
+    lines.extend(servers(&instance.servers));
+    lines.push(format!(
+        "peers: {} (connected: handshake or bytes received within 180 s)",
+        instance.peers.len()
+    ));
+    if !instance.peers.is_empty() {
+        lines.extend(peers(&instance.peers));
+    }
+    lines.push(format!("map-cache: {}", instance.mappings.len()));
+    if !instance.mappings.is_empty() {
+        lines.extend(mappings(&instance.mappings));
+    }
+    lines
+}
+
+fn servers(servers: &[Server]) -> Vec<String> {
+    let mut table = Table::new(&["ADDRESS", "RTT", "LAST ACK", "STATE"], 0);
+    for server in servers {
+        let state = match (server.acknowledged_ms, server.unacknowledged) {
+            (_, false) => "registered",
+            (Some(_), true) => "waiting for an acknowledgement",
+            (None, true) => "never acknowledged",
+        };
+        table.row(vec![
+            server.address.clone(),
+            or_dash(server.rtt_us, milliseconds),
+            or_dash(server.acknowledged_ms, ago),
+            state.to_owned(),
+        ]);
+    }
+    table.lines()
+}
+
+fn peers(peers: &[Peer]) -> Vec<String> {
+    let heading = [
+        "PEER",
+        "EIDS",
+        "PATH",
+        "STATE",
+        "HANDSHAKE",
+        "HEARD",
+        "IN",
+        "OUT",
+        "RTT",
+    ];
+    let mut table = Table::new(&heading, 1);
+    for peer in peers {
+        let state = match (peer.connected, peer.since_handshake_ms) {
+            (true, _) => "connected",
+            (false, Some(_)) => "quiet",
+            (false, None) => "no session",
+        };
+        table.row(vec![
+            short(&peer.key),
+            peer.eids.join(" "),
+            peer.path.clone().unwrap_or_else(dash),
+            state.to_owned(),
+            or_dash(peer.since_handshake_ms, span),
+            or_dash(peer.since_received_ms, span),
+            bytes(peer.rx_bytes),
+            bytes(peer.tx_bytes),
+            or_dash(peer.rtt_us, milliseconds),
+        ]);
+    }
+    table.lines()
+}
+
+fn mappings(mappings: &[Mapping]) -> Vec<String> {
+    let heading = ["EID", "STATE", "BY", "TTL LEFT", "AGE", "PEER"];
+    let mut table = Table::new(&heading, 0);
+    for mapping in mappings {
+        let state = if mapping.stale {
+            "stale"
+        } else {
+            &mapping.state
+        };
+        table.row(vec![
+            mapping.eid.clone(),
+            state.to_owned(),
+            mapping.cause.clone(),
+            span(mapping.ttl_left_ms),
+            span(mapping.age_ms),
+            mapping.key.as_deref().map_or_else(dash, short),
+        ]);
+    }
+    table.lines()
+}
+
+/// As logs show keys.
+fn short(key: &str) -> String {
+    key.chars().take(8).collect()
+}
+
+fn ago(milliseconds: u64) -> String {
+    format!("{} ago", span(milliseconds))
+}
+
+fn or_dash(value: Option<u64>, text: impl Fn(u64) -> String) -> String {
+    value.map_or_else(dash, text)
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}

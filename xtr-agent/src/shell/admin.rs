@@ -1,0 +1,299 @@
+//! The admin socket: one line of JSON asks, one line of JSON answers.
+//!
+//! Only whoever may open the socket file (mode 0600) may ask. Connections are served beside the
+//! loop, which gets nothing but whole, valid requests.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// What can be asked of a running agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Where the agent stands.
+    Status,
+    /// How far the first packet to a destination has come.
+    Trace {
+        /// The destination.
+        eid: IpAddr,
+    },
+    /// To end; answered when that is done but for the process itself.
+    Stop {
+        /// Whether interfaces and routes go and registrations are withdrawn.
+        purge: bool,
+    },
+}
+
+/// A request, and where its answer goes.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) request: Request,
+    answer: oneshot::Sender<Value>,
+}
+
+impl Question {
+    /// Answers; whoever asked may have left.
+    pub(super) fn answer(self, answer: Value) {
+        drop(self.answer.send(answer));
+    }
+
+    /// Says that it cannot be done, and why.
+    pub(super) fn refuse(self, why: &str) {
+        self.answer(json!({ "error": why }));
+    }
+}
+
+/// The socket, and the questions that came through it. The file goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct Admin {
+    path: PathBuf,
+    questions: mpsc::Receiver<Question>,
+    connections: JoinSet<()>,
+}
+
+impl Admin {
+    /// Opens the socket at `path`. A file that a killed agent left is replaced.
+    ///
+    /// # Errors
+    /// A running agent answers there, or the file cannot be made.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let listener = listen(path).with_context(|| format!("admin socket {}", path.display()))?;
+        let (sender, questions) = mpsc::channel(CONNECTIONS);
+        let mut connections = JoinSet::new();
+        connections.spawn(accept(listener, sender));
+        Ok(Self {
+            path: path.to_owned(),
+            questions,
+            connections,
+        })
+    }
+
+    /// Waits for the next question. Cancelling loses nothing.
+    pub(super) async fn next(&mut self) -> Question {
+        match self.questions.recv().await {
+            Some(question) => question,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Leaves answers that were given a moment to get through.
+    pub(super) async fn close(self) {
+        // The accepting task ends when its receiver does; it waits for its connections then.
+        let mut admin = self;
+        admin.questions.close();
+        while let Ok(question) = admin.questions.try_recv() {
+            question.refuse("the agent is stopping");
+        }
+        let ended = async { while admin.connections.join_next().await.is_some() {} };
+        if timeout(FAREWELL, ended).await.is_err() {
+            debug!("an admin connection was cut off");
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            warn!(path = %self.path.display(), %error, "admin socket not removed");
+        }
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).context("cannot make its directory; see `admin_socket`")?;
+    }
+    match BlockingStream::connect(path) {
+        Ok(_) => bail!(
+            "another agent answers there; stop that one, or give this one another `admin_socket`"
+        ),
+        // Nobody listens: a killed agent has left it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
+            ensure!(
+                is_socket,
+                "there is a file that is no socket; remove it, or set another `admin_socket`"
+            );
+            fs::remove_file(path)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context("is in the way; remove it"),
+    }
+    // Between the two nobody but root and us may do anything with it: that takes the directory.
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves connections until nobody takes questions any more, then waits for those that are open.
+async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = questions.closed() => break,
+        };
+        // Above the limit a connection is closed at once.
+        if let Ok((stream, _)) = accepted
+            && let Ok(permit) = Arc::clone(&room).try_acquire_owned()
+        {
+            let questions = questions.clone();
+            open.spawn(async move {
+                if let Err(error) = serve(stream, questions).await {
+                    debug!(%error, "admin connection");
+                }
+                drop(permit);
+            });
+        }
+        while open.try_join_next().is_some() {}
+    }
+    drop(questions);
+    while open.join_next().await.is_some() {}
+}
+
+/// Reads one request and writes its answer.
+async fn serve(stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    let mut limited = BufReader::new(read.take(REQUEST_BYTES));
+    let reading = limited.read_until(b'\n', &mut line);
+    timeout(REQUEST_WAIT, reading).await??;
+    let answer = match serde_json::from_slice(&line) {
+        Ok(request) => ask(request, &questions).await,
+        Err(error) => json!({ "error": format!("no request of this version: {error}") }),
+    };
+    let mut bytes = answer.to_string().into_bytes();
+    bytes.push(b'\n');
+    timeout(ANSWER_WAIT, write.write_all(&bytes)).await?
+}
+
+async fn ask(request: Request, questions: &mpsc::Sender<Question>) -> Value {
+    let (answer, answered) = oneshot::channel();
+    let question = Question { request, answer };
+    let stopping = || json!({ "error": "the agent is stopping" });
+    if questions.send(question).await.is_err() {
+        return stopping();
+    }
+    answered.await.unwrap_or_else(|_| stopping())
+}
+
+/// Connections served at a time.
+const CONNECTIONS: usize = 8;
+/// Longest request.
+const REQUEST_BYTES: u64 = 4_096;
+/// How long a request may take to arrive.
+const REQUEST_WAIT: Duration = Duration::from_secs(5);
+/// How long an answer may take to be read.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// How long open connections may take at the end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn exchange(path: &Path, line: &str) -> String {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        stream.write_all(line.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        // What was not read of a request that is too long resets the connection.
+        drop(stream.read_to_string(&mut answer).await);
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_request_gets_its_answer_and_the_file_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/agent.sock");
+        let mut admin = Admin::open(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let asked = path.clone();
+        let client = tokio::spawn(async move {
+            exchange(&asked, "{\"command\":\"trace\",\"eid\":\"10.0.0.2\"}\n").await
+        });
+        let question = admin.next().await;
+        let eid = "10.0.0.2".parse().unwrap();
+        assert_eq!(question.request, Request::Trace { eid });
+        question.answer(json!({ "way": 1 }));
+        assert_eq!(client.await.unwrap(), "{\"way\":1}\n");
+        admin.close().await;
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_is_refused_without_bothering_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let admin = Admin::open(&path).unwrap();
+        for line in ["", "\n", "status\n", "{\"command\":\"reboot\"}\n"] {
+            let answer = exchange(&path, line).await;
+            assert!(answer.contains("no request of this version"), "{answer}");
+        }
+        exchange(&path, &"x".repeat(10_000)).await;
+        let next = exchange(&path, "\n").await;
+        assert!(
+            next.contains("error"),
+            "a long request harms nobody: {next}"
+        );
+        admin.close().await;
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_a_stop_gets_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let mut admin = Admin::open(&path).unwrap();
+        let asked = path.clone();
+        let client = tokio::spawn(async move {
+            exchange(&asked, "{\"command\":\"stop\",\"purge\":true}\n").await
+        });
+        let question = admin.next().await;
+        question.answer(json!({ "stopped": true }));
+        admin.close().await;
+        assert_eq!(client.await.unwrap(), "{\"stopped\":true}\n");
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_a_live_agent_is_refused_and_one_of_a_dead_agent_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let live = Admin::open(&path).unwrap();
+        let error = format!("{:#}", Admin::open(&path).unwrap_err());
+        assert!(error.contains("another agent answers there"), "{error}");
+        assert!(path.exists(), "it is still the live one's");
+        live.close().await;
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "as a killed agent leaves it");
+        Admin::open(&path).unwrap().close().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes");
+        fs::write(&path, "precious").unwrap();
+        Admin::open(&path).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,179 @@
+//! What `status` and `trace` are told.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use lisp_proto::PublicKey;
+use serde_json::{Value, json};
+use tracing::debug;
+use wg_device::{DeviceError, NetNs, round_trips};
+
+use super::admin::Question;
+use super::heard::EVIDENCE;
+use super::overlay::Overlay;
+use super::{Shared, Shell};
+
+/// Peers whose round trip is measured for one report.
+const MEASURED: usize = 64;
+/// How long they may take to answer.
+const ECHO_WAIT: Duration = Duration::from_millis(1_000);
+
+impl Shell {
+    /// Answers `status`: what is known at once, and round trips once they are measured, beside the
+    /// loop.
+    pub(super) async fn status(&mut self, question: Question) {
+        let mut instances = Vec::new();
+        let mut warnings = Vec::new();
+        let mut echoes = Vec::new();
+        for overlay in &mut self.overlays {
+            overlay.look_at_paths();
+            warnings.extend(overlay.complaints());
+            let (report, targets) = overlay.report(&self.shared).await;
+            let names = (overlay.instance.netns.clone(), overlay.interface());
+            echoes.push((names, targets));
+            instances.push(report);
+        }
+        let uptime = self.shared.clock.now() - lisp_proto::Timestamp::ZERO;
+        let backend = self
+            .overlays
+            .first()
+            .map(|overlay| overlay.backend().to_string());
+        tokio::spawn(async move {
+            for (report, (names, targets)) in instances.iter_mut().zip(echoes) {
+                let (netns, interface) = names;
+                match measure(netns.as_deref(), &interface, &targets).await {
+                    Ok(measured) => add_round_trips(report, &measured),
+                    Err(error) => debug!(%error, "round trips not measured"),
+                }
+            }
+            question.answer(json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "pid": std::process::id(),
+                "uptime_ms": milliseconds(uptime),
+                "backend": backend,
+                "warnings": warnings,
+                "instances": instances,
+            }));
+        });
+    }
+
+    /// Answers `trace`: one way for each instance that knows one.
+    pub(super) fn trace(&self, eid: IpAddr, question: Question) {
+        let now = self.shared.clock.now();
+        let ways = self.overlays.iter();
+        let ways: Vec<_> = ways.filter_map(|overlay| overlay.trace(now, eid)).collect();
+        question.answer(json!(ways));
+    }
+}
+
+impl Overlay {
+    /// Where the instance stands, and whom to ask for round trips, by peer.
+    async fn report(&mut self, shared: &Shared) -> (Value, BTreeMap<PublicKey, IpAddr>) {
+        let now = shared.clock.now();
+        let status = self.agent.status(now);
+        let mut stats: BTreeMap<PublicKey, wg_device::PeerStats> = BTreeMap::new();
+        match self.plane.data.peer_stats().await {
+            Ok(all) => stats.extend(all.into_iter().map(|peer| (peer.key, peer))),
+            Err(error) => debug!(%error, "counters not read"),
+        }
+        let mut targets = BTreeMap::new();
+        let mut peers = Vec::new();
+        let known = status
+            .peers
+            .iter()
+            .map(|peer| (peer.key, peer.eids.clone()));
+        let mut known: BTreeMap<PublicKey, Vec<_>> = known.collect();
+        // Those that an earlier run left are peers too until they are gone.
+        for key in stats.keys() {
+            known.entry(*key).or_default();
+        }
+        for (key, eids) in known {
+            let seen = stats.get(&key);
+            let since_handshake = seen.and_then(|peer| peer.since_handshake);
+            if let Some(peer) = seen {
+                self.heard.note(now, key, peer.rx_bytes);
+            }
+            let since_received = self.heard.since(now, &key);
+            let last = since_handshake.into_iter().chain(since_received).min();
+            let connected = last.is_some_and(|last| last < EVIDENCE);
+            let host = eids.iter().map(lisp_proto::EidPrefix::net);
+            let mut host = host.filter(|net| net.prefix_len() == net.max_prefix_len());
+            if connected
+                && targets.len() < MEASURED
+                && let Some(net) = host.next()
+            {
+                targets.insert(key, net.addr());
+            }
+            peers.push(json!({
+                "key": key,
+                "eids": eids,
+                "path": seen.and_then(|peer| peer.endpoint),
+                "connected": connected,
+                "since_handshake_ms": since_handshake.map(milliseconds),
+                "since_received_ms": since_received.map(milliseconds),
+                "rx_bytes": seen.map_or(0, |peer| peer.rx_bytes),
+                "tx_bytes": seen.map_or(0, |peer| peer.tx_bytes),
+                "rtt_us": null,
+            }));
+        }
+        let mut report = json!(status);
+        let own = [
+            ("iid", json!(self.iid.0)),
+            ("interface", json!(self.interface())),
+            ("listen_port", json!(self.instance.listen_port)),
+            ("mtu", json!(self.instance.mtu)),
+            ("drops", json!(self.drops.counters())),
+            ("peers", json!(peers)),
+        ];
+        if let Some(report) = report.as_object_mut() {
+            report.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        }
+        (report, targets)
+    }
+
+    /// Name of the data interface.
+    fn interface(&self) -> String {
+        self.instance.interfaces.data.clone()
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        self.paths.complaints(self.instance.mtu).collect()
+    }
+}
+
+/// The round trips of those of `targets` that answer, in microseconds, by key.
+async fn measure(
+    netns: Option<&str>,
+    interface: &str,
+    targets: &BTreeMap<PublicKey, IpAddr>,
+) -> Result<BTreeMap<String, u64>, DeviceError> {
+    let netns = netns.map(NetNs::open).transpose()?;
+    let addresses: Vec<IpAddr> = targets.values().copied().collect();
+    let measured = round_trips(netns.as_ref(), interface, &addresses, ECHO_WAIT).await?;
+    let measured = targets.iter().filter_map(|(key, address)| {
+        let rtt = measured.get(address)?;
+        Some((key.to_string(), microseconds(*rtt)))
+    });
+    Ok(measured.collect())
+}
+
+/// Adds round trips by key to what is told of the peers.
+fn add_round_trips(report: &mut Value, by_key: &BTreeMap<String, u64>) {
+    let peers = report.get_mut("peers").and_then(Value::as_array_mut);
+    for peer in peers.into_iter().flatten() {
+        let key = peer.get("key").and_then(Value::as_str);
+        let rtt = key.and_then(|key| by_key.get(key)).copied();
+        if let (Some(rtt), Some(peer)) = (rtt, peer.as_object_mut()) {
+            peer.insert("rtt_us".into(), json!(rtt));
+        }
+    }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn microseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
