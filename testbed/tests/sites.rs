@@ -1,9 +1,5 @@
 //! Networks behind gateways: hosts without an agent reach each other, first packet included.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::IpAddr;
 use std::process::Command;

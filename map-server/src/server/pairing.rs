@@ -81,11 +81,12 @@ impl MapServer {
         eids: &[EidPrefix],
         actions: &mut Actions,
     ) {
+        let mappings = &self.state.mappings;
+        let known = |eid: &EidPrefix| mappings.has_registered(requester, eid.iid());
+        if !self.is_agent(requester) || eids.iter().any(known) {
+            return;
+        }
         for eid in eids {
-            let registered = self.state.mappings.has_registered(requester, eid.iid());
-            if !self.is_agent(requester) || registered {
-                continue;
-            }
             let found = self.state.mappings.find(eid);
             let Found::Registered(mapping) = found else {
                 continue;

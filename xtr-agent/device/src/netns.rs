@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
@@ -14,10 +15,10 @@ use tokio::runtime::Handle;
 use crate::error::DeviceError;
 
 /// A network namespace that exists for as long as this is kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NetNs {
     name: String,
-    file: File,
+    file: Arc<File>,
 }
 
 impl NetNs {
@@ -30,7 +31,7 @@ impl NetNs {
         match File::open(&path) {
             Ok(file) => Ok(Self {
                 name: name.to_owned(),
-                file,
+                file: Arc::new(file),
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let name = name.to_owned();

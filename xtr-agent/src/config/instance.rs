@@ -44,6 +44,12 @@ impl Drafts {
         let mut instances: Vec<Instance> = Vec::new();
         for (draft, is_outer) in outer.chain(tables) {
             let has_tunnel = raw.map_server.public_key.is_some();
+            if !has_tunnel && !instances.is_empty() {
+                // Without xTR-IDs their nonces would be one row.
+                let problem = "is a second instance with a plain map server".into();
+                let remedy = "use a map server with a control tunnel, or an agent for each";
+                return Err(source.error(&draft.instance_id, "instance_id", problem, remedy));
+            }
             check_prefixes(source, &draft)?;
             check_subscriptions(source, &draft, has_tunnel)?;
             check_excluded(source, &draft)?;

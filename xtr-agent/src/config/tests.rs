@@ -226,6 +226,15 @@ fn instances_that_get_into_each_others_way_are_refused() {
 }
 
 #[test]
+fn a_plain_map_server_takes_one_instance_only() {
+    let (head, _) = GOOD.split_once("[map_server]").unwrap();
+    let plain = "[map_server]\naddress = \"192.0.2.1\"\nalgorithm = \"sha1\"\nkey = \"password\"\n";
+    let second = SECOND.replacen("subscribe", "netns = \"green\" #", 1);
+    let error = parse(&format!("{head}{plain}{second}")).unwrap_err();
+    assert!(error.contains("a second instance with a plain"), "{error}");
+}
+
+#[test]
 fn instances_in_namespaces_of_their_own_may_have_the_same_addresses_and_names() {
     let second = SECOND.replace("[[instance]]", "[[instance]]\nnetns = \"green\"");
     let third = SECOND

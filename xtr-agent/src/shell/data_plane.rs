@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -37,9 +38,10 @@ impl DataPlane {
         instance: &Instance,
         choice: BackendChoice,
         private_key: PrivateKey,
+        state_dir: &Path,
     ) -> Result<Self> {
         let netns = instance.netns.as_deref().map(NetNs::open).transpose()?;
-        let forwarding = Forwarding::prepare(instance, netns)?;
+        let forwarding = Forwarding::prepare(instance, netns, state_dir)?;
         let netns = forwarding.netns();
         let routes = Routes::new_in(netns).context("no access to the routing tables")?;
         let sources = host_addresses(&instance.eid_prefixes);

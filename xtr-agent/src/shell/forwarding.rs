@@ -1,7 +1,9 @@
 //! May this host forward packets for the networks behind it, and do they fit the tunnels?
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
@@ -18,7 +20,9 @@ const SETTINGS: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwardin
 #[derive(Debug)]
 pub(super) struct Forwarding {
     netns: Option<NetNs>,
-    switched_on: Vec<&'static str>,
+    switched_on: BTreeSet<&'static str>,
+    /// Remembers what was switched on, for a next run that follows without an end of this one.
+    note: PathBuf,
     /// Where there is a network behind this host.
     clamp: Option<MssClamp>,
     stays: AtomicBool,
@@ -30,10 +34,16 @@ impl Forwarding {
     ///
     /// # Errors
     /// A switch cannot be set.
-    pub(super) fn prepare(instance: &Instance, netns: Option<NetNs>) -> Result<Self> {
+    pub(super) fn prepare(
+        instance: &Instance,
+        netns: Option<NetNs>,
+        state_dir: &Path,
+    ) -> Result<Self> {
+        let note = state_dir.join(format!("forwarding-{}", instance.iid.0));
         let mut made = Self {
             netns,
-            switched_on: Vec::new(),
+            switched_on: noted(&note),
+            note,
             clamp: None,
             stays: AtomicBool::new(false),
         };
@@ -48,9 +58,11 @@ impl Forwarding {
             match made.read(setting) {
                 Ok(value) if value != "0" => continue,
                 Ok(_) if instance.forward => {
+                    made.switched_on.insert(setting);
+                    made.write_note()
+                        .with_context(|| format!("writing {}", made.note.display()))?;
                     made.write(setting, "1")
                         .with_context(|| format!("setting {setting}=1"))?;
-                    made.switched_on.push(setting);
                     info!(event = "forwarding", setting);
                 }
                 Ok(_) => {
@@ -68,7 +80,7 @@ impl Forwarding {
         self.netns.as_ref()
     }
 
-    /// From now on all is left as it is when this is dropped: what is forwarded goes on.
+    /// From now on everything is left as it is for the next run.
     pub(super) fn stay(&self) {
         self.stays.store(true, Ordering::Relaxed);
     }
@@ -91,6 +103,14 @@ impl Forwarding {
             warn!(event = "not_clamped", %error, remedy);
         }
         self.clamp = Some(clamp);
+    }
+
+    fn write_note(&self) -> io::Result<()> {
+        let settings = self.switched_on.iter().copied();
+        let lines: Vec<String> = std::iter::once(boot())
+            .chain(settings.map(str::to_owned))
+            .collect();
+        fs::write(&self.note, lines.join("\n"))
     }
 
     fn read(&self, setting: &str) -> io::Result<String> {
@@ -123,12 +143,36 @@ impl Drop for Forwarding {
         {
             warn!(%error, "TCP segment sizes are still clamped");
         }
+        if self.switched_on.is_empty() {
+            return;
+        }
         for setting in &self.switched_on {
             if let Err(error) = self.write(setting, "0") {
                 warn!(setting, %error, "not switched off again");
             }
         }
+        if let Err(error) = fs::remove_file(&self.note) {
+            warn!(path = %self.note.display(), %error, "not removed");
+        }
     }
+}
+
+/// What an earlier run has switched on since this host was started.
+fn noted(note: &Path) -> BTreeSet<&'static str> {
+    let text = fs::read_to_string(note).unwrap_or_default();
+    let mut lines = text.lines();
+    let is_of_now = lines.next().is_some_and(|line| line == boot());
+    let named: Vec<&str> = lines.filter(|_| is_of_now).collect();
+    let ours = SETTINGS
+        .into_iter()
+        .filter(|setting| named.contains(setting));
+    ours.collect()
+}
+
+/// Names this run of the kernel.
+fn boot() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 fn path(setting: &str) -> String {
@@ -138,4 +182,29 @@ fn path(setting: &str) -> String {
 /// Whether other hosts may have addresses in `prefix`.
 fn is_network(prefix: &IpNet) -> bool {
     prefix.prefix_len() < prefix.max_prefix_len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_switched_on_is_known_until_the_host_is_started_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let note = directory.path().join("forwarding-0");
+        assert_eq!(noted(&note), BTreeSet::new());
+        let forwarding = Forwarding {
+            netns: None,
+            switched_on: BTreeSet::from([SETTINGS[1]]),
+            note: note.clone(),
+            clamp: None,
+            stays: AtomicBool::new(true),
+        };
+        forwarding.write_note().unwrap();
+        drop(forwarding);
+        assert_eq!(noted(&note), BTreeSet::from([SETTINGS[1]]));
+        let text = fs::read_to_string(&note).unwrap();
+        fs::write(&note, text.replacen(&boot(), "another", 1)).unwrap();
+        assert_eq!(noted(&note), BTreeSet::new());
+    }
 }

@@ -82,7 +82,8 @@ impl Overlay {
         OsRng
             .try_fill_bytes(&mut seed)
             .context("no randomness from the operating system")?;
-        let plane = DataPlane::create(instance, config.data_plane, data_key.clone()).await?;
+        let key = data_key.clone();
+        let plane = DataPlane::create(instance, config.data_plane, key, &config.state_dir).await?;
         let span = if config.instances.len() > 1 {
             info_span!("instance", iid = instance.iid.0)
         } else {
