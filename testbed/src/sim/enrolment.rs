@@ -113,6 +113,6 @@ pub(super) fn agent_config(
         register_interval: Duration::from_secs(60),
         first_nonce,
         hold: Duration::from_secs(3),
-        subscriptions: Vec::new(),
+        subscriptions: scenario.subscribed_prefixes(number),
     }
 }
