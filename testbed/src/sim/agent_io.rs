@@ -103,6 +103,7 @@ impl World {
                 }
                 self.stats.agent_sent(&bytes);
                 self.note_registration(number, &bytes);
+                self.note_subscription(number, &bytes);
                 self.trace.say(now, || {
                     format!("agent {number} -> {dst}: {}", words::message(&bytes))
                 });

@@ -9,9 +9,11 @@ use rand::Rng;
 
 use super::addresses;
 use super::agent_host::Which;
+use super::checks::RECOVERY;
 use super::data_plane::Way;
 use super::invariant::Invariant;
 use super::ledger::Misdeed;
+use super::nat;
 use super::net::Host;
 use super::packet::{Probe, addresses as packet_addresses};
 use super::scenario::{Flow, Target, millis};
@@ -39,6 +41,7 @@ impl World {
         let dst = destination(&flow);
         let cold = self.is_cold(&flow);
         let up = self.is_up(flow.from);
+        let nat = self.is_behind_nat(&flow);
         let Some(state) = self.flows.get_mut(number as usize) else {
             return;
         };
@@ -52,6 +55,12 @@ impl World {
                 let silent = met.is_none_or(|met| *met < self.bounds.quiet_from);
                 if silent && !cold && now > self.bounds.quiet_from {
                     state.woken.get_or_insert(now);
+                }
+                let forgotten = met.filter(|met| nat && now - **met >= nat::IDLE);
+                if let Some(met) = forgotten
+                    && state.reopened.is_none_or(|(_, before)| before != *met)
+                {
+                    state.reopened = Some((now, *met));
                 }
                 state.send(now, cold)
             }
@@ -220,9 +229,13 @@ impl World {
         }
         let flow = state.flow;
         let woken = state.woken.unwrap_or(Timestamp::ZERO);
+        let reopened = state
+            .reopened
+            .is_none_or(|(at, _)| last.is_some_and(|sent| sent > at + RECOVERY));
         if let Some(sent) = last
             && self.is_healthy(sent)
             && sent > woken + self.bounds.convergence
+            && reopened
             && self.can_work(&flow)
         {
             let late = (sent - self.bounds.quiet_from).as_secs();
@@ -231,6 +244,14 @@ impl World {
                 format!("flow {number} from agent {from} to {to:?} still fails {late} s after the last fault")
             });
         }
+    }
+
+    /// Whether one of the two hosts is behind a NAT.
+    fn is_behind_nat(&self, flow: &Flow) -> bool {
+        let Target::Agent(to, _) = flow.to else {
+            return false;
+        };
+        self.network.behind_nat(flow.from) || self.network.behind_nat(to)
     }
 
     /// Whether two hosts can reach each other at all, and are up.

@@ -13,14 +13,14 @@ use super::world::World;
 /// The longest time between two Map-Registers of an agent.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(75);
 /// All traffic flows again this long after the last fault.
-const RECOVERY: Duration = Duration::from_secs(30);
+pub(super) const RECOVERY: Duration = Duration::from_secs(30);
 /// A live agent has been acknowledged by every live map server within this time: the longest
 /// refresh interval (75 s), and three tries. A longer pause between tries (60 s) is over by then
 /// if the last fault is that long ago.
-const REGISTERED_WITHIN: Duration = Duration::from_secs(90);
+pub(super) const REGISTERED_WITHIN: Duration = Duration::from_secs(90);
 /// A withdrawal that can be told is told within this time: the first tries of a Map-Notify, and
 /// the data plane.
-const TOLD_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(10);
 /// A registration ends this long after the last Map-Register (RFC 9301 §8.2).
 const REGISTRATION_LIFETIME: Duration = Duration::from_secs(180);
 /// A first registration takes no longer than this.
@@ -64,6 +64,17 @@ impl Scenario {
     /// map server or from them leaves them what is longer: the TTL, or the time after which the map
     /// server takes whoever has not registered for gone, and says so.
     fn freshness_bound(&self) -> Duration {
+        if self.keeps_news_away() {
+            let ttl = Duration::from_secs(u64::from(self.ttl_min) * 60);
+            return ttl.max(REGISTRATION_LIFETIME) + TOLD_WITHIN;
+        }
+        TOLD_WITHIN
+    }
+}
+
+impl Scenario {
+    /// Whether a fault may keep news from an agent that is up.
+    pub(super) fn keeps_news_away(&self) -> bool {
         let deaf = |kind: &FaultKind| {
             !matches!(
                 kind,
@@ -73,11 +84,7 @@ impl Scenario {
                     | FaultKind::Scan { .. }
             )
         };
-        if self.faults.iter().any(|fault| deaf(&fault.kind)) {
-            let ttl = Duration::from_secs(u64::from(self.ttl_min) * 60);
-            return ttl.max(REGISTRATION_LIFETIME) + TOLD_WITHIN;
-        }
-        TOLD_WITHIN
+        self.faults.iter().any(|fault| deaf(&fault.kind))
     }
 }
 
@@ -91,6 +98,8 @@ pub(super) struct Bounds {
     /// From when on all agents have had time to register for the first time.
     pub(super) warm_from: Timestamp,
     freshness: Duration,
+    /// How long after the last fault subscribers have what they subscribed to.
+    pub(super) subscribed: Duration,
 }
 
 impl Bounds {
@@ -100,6 +109,7 @@ impl Bounds {
             convergence: scenario.convergence_bound(),
             warm_from: millis(scenario.start_within_ms) + WARM_UP,
             freshness: scenario.freshness_bound(),
+            subscribed: scenario.subscribed_bound(),
         }
     }
 }
@@ -117,6 +127,7 @@ impl World {
         }
         self.check_limits();
         self.check_freshness();
+        self.check_subscribed();
     }
 
     /// Checks what must be true when the run is over.

@@ -115,6 +115,6 @@ pub(super) fn agent_config(
         hold: Duration::from_secs(3),
         idle: Duration::from_secs(300),
         max_peers: 25_000,
-        subscriptions: Vec::new(),
+        subscriptions: scenario.subscribed_prefixes(number),
     }
 }

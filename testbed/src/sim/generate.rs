@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 
 use super::generate_faults::add_fault;
 use super::options::{FaultClass, Options};
-use super::scenario::{Flow, Scenario, Target};
+use super::scenario::{Flow, Scenario, Subscription, Target};
 use super::seeds::stream;
 
 /// Time without faults at the end, in milliseconds: for convergence, for the registrations, and
@@ -62,6 +62,7 @@ pub fn generate(seed: u64, options: &Options) -> Scenario {
         },
         ttl_min: *[1, 2, 15].choose(rng).unwrap_or(&15),
         flows: Vec::new(),
+        subscriptions: subscriptions(seed, agents),
         faults: Vec::new(),
         sabotage: options.sabotage,
     };
@@ -82,6 +83,23 @@ pub fn generate(seed: u64, options: &Options) -> Scenario {
         scenario.faults.sort_by_key(|fault| fault.at_ms);
     }
     scenario
+}
+
+/// Chooses who subscribes to whom: nobody in most runs, every third agent in the others.
+fn subscriptions(seed: u64, agents: u32) -> Vec<Subscription> {
+    let mut rng = stream(seed, "subscriptions");
+    if rng.random_bool(0.7) {
+        return Vec::new();
+    }
+    let one = |_| {
+        let agent = rng.random_range(0..agents);
+        Subscription {
+            agent,
+            of: (agent + rng.random_range(1..agents)) % agents,
+            wide: rng.random_bool(0.3),
+        }
+    };
+    (0..agents.div_ceil(3)).map(one).collect()
 }
 
 /// Adds one flow, or two that belong together.

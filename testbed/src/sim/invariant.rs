@@ -59,6 +59,8 @@ invariants! {
     Registered => "registered",
     /// Some time after an EID-prefix was withdrawn, or got another key, nobody uses the old one.
     Freshness => "freshness",
+    /// Some time after the last fault every subscriber has every mapping that it subscribed to.
+    Subscribed => "subscribed",
     /// The same scenario gives the same trace.
     Determinism => "determinism",
     /// Nothing panics.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lisp_proto::Timestamp;
 
 /// Silence after which a mapping is gone (RFC 4787 REQ-5: two minutes at least).
-const IDLE: Duration = Duration::from_secs(120);
+pub(super) const IDLE: Duration = Duration::from_secs(120);
 /// First outer port.
 const FIRST_PORT: u16 = 20_000;
 

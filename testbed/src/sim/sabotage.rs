@@ -15,6 +15,8 @@ pub enum Sabotage {
     DropAcks,
     /// Pushes are never sent; the reply does not wait for them.
     DropPushes,
+    /// Subscribers hear no more than the answers to their subscriptions.
+    DropPublications,
     /// An attacker knows the secret of the Map-Notifies, and the way into a control tunnel.
     ForgedPush,
     /// An attacker may register the prefixes of others.

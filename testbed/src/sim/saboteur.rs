@@ -64,6 +64,9 @@ impl World {
         bytes: Bytes,
     ) -> Option<Bytes> {
         let agent = addresses::control_owner(dst.ip())?;
+        if self.sabotage_publication(agent, &bytes) {
+            return None;
+        }
         match self.scenario.sabotage {
             Some(Sabotage::DropPushes) if self.is_push(agent, &bytes) => None,
             Some(Sabotage::ReplyFirst) if self.is_push(agent, &bytes) => {

@@ -41,11 +41,26 @@ pub struct Scenario {
     pub ttl_min: u32,
     /// Who sends packets to whom.
     pub flows: Vec<Flow>,
+    /// Who subscribes to what.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscriptions: Vec<Subscription>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// What is broken on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sabotage: Option<Sabotage>,
+}
+
+/// An agent that keeps the mappings of others ready (RFC 9437).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subscription {
+    /// The subscriber.
+    pub agent: u32,
+    /// The agent that it wants to hear of.
+    pub of: u32,
+    /// Whether it subscribes to everybody around that one, too.
+    pub wide: bool,
 }
 
 /// Packets from one agent to another, or to nobody.

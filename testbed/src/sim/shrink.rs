@@ -44,6 +44,12 @@ pub fn shrink(scenario: &Scenario, invariant: Invariant) -> Scenario {
                 scenario.flows.drain(range);
             },
         );
+        search.drop_parts(
+            |scenario| scenario.subscriptions.len(),
+            |scenario, range| {
+                scenario.subscriptions.drain(range);
+            },
+        );
         search.change(leave_out_idle);
         search.change(|scenario| scenario.servers = 1);
         search.change(|scenario| scenario.nat_percent = 0);
@@ -124,12 +130,14 @@ impl Search {
         let Scenario {
             faults,
             flows,
+            subscriptions,
             absent,
             agents,
             servers,
             ..
         } = &self.best;
-        faults.len() + flows.len() + (*agents + *servers) as usize - absent.len()
+        faults.len() + flows.len() + subscriptions.len() + (*agents + *servers) as usize
+            - absent.len()
     }
 }
 
@@ -145,6 +153,9 @@ fn leave_out_idle(scenario: &mut Scenario) {
         if let Target::Agent(to, _) = flow.to {
             busy.insert(to);
         }
+    }
+    for subscription in &scenario.subscriptions {
+        busy.extend([subscription.agent, subscription.of]);
     }
     let idle = (0..scenario.agents).filter(|agent| !busy.contains(agent));
     scenario.absent.extend(idle);

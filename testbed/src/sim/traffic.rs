@@ -29,6 +29,9 @@ pub(super) struct FlowState {
     /// When the first packet was sent since the last fault, if the hosts had not heard of each
     /// other since, and still had something to forget.
     pub(super) woken: Option<Timestamp>,
+    /// When the first packet was sent after a NAT had forgotten the pair, and when the hosts had
+    /// last heard of each other then.
+    pub(super) reopened: Option<(Timestamp, Timestamp)>,
 }
 
 /// A packet that nobody confirmed.
@@ -51,6 +54,7 @@ impl FlowState {
             last_failed: None,
             last_confirmed: None,
             woken: None,
+            reopened: None,
         }
     }
 

@@ -91,6 +91,8 @@ pub(super) struct World {
     pub(super) flows_of: BTreeMap<u32, Vec<u32>>,
     /// When agents last heard of each other.
     pub(super) met: BTreeMap<(u32, u32), Timestamp>,
+    /// Agents and the nonces with which they have subscribed, for a bug on purpose.
+    pub(super) subscribed_with: BTreeSet<(u32, u64)>,
     /// Datagrams that attackers have seen.
     pub(super) overheard: VecDeque<Bytes>,
     pub(super) violation: Option<Violation>,
@@ -116,6 +118,7 @@ impl World {
             registered: BTreeSet::new(),
             flows_of: BTreeMap::new(),
             met: BTreeMap::new(),
+            subscribed_with: BTreeSet::new(),
             overheard: VecDeque::new(),
             violation: None,
             refusals: false,

@@ -143,6 +143,10 @@ impl Agent {
         if self.stopping || record.eid.iid() != self.config.iid || !self.in_overlay(&region) {
             return None;
         }
+        if self.is_own(&record.eid) {
+            // A part of ours in the answer to a subscription to more.
+            return None;
+        }
         let own = match answer {
             Some(asked) if region.contains(&asked) => {
                 around(&self.eid(asked), record.eid, records).net()
