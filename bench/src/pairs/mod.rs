@@ -139,7 +139,7 @@ fn meet(one: &Endpoint, other: &Endpoint, number: usize) -> Result<Option<Durati
     let first = |from: &Endpoint, to: &Endpoint| -> Result<Option<Duration>> {
         Ok(Ping::once(to.eids[0]).run(from.namespace())?.shortest())
     };
-    if number % BOTH_ENDS != 0 {
+    if !number.is_multiple_of(BOTH_ENDS) {
         return first(one, other);
     }
     let [there, back] = thread::scope(|scope| {
