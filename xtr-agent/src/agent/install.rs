@@ -227,7 +227,9 @@ impl Agent {
             }
             State::Opening => self.pump(now, prefix, actions),
             State::Installing => entry.cause = Cause::Reply,
-            State::Dozing | State::Negative(_) => {}
+            State::Dozing if entry.held.is_empty() => {}
+            State::Dozing => self.look_at_dozing(now, prefix, actions),
+            State::Negative(_) => {}
         }
     }
 
@@ -295,7 +297,9 @@ impl Agent {
                 }
                 self.repair_unless(ok, now, Object::Route(route));
             }
-            What::Rekindling(key) if ok => self.watches.taken_out(&key),
+            What::Rekindling(key) if ok => {
+                self.watches.taken_out(now, &key, &mut self.budget);
+            }
             What::Rekindling(_) => {}
             What::Rekindled(key) => self.rekindled(now, key, ok, actions),
             What::Removal(object) => self.removed(now, object, ok, actions),

@@ -35,7 +35,9 @@ struct Watch {
     staged: Held,
     /// How many it got, copies or not.
     staged_count: usize,
-    /// The peer was taken out, with what it kept, and is to be put back.
+    /// Since when the peer is being taken out to be put back; later packets wait for that.
+    leaving: Option<Timestamp>,
+    /// It was taken out, with what it kept.
     is_out: bool,
     /// When to start anew, and how long to wait after that.
     rekindle: Option<(Timestamp, Duration)>,
@@ -50,10 +52,17 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    /// The peer `key` was taken out.
-    pub(super) fn taken_out(&mut self, key: &PublicKey) {
+    /// The peer `key` was taken out, with what it kept. If that took long, it may have shaken hands
+    /// before, and sent what it kept: nothing is sent twice.
+    pub(super) fn taken_out(&mut self, now: Timestamp, key: &PublicKey, budget: &mut HoldBudget) {
         if let Some(watch) = self.by_key.get_mut(key) {
             watch.is_out = true;
+            if watch
+                .leaving
+                .is_none_or(|since| now - since > REKINDLE_LOOK)
+            {
+                watch.staged.take(budget);
+            }
         }
     }
 
@@ -78,6 +87,7 @@ impl Agent {
             until,
             staged: Held::default(),
             staged_count: 0,
+            leaving: None,
             is_out: false,
             rekindle: None,
         });
@@ -124,6 +134,9 @@ impl Agent {
         ) else {
             return;
         };
+        if watch.leaving.is_some() {
+            return;
+        }
         let mut count = 0;
         while watch.staged_count < STAGED
             && let Some(packet) = entry.held.pop(&mut self.budget)
@@ -230,7 +243,8 @@ impl Agent {
         }
     }
 
-    /// Starts a handshake that was lost once more, by taking the peer out and putting it back.
+    /// Starts a handshake that was lost once more, by taking the peer out and putting it back; one
+    /// that has routes is only told to, because what takes them would find no peer.
     fn rekindle(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
         // A data plane that is far behind may have shaken hands since, and sent what it kept.
         if now - self.watches.looked > REKINDLE_LOOK {
@@ -243,6 +257,16 @@ impl Agent {
             return;
         };
         watch.rekindle = Some((at.max(now) + pause, pause * 2));
+        let prefixes = self.peers.prefixes(&key);
+        let has_route = |prefix: &IpNet| {
+            let entry = self.cache.get(prefix);
+            entry.is_some_and(|entry| matches!(entry.state, State::Routing | State::Active))
+        };
+        if prefixes.iter().any(has_route) {
+            actions.push(Action::Kick(key));
+            return;
+        }
+        watch.leaving = Some(now);
         let Some(spec) = self.peers.restored(&key, true) else {
             return;
         };
@@ -259,14 +283,14 @@ impl Agent {
         ok: bool,
         actions: &mut Actions,
     ) {
+        let Some(watch) = self.watches.by_key.get_mut(&key) else {
+            return self.repair_unless(ok, now, Object::Peer(key));
+        };
+        watch.leaving = None;
         if !ok {
             actions.event(Event::ChangeFailed { what: "peer" });
-            self.repair_unless(ok, now, Object::Peer(key));
-            return;
+            return self.repair_unless(ok, now, Object::Peer(key));
         }
-        let Some(watch) = self.watches.by_key.get_mut(&key) else {
-            return;
-        };
         // A data plane that would not let go of the peer still has them.
         let staged = watch.staged.iter().filter(|_| watch.is_out);
         let packets: Vec<Bytes> = staged.cloned().collect();
@@ -276,6 +300,15 @@ impl Agent {
         watch.is_out = false;
         for packet in packets {
             actions.push(Action::Reinject(packet));
+        }
+        for prefix in self.peers.prefixes(&key) {
+            if self
+                .cache
+                .get(&prefix)
+                .is_some_and(|entry| entry.state == State::Opening)
+            {
+                self.pump(now, prefix, actions);
+            }
         }
     }
 }

@@ -160,6 +160,40 @@ fn what_a_peer_still_has_that_could_not_be_taken_out_is_not_sent_twice() {
     assert_eq!(story(&bench.done(&anew[2..])), ["kick"]);
 }
 
+/// What follows when the data plane says after `late` that it took the peer out and put it back;
+/// packet 2 comes meanwhile.
+fn put_back(late: Duration) -> Vec<String> {
+    let mut bench = fired(BIGGER);
+    bench.after(Duration::from_secs(1));
+    let anew = bench.input(Input::PeerStats(&[PeerStats {
+        key: BIGGER,
+        handshake_seen: false,
+        rx_bytes: 0,
+        tx_bytes: 148,
+    }]));
+    assert_eq!(burst(&mut bench, 2..3), [""; 0], "it waits for the peer");
+    bench.now = bench.now + late;
+    story(&bench.done(&anew[1..]))
+}
+
+#[test]
+fn what_a_peer_may_have_sent_before_it_was_taken_out_is_not_sent_twice() {
+    assert_eq!(put_back(Duration::ZERO), ["sent on 1", "sent on 2"]);
+    let late = limits::REKINDLE_LOOK * 2;
+    assert_eq!(put_back(late), ["kick", "sent on 2"]);
+}
+
+#[test]
+fn a_peer_with_a_route_is_never_taken_out_for_a_handshake() {
+    let mut bench = fired(BIGGER);
+    let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(3_100));
+    assert_eq!(told.last().unwrap(), "route 10.0.0.2/32");
+    bench.notify(1, &far_end(BIGGER));
+    let told = no_handshake(&mut bench, BIGGER, Duration::from_secs(3));
+    assert!(told.contains(&"kick".to_owned()), "{told:?}");
+    assert!(!told.contains(&"no peer".to_owned()), "{told:?}");
+}
+
 #[test]
 fn many_peers_are_looked_at_less_often() {
     let mut bench = Bench::new();
