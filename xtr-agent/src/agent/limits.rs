@@ -144,6 +144,9 @@ pub const SILENCE_BACKOFF_MAX: Duration = Duration::from_secs(120);
 pub const CONTROL_SILENCE: Duration = Duration::from_secs(1);
 /// The same, when it has not answered twice.
 pub const CONTROL_SILENCE_SHORT: Duration = Duration::from_millis(600);
+/// Shortest time between two renewals of a subscription because the map server has forgotten how
+/// far it had counted.
+pub const NONCE_CORRECTION: Duration = Duration::from_secs(10);
 /// Shortest time between two renewals of the control tunnel.
 pub const CONTROL_RENEWAL: Duration = Duration::from_secs(1);
 /// Shortest time between two refreshes of a mapping that others ask for

@@ -69,7 +69,10 @@ impl Agent {
             self.no_longer_told(now, index, record.eid.net(), actions);
         }
         match seen {
-            Seen::TooOld if answer.is_none() => actions.count(DropReason::StaleNotify),
+            Seen::TooOld if answer.is_none() => {
+                actions.count(DropReason::StaleNotify);
+                self.count_on(now, index);
+            }
             // Our acknowledgement was lost, unless it is still to be sent.
             Seen::Before if self.acks.contains_key(&(index, nonce)) => {
                 actions.count(DropReason::StaleNotify);

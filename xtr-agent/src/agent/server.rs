@@ -18,6 +18,8 @@ pub(super) struct Server {
     renewed: Timestamp,
     /// When it was first heard of through a control tunnel that was set up anew.
     found: Timestamp,
+    /// When it was last told where to count on from.
+    corrected: Option<Timestamp>,
 }
 
 impl Server {
@@ -32,6 +34,17 @@ impl Server {
     /// When it was found again: it may have restarted before, and know less than we were told.
     pub(super) const fn found(&self) -> Timestamp {
         self.found
+    }
+
+    /// Whether it is time to tell it where to count on from; if so, that counts as done.
+    pub(super) fn is_to_be_corrected(&mut self, now: Timestamp) -> bool {
+        let due = self
+            .corrected
+            .is_none_or(|at| now - at >= limits::NONCE_CORRECTION);
+        if due {
+            self.corrected = Some(now);
+        }
+        due
     }
 
     /// Whether the control tunnel should be set up anew, after it did not answer in time for the

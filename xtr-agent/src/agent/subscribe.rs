@@ -121,6 +121,20 @@ impl Agent {
         self.deadlines.set(Timer::Subscribe(index, prefix), again);
     }
 
+    /// The map server counts from below what it has said before: it has lost its state, and nothing
+    /// that it says would be believed. It counts on from the nonce of a subscription, so one is
+    /// renewed.
+    pub(super) fn count_on(&mut self, now: Timestamp, index: usize) {
+        let ours = self.subscriptions.0.keys();
+        let Some(key) = ours.copied().find(|(server, _)| *server == index) else {
+            return;
+        };
+        let server = self.servers.get_mut(index);
+        if server.is_some_and(|server| server.is_to_be_corrected(now)) {
+            self.deadlines.set(Timer::Subscribe(key.0, key.1), now);
+        }
+    }
+
     /// Ends the subscriptions that the configuration does not name any more.
     pub(super) fn unsubscribe_unwanted(&mut self, now: Timestamp, actions: &mut Actions) {
         let asked = self.subscriptions.0.keys().copied();
