@@ -105,7 +105,10 @@ fn main() -> ExitCode {
             Ok(false) => ExitCode::from(EXIT_FAILURE),
             result => finished(result.map(drop)),
         },
-        Command::Stop { target, purge } => finished(cli::stop::run(&target, purge)),
+        Command::Stop { target, purge } => {
+            start_log(LogFormat::Text, "warn");
+            finished(cli::stop::run(&target, purge))
+        }
         Command::Pubkey { config } => with_config(&config, |config| {
             let keys = Keys::load_or_create(&config)?;
             say(&format!("control {}", keys.control.public()));

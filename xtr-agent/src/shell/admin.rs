@@ -1,12 +1,13 @@
 //! The admin socket: one line of JSON asks, one line of JSON answers.
 //!
-//! Only whoever may open the socket file (mode 0600) may ask. Connections are served beside the
+//! Only root and the agent's own user may ask: the socket file has mode 0600, and whoever connects
+//! is looked at, because the file is there a moment before it has that mode. Connections are served beside the
 //! loop, which gets nothing but whole, valid requests.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 /// What can be asked of a running agent.
@@ -62,9 +63,11 @@ impl Question {
 /// The socket, and the questions that came through it. The file goes when this is dropped.
 #[derive(Debug)]
 pub(super) struct Admin {
-    path: PathBuf,
+    /// The file, as long as it is ours.
+    path: Option<PathBuf>,
     questions: mpsc::Receiver<Question>,
-    connections: JoinSet<()>,
+    /// The task that accepts connections; it ends with those that are open.
+    accepting: JoinSet<JoinSet<()>>,
 }
 
 impl Admin {
@@ -74,13 +77,14 @@ impl Admin {
     /// A running agent answers there, or the file cannot be made.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let listener = listen(path).with_context(|| format!("admin socket {}", path.display()))?;
+        let own = own_user().context("cannot tell who may use the admin socket")?;
         let (sender, questions) = mpsc::channel(CONNECTIONS);
-        let mut connections = JoinSet::new();
-        connections.spawn(accept(listener, sender));
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, own, sender));
         Ok(Self {
-            path: path.to_owned(),
+            path: Some(path.to_owned()),
             questions,
-            connections,
+            accepting,
         })
     }
 
@@ -92,34 +96,67 @@ impl Admin {
         }
     }
 
-    /// Leaves answers that were given a moment to get through.
-    pub(super) async fn close(self) {
-        // The accepting task ends when its receiver does; it waits for its connections then.
-        let mut admin = self;
-        admin.questions.close();
-        while let Ok(question) = admin.questions.try_recv() {
+    /// Makes room for the next agent: nobody can connect any more. Questions that were taken can
+    /// still be answered, until what this returns is told to end.
+    pub(super) async fn shut(mut self) -> Farewell {
+        // The file first: the next agent may make another one as soon as nobody listens here.
+        self.remove_file();
+        self.questions.close();
+        while let Ok(question) = self.questions.try_recv() {
             question.refuse("the agent is stopping");
         }
-        let ended = async { while admin.connections.join_next().await.is_some() {} };
-        if timeout(FAREWELL, ended).await.is_err() {
-            debug!("an admin connection was cut off");
+        let open = self.accepting.join_next().await;
+        Farewell(open.and_then(Result::ok).unwrap_or_default())
+    }
+
+    fn remove_file(&mut self) {
+        if let Some(path) = self.path.take()
+            && let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            warn!(path = %path.display(), %error, "admin socket not removed");
         }
     }
 }
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!(path = %self.path.display(), %error, "admin socket not removed");
+        self.remove_file();
+    }
+}
+
+/// The connections that are left of a closed socket.
+#[derive(Debug)]
+pub(super) struct Farewell(JoinSet<()>);
+
+impl Farewell {
+    /// Leaves answers that were given a moment to get through.
+    pub(super) async fn end(mut self) {
+        let ended = async { while self.0.join_next().await.is_some() {} };
+        if timeout(FAREWELL, ended).await.is_err() {
+            debug!("an admin connection was cut off");
         }
     }
 }
 
+/// The user that this process acts as: the one at both ends of a connection to itself.
+fn own_user() -> io::Result<u32> {
+    let (end, _other) = UnixStream::pair()?;
+    Ok(end.peer_cred()?.uid())
+}
+
+/// Whether whoever is at the other end of `stream` may ask an agent of the user `own`.
+fn may_ask(stream: &UnixStream, own: u32) -> bool {
+    let user = stream.peer_cred().map(|peer| peer.uid());
+    user.is_ok_and(|user| user == 0 || user == own)
+}
+
 fn listen(path: &Path) -> Result<UnixListener> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).context("cannot make its directory; see `admin_socket`")?;
+        let mut private = DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        let made = private.create(directory);
+        made.context("cannot make its directory; see `admin_socket`")?;
     }
     match BlockingStream::connect(path) {
         Ok(_) => bail!(
@@ -137,14 +174,18 @@ fn listen(path: &Path) -> Result<UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).context("is in the way; remove it"),
     }
-    // Between the two nobody but root and us may do anything with it: that takes the directory.
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-/// Serves connections until nobody takes questions any more, then waits for those that are open.
-async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
+/// Serves connections of root and the user `own` until nobody takes questions any more; returns
+/// those that are open.
+async fn accept(
+    listener: UnixListener,
+    own: u32,
+    questions: mpsc::Sender<Question>,
+) -> JoinSet<()> {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut open = JoinSet::new();
     loop {
@@ -152,8 +193,17 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
             accepted = listener.accept() => accepted,
             () = questions.closed() => break,
         };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, say: the connection still waits to be accepted.
+                debug!(%error, "admin socket");
+                sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
         // Above the limit a connection is closed at once.
-        if let Ok((stream, _)) = accepted
+        if may_ask(&stream, own)
             && let Ok(permit) = Arc::clone(&room).try_acquire_owned()
         {
             let questions = questions.clone();
@@ -166,8 +216,7 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
         }
         while open.try_join_next().is_some() {}
     }
-    drop(questions);
-    while open.join_next().await.is_some() {}
+    open
 }
 
 /// Reads one request and writes its answer.
@@ -196,6 +245,8 @@ async fn ask(request: Request, questions: &mpsc::Sender<Question>) -> Value {
     answered.await.unwrap_or_else(|_| stopping())
 }
 
+/// How long to wait when a connection could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Connections served at a time.
 const CONNECTIONS: usize = 8;
 /// Longest request.
@@ -226,8 +277,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/agent.sock");
         let mut admin = Admin::open(&path).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        for (path, wanted) in [(path.as_path(), 0o600), (path.parent().unwrap(), 0o700)] {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, wanted, "{}", path.display());
+        }
         let asked = path.clone();
         let client = tokio::spawn(async move {
             exchange(&asked, "{\"command\":\"trace\",\"eid\":\"10.0.0.2\"}\n").await
@@ -237,7 +290,7 @@ mod tests {
         assert_eq!(question.request, Request::Trace { eid });
         question.answer(json!({ "way": 1 }));
         assert_eq!(client.await.unwrap(), "{\"way\":1}\n");
-        admin.close().await;
+        admin.shut().await.end().await;
         assert!(!path.exists());
     }
 
@@ -256,11 +309,11 @@ mod tests {
             next.contains("error"),
             "a long request harms nobody: {next}"
         );
-        admin.close().await;
+        admin.shut().await.end().await;
     }
 
     #[tokio::test]
-    async fn the_answer_to_a_stop_gets_through() {
+    async fn the_answer_to_a_stop_gets_through_while_the_next_agent_starts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         let mut admin = Admin::open(&path).unwrap();
@@ -269,9 +322,23 @@ mod tests {
             exchange(&asked, "{\"command\":\"stop\",\"purge\":true}\n").await
         });
         let question = admin.next().await;
+        let farewell = admin.shut().await;
+        assert!(!path.exists());
+        let next = Admin::open(&path).unwrap();
         question.answer(json!({ "stopped": true }));
-        admin.close().await;
+        farewell.end().await;
         assert_eq!(client.await.unwrap(), "{\"stopped\":true}\n");
+        assert!(path.exists(), "it is the next one's");
+        next.shut().await.end().await;
+    }
+
+    #[tokio::test]
+    async fn only_root_and_the_own_user_may_ask() {
+        let own = own_user().unwrap();
+        let (end, _other) = UnixStream::pair().unwrap();
+        assert!(may_ask(&end, own));
+        // Root may ask everybody.
+        assert_eq!(may_ask(&end, own + 1), own == 0);
     }
 
     #[tokio::test]
@@ -282,10 +349,10 @@ mod tests {
         let error = format!("{:#}", Admin::open(&path).unwrap_err());
         assert!(error.contains("another agent answers there"), "{error}");
         assert!(path.exists(), "it is still the live one's");
-        live.close().await;
+        live.shut().await.end().await;
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "as a killed agent leaves it");
-        Admin::open(&path).unwrap().close().await;
+        Admin::open(&path).unwrap().shut().await.end().await;
     }
 
     #[tokio::test]

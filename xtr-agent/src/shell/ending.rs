@@ -69,13 +69,15 @@ impl Shell {
             self.leave().await;
             Ok(())
         };
+        // Before the answer: `stop && run` must find nobody.
+        let farewell = admin.shut().await;
         if let Some(question) = ending.question {
             match &ended {
                 Ok(()) => question.answer(json!({ "stopped": true })),
                 Err(error) => question.refuse(&format!("{error:#}")),
             }
         }
-        admin.close().await;
+        farewell.end().await;
         ended
     }
 

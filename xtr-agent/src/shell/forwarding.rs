@@ -39,13 +39,16 @@ impl Forwarding {
         netns: Option<NetNs>,
         state_dir: &Path,
     ) -> Result<Self> {
-        let note = state_dir.join(format!("forwarding-{}", instance.iid.0));
+        let note = note_of(instance, state_dir);
+        let switched_on = noted(&note);
+        // Tunnels of an earlier run may be there: an error from here on must not cut them off.
+        let stays = !switched_on.is_empty();
         let mut made = Self {
             netns,
-            switched_on: noted(&note),
+            switched_on,
             note,
             clamp: None,
-            stays: AtomicBool::new(false),
+            stays: AtomicBool::new(stays),
         };
         if instance.eid_prefixes.iter().any(is_network) {
             made.clamp(instance);
@@ -73,6 +76,20 @@ impl Forwarding {
             }
         }
         Ok(made)
+    }
+
+    /// Undoes what a run left that is no more. What cannot be undone is logged.
+    pub(super) fn undo_leftover(instance: &Instance, netns: Option<NetNs>, state_dir: &Path) {
+        let note = note_of(instance, state_dir);
+        let has_network = instance.eid_prefixes.iter().any(is_network);
+        let left = Self {
+            netns,
+            switched_on: noted(&note),
+            note,
+            clamp: has_network.then(|| MssClamp::of(&instance.interfaces.data)),
+            stays: AtomicBool::new(false),
+        };
+        left.remove();
     }
 
     /// The network namespace of the instance; `None`: that of the agent.
@@ -138,22 +155,35 @@ impl Drop for Forwarding {
         if *self.stays.get_mut() {
             return;
         }
-        if let Some(clamp) = &self.clamp
-            && let Err(error) = self.inside(|| clamp.remove())
-        {
-            warn!(%error, "TCP segment sizes are still clamped");
-        }
-        if self.switched_on.is_empty() {
-            return;
-        }
         for setting in &self.switched_on {
             if let Err(error) = self.write(setting, "0") {
                 warn!(setting, %error, "not switched off again");
             }
         }
-        if let Err(error) = fs::remove_file(&self.note) {
-            warn!(path = %self.note.display(), %error, "not removed");
+        remove_note(&self.note);
+        if let Some(clamp) = &self.clamp
+            && let Err(error) = self.inside(|| clamp.remove())
+        {
+            warn!(%error, "TCP segment sizes are still clamped");
         }
+    }
+}
+
+/// Forgets what was switched on for `instance`: its namespace is gone.
+pub(super) fn forget(instance: &Instance, state_dir: &Path) {
+    remove_note(&note_of(instance, state_dir));
+}
+
+fn note_of(instance: &Instance, state_dir: &Path) -> PathBuf {
+    state_dir.join(format!("forwarding-{}", instance.iid.0))
+}
+
+/// Removes the note, if there is one.
+fn remove_note(note: &Path) {
+    if let Err(error) = fs::remove_file(note)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(path = %note.display(), %error, "not removed");
     }
 }
 
@@ -187,6 +217,40 @@ fn is_network(prefix: &IpNet) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+
+    fn instance() -> Instance {
+        let text = "overlay = [\"10.0.0.0/8\"]\neid_prefixes = [\"10.0.0.1/32\"]\n\
+                    [map_server]\naddress = \"192.0.2.1\"\nalgorithm = \"sha1\"\nkey = \"secret\"\n";
+        let config = Config::parse(Path::new("agent.toml"), text).unwrap();
+        config.instances.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_what_an_earlier_run_switched_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let prepare = || Forwarding::prepare(&instance(), None, directory.path()).unwrap();
+        let stays = |forwarding: &Forwarding| forwarding.stays.load(Ordering::Relaxed);
+        assert!(!stays(&prepare()), "there was none");
+        let note = note_of(&instance(), directory.path());
+        fs::write(&note, format!("{}\n{}", boot(), SETTINGS[0])).unwrap();
+        let forwarding = prepare();
+        assert!(stays(&forwarding));
+        // Whatever came of it: a test switches nothing off.
+        forwarding.stay();
+        drop(forwarding);
+        assert_eq!(noted(&note), BTreeSet::from([SETTINGS[0]]));
+    }
+
+    #[test]
+    fn a_note_of_another_run_of_the_kernel_goes_with_what_else_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let note = note_of(&instance(), directory.path());
+        fs::write(&note, format!("another\n{}", SETTINGS[0])).unwrap();
+        Forwarding::undo_leftover(&instance(), None, directory.path());
+        assert!(!note.exists());
+        Forwarding::undo_leftover(&instance(), None, directory.path());
+    }
 
     #[test]
     fn what_an_earlier_run_switched_on_is_known_until_the_host_is_started_anew() {

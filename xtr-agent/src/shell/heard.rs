@@ -8,9 +8,25 @@ use lisp_proto::{PublicKey, Timestamp};
 /// How long after a sign of life a peer counts as connected: as long as WireGuard uses a session.
 pub(super) const EVIDENCE: Duration = Duration::from_secs(180);
 
-/// The received bytes of every peer at the last look.
+/// How long after it was used a peer gets echoes.
+const ECHOED: Duration = Duration::from_secs(60);
+/// Most bytes that echoes of both ends between two reports, and WireGuard for itself, bring: an
+/// echo is 96 bytes, a handshake 148, a keepalive 32.
+const ECHO_BYTES: u64 = 512;
+
+/// The received bytes of every peer at the last look, and at the last report.
 #[derive(Debug, Default)]
-pub(super) struct Heard(BTreeMap<PublicKey, Last>);
+pub(super) struct Heard {
+    looks: BTreeMap<PublicKey, Last>,
+    reports: BTreeMap<PublicKey, Used>,
+}
+
+#[derive(Debug)]
+struct Used {
+    rx_bytes: u64,
+    /// The last report that found it in use.
+    at: Timestamp,
+}
 
 #[derive(Debug)]
 struct Last {
@@ -26,7 +42,7 @@ impl Heard {
             rx_bytes,
             grown: None,
         };
-        let last = self.0.entry(key).or_insert(first);
+        let last = self.looks.entry(key).or_insert(first);
         if last.rx_bytes != rx_bytes {
             *last = Last {
                 rx_bytes,
@@ -37,12 +53,26 @@ impl Heard {
 
     /// Forgets a peer that is gone.
     pub(super) fn forget(&mut self, key: &PublicKey) {
-        self.0.remove(key);
+        self.looks.remove(key);
+        self.reports.remove(key);
+    }
+
+    /// Whether to send a peer an echo for this report. Echoes move its counters: those who ask often
+    /// must not keep a peer that nobody uses.
+    pub(super) fn deserves_echo(&mut self, now: Timestamp, key: PublicKey, rx_bytes: u64) -> bool {
+        let first = Used { rx_bytes, at: now };
+        let used = self.reports.entry(key).or_insert(first);
+        // Counters of a peer that was put back start anew.
+        if rx_bytes.saturating_sub(used.rx_bytes) > ECHO_BYTES {
+            used.at = now;
+        }
+        used.rx_bytes = rx_bytes;
+        now - used.at < ECHOED
     }
 
     /// Time since bytes of the peer were last seen to arrive; none before that.
     pub(super) fn since(&self, now: Timestamp, key: &PublicKey) -> Option<Duration> {
-        let grown = self.0.get(key)?.grown?;
+        let grown = self.looks.get(key)?.grown?;
         Some(now - grown)
     }
 }
@@ -50,6 +80,28 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn echoes_do_not_keep_a_peer_that_nobody_uses() {
+        let key = PublicKey([1; 32]);
+        let at = |seconds| Timestamp::ZERO + Duration::from_secs(seconds);
+        let mut heard = Heard::default();
+        let mut rx_bytes = 5_000;
+        let mut echoes = |from: u64, used: u64| {
+            let reports = (from..from + 300).step_by(5);
+            let deserved = reports.filter(|seconds| {
+                rx_bytes += used;
+                let echo = heard.deserves_echo(at(*seconds), key, rx_bytes);
+                rx_bytes += if echo { 96 } else { 0 };
+                echo
+            });
+            deserved.count()
+        };
+        assert_eq!(echoes(0, 0), 12, "for a minute after the first report");
+        assert_eq!(echoes(300, 0), 0);
+        assert_eq!(echoes(600, 1_000), 60, "it is used");
+        assert_eq!(echoes(900, 0), 11);
+    }
 
     #[test]
     fn only_a_counter_that_grows_is_a_sign_of_life() {

@@ -99,9 +99,11 @@ impl Overlay {
             let connected = last.is_some_and(|last| last < EVIDENCE);
             let host = eids.iter().map(lisp_proto::EidPrefix::net);
             let mut host = host.filter(|net| net.prefix_len() == net.max_prefix_len());
+            let rx_bytes = seen.map_or(0, |peer| peer.rx_bytes);
             if connected
                 && targets.len() < MEASURED
                 && let Some(net) = host.next()
+                && self.heard.deserves_echo(now, key, rx_bytes)
             {
                 targets.insert(key, net.addr());
             }
@@ -112,7 +114,7 @@ impl Overlay {
                 "connected": connected,
                 "since_handshake_ms": since_handshake.map(milliseconds),
                 "since_received_ms": since_received.map(milliseconds),
-                "rx_bytes": seen.map_or(0, |peer| peer.rx_bytes),
+                "rx_bytes": rx_bytes,
                 "tx_bytes": seen.map_or(0, |peer| peer.tx_bytes),
                 "rtt_us": null,
             }));
