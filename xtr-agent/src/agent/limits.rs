@@ -144,6 +144,9 @@ pub const SILENCE_BACKOFF_MAX: Duration = Duration::from_secs(120);
 pub const CONTROL_SILENCE: Duration = Duration::from_secs(1);
 /// The same, when it has not answered twice.
 pub const CONTROL_SILENCE_SHORT: Duration = Duration::from_millis(600);
+/// How long a map server says nothing but what is too old, before it is taken to have forgotten how
+/// far it had counted: longer than a datagram is late.
+pub const NONCES_BEHIND: Duration = Duration::from_secs(1);
 /// Shortest time between two renewals of a subscription because the map server has forgotten how
 /// far it had counted.
 pub const NONCE_CORRECTION: Duration = Duration::from_secs(10);

@@ -65,6 +65,9 @@ impl Agent {
         }
         let answer = self.subscriptions.answered(index, nonce);
         let seen = server.notifies.accept(nonce);
+        if seen == Seen::New {
+            server.counts_on();
+        }
         for record in records.iter().filter(|record| is_over(record)) {
             self.no_longer_told(now, index, record.eid.net(), actions);
         }

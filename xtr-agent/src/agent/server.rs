@@ -18,6 +18,8 @@ pub(super) struct Server {
     renewed: Timestamp,
     /// When it was first heard of through a control tunnel that was set up anew.
     found: Timestamp,
+    /// Since when nothing that it says is new.
+    behind: Option<Timestamp>,
     /// When it was last told where to count on from.
     corrected: Option<Timestamp>,
 }
@@ -36,11 +38,18 @@ impl Server {
         self.found
     }
 
-    /// Whether it is time to tell it where to count on from; if so, that counts as done.
+    /// It said something new.
+    pub(super) const fn counts_on(&mut self) {
+        self.behind = None;
+    }
+
+    /// It said something too old to be new. Whether it has done nothing else for a while, and it is
+    /// time to tell it where to count on from; if so, that counts as done.
     pub(super) fn is_to_be_corrected(&mut self, now: Timestamp) -> bool {
-        let due = self
-            .corrected
-            .is_none_or(|at| now - at >= limits::NONCE_CORRECTION);
+        let since = *self.behind.get_or_insert(now);
+        let corrected = self.corrected;
+        let due = now - since >= limits::NONCES_BEHIND
+            && corrected.is_none_or(|at| now - at >= limits::NONCE_CORRECTION);
         if due {
             self.corrected = Some(now);
         }
