@@ -58,10 +58,15 @@ impl MapServer {
                 actions.event(Event::Push { to, eid });
             }
         }
-        let Started { key, waiting_on } = self.state.notifier.start(telling);
+        let Started {
+            key,
+            waiting_on,
+            spared,
+        } = self.state.notifier.start(telling);
         for held in &waiting_on {
             self.state.held.expect_more(held);
         }
+        self.release(now, &spared, actions);
         if at > now {
             self.state.notifier.defer(&key, at);
         } else {
@@ -225,6 +230,11 @@ impl MapServer {
     pub(super) fn release_overdue(&mut self, now: Timestamp, actions: &mut Actions) {
         while let Some(reply) = self.state.held.pop_due(now) {
             actions.count(DropReason::HoldExpired);
+            for owner in &reply.owners {
+                self.state
+                    .notifier
+                    .let_go(*owner, &(reply.dst, reply.nonce));
+            }
             self.send_reply(now, &reply, actions);
         }
     }

@@ -9,7 +9,7 @@
 //! the latest is enough. Only the answer to a subscription has the nonce of its request throughout
 //! (RFC 9437 §5): by that the subscriber knows it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -85,6 +85,16 @@ pub(crate) struct Started {
     pub(crate) key: NotifyKey,
     /// Map-Replies that wait for one acknowledgement more than before.
     pub(crate) waiting_on: Vec<HeldKey>,
+    /// Map-Replies that wait for one acknowledgement less than before.
+    pub(crate) spared: Vec<HeldKey>,
+}
+
+/// What newer news takes over from older news.
+#[derive(Debug, Default)]
+struct Handed {
+    waiting: BTreeSet<HeldKey>,
+    waiting_on: Vec<HeldKey>,
+    spared: Vec<HeldKey>,
 }
 
 /// Nonces of one receiver.
@@ -147,6 +157,15 @@ impl Notifier {
         }
     }
 
+    /// Forgets that `held` waits for what `receiver` is being told: it was answered without.
+    pub(crate) fn let_go(&mut self, receiver: XtrIndex, held: &HeldKey) {
+        for key in self.of_xtr(receiver) {
+            if let Some(outstanding) = self.outstanding.get_mut(&key) {
+                outstanding.waiting.retain(|waiting| waiting != held);
+            }
+        }
+    }
+
     /// Makes `next`, which was put off, leave when `key` is acknowledged, if that is earlier.
     pub(crate) fn follow(&mut self, key: &NotifyKey, next: NotifyKey) {
         if let Some(outstanding) = self.outstanding.get_mut(key) {
@@ -162,45 +181,62 @@ impl Notifier {
         let number = self.next_number;
         self.next_number += 1;
         let key = NotifyKey { receiver, number };
-        let (mut waiting, mut waiting_on) = (Vec::new(), Vec::new());
+        let mut olders = Vec::new();
         let is_receipt = matches!(telling.purpose, Purpose::Receipt(_));
         for record in telling.records.iter().filter(|_| !is_receipt) {
-            let Some(older) = self.by_eid.insert((receiver, record.eid), key) else {
-                continue;
-            };
-            let (waiters, over) = self.overtake(&older, &record.eid);
-            if !over {
-                waiting_on.extend(&waiters);
+            let older = self.by_eid.insert((receiver, record.eid), key);
+            olders.extend(older.filter(|older| !olders.contains(older)));
+            if let Some(outstanding) = older.and_then(|older| self.outstanding.get_mut(&older)) {
+                outstanding
+                    .telling
+                    .records
+                    .retain(|it| it.eid != record.eid);
             }
-            waiting.extend(waiters);
         }
+        let mut handed = Handed::default();
+        for older in olders {
+            self.overtake(&older, &mut handed);
+        }
+        let Handed {
+            waiting,
+            waiting_on,
+            spared,
+        } = handed;
         let outstanding = Outstanding {
             telling,
             since: None,
             times: 0,
             nonces: VecDeque::new(),
             interval: limits::NOTIFY_INTERVAL,
-            waiting,
+            waiting: waiting.into_iter().collect(),
             next: Vec::new(),
         };
         self.outstanding.insert(key, outstanding);
-        Started { key, waiting_on }
+        Started {
+            key,
+            waiting_on,
+            spared,
+        }
     }
 
-    /// Takes the record of `eid` out of `key`, which newer news has overtaken. Returns who waits
-    /// for it, and whether nothing is left to wait for.
-    fn overtake(&mut self, key: &NotifyKey, eid: &EidPrefix) -> (Vec<HeldKey>, bool) {
-        let Some(outstanding) = self.outstanding.get_mut(key) else {
-            return (Vec::new(), true);
+    /// Hands those who wait for `key`, of which newer news has taken records, to the newer news; each
+    /// of them once, or their number would double with every change while the receiver is silent.
+    fn overtake(&mut self, key: &NotifyKey, handed: &mut Handed) {
+        let Some(outstanding) = self.outstanding.get(key) else {
+            return;
         };
-        let records = &mut outstanding.telling.records;
-        records.retain(|record| record.eid != *eid);
-        let over = records.is_empty();
-        let waiting = outstanding.waiting.clone();
+        let over = outstanding.telling.records.is_empty();
+        for held in &outstanding.waiting {
+            let is_new = handed.waiting.insert(*held);
+            match (is_new, over) {
+                (true, false) => handed.waiting_on.push(*held),
+                (false, true) => handed.spared.push(*held),
+                (true, true) | (false, false) => {}
+            }
+        }
         if over {
             self.remove(key);
         }
-        (waiting, over)
     }
 
     /// Puts the first transmission off until `at`.

@@ -257,6 +257,34 @@ fn a_reply_waits_for_all_that_its_push_has_become() {
 }
 
 #[test]
+fn changes_that_a_silent_owner_is_not_told_of_do_not_pile_up() {
+    let mut bench = registered();
+    bench.ask("a", "10.0.0.2");
+    let waiting = |bench: &Bench| {
+        let b = bench.server.sites.by_name(&"b".into()).unwrap();
+        let notifier = &bench.server.state.notifier;
+        let told = notifier.of_xtr(b).into_iter();
+        told.map(|key| notifier.get(&key).unwrap().waiting.len())
+            .sum::<usize>()
+    };
+    assert_eq!(waiting(&bench), 1);
+    for n in 1..=100 {
+        let endpoint = format!("198.51.100.{n}:51820");
+        let own = ["10.0.0.1", "fd00:1::1"].map(|eid| record(eid, &endpoint));
+        bench.register("a", &own);
+        assert_eq!(waiting(&bench), 1, "after {n} changes");
+    }
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(waiting(&bench), 0, "it was answered without");
+    let again = bench.ask("a", "10.0.0.2");
+    assert_eq!((again.len(), waiting(&bench)), (0, 1));
+    let last = bench.sent.iter().rfind(|sent| sent.dst == control("b"));
+    let last = last.unwrap().clone();
+    let answer = bench.ack("b", &last);
+    assert!(!answer[0].is_notify(), "the Map-Reply has waited for it");
+}
+
+#[test]
 fn events_tell_the_story_in_order() {
     let mut bench = registered();
     bench.events.clear();
