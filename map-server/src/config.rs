@@ -67,7 +67,7 @@ pub struct Options {
     /// What negative Map-Replies tell the ITR to do.
     pub negative_action: Action,
     /// How long after time zero nothing configured is denied for lack of a registration. A server
-    /// that has lost its store hears of every xTR within one refresh interval.
+    /// that has lost the end of its store hears of every xTR within one refresh interval.
     pub quiet_period: Duration,
     /// Plain sources that get answers larger than their question without being registered.
     pub requests_from: Vec<IpNet>,
