@@ -216,8 +216,9 @@ fn traffic_of_one_moves_no_counter_of_another(network: &Network) {
         .zip(&after)
         .map(|(old, new)| new - old)
         .collect();
+    // The kernel counts WireGuard's own keepalives, which may come at any time, as packets.
     assert!(
-        moved[1] >= 20 && moved[0] == 0 && moved[2] == 0,
+        moved[1] >= 20 && moved[0] <= 1 && moved[2] <= 1,
         "{moved:?}"
     );
 }
