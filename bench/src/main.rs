@@ -3,13 +3,14 @@
 mod establish;
 mod guest;
 mod pairs;
+mod plan;
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use command_line::{arguments, ended};
 
 /// Measures Lispwire against what the path, or WireGuard by itself, allows.
@@ -49,27 +50,6 @@ fn main() -> ExitCode {
 /// Request and push, their answers, the handshake, and the packet with its reply: each a round
 /// trip of the same path.
 const FLOOR_ROUND_TRIPS: f64 = 4.0;
-
-/// A data plane to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DataPlane {
-    /// WireGuard inside the agent.
-    Embedded,
-    /// The kernel's WireGuard.
-    Kernel,
-}
-
-impl DataPlane {
-    /// As the testbed calls it; `None` if it can be measured in a guest only.
-    fn here(self, in_guest: bool) -> Option<testbed::DataPlane> {
-        match self {
-            Self::Embedded => Some(testbed::DataPlane::Embedded),
-            Self::Kernel => {
-                (in_guest || guest::has_kernel_wireguard()).then_some(testbed::DataPlane::Kernel)
-            }
-        }
-    }
-}
 
 const fn plane_name(plane: testbed::DataPlane) -> &'static str {
     match plane {

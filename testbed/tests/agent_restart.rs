@@ -9,16 +9,15 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::env;
-use std::io::{stderr, stdout};
-use std::path::Path;
+mod guest;
+
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use testbed::{DataPlane, Endpoint, Network, NetworkOptions, Ping, sleep, vm};
+use testbed::{DataPlane, Endpoint, Network, NetworkOptions, Ping, sleep};
 
 #[test]
 fn a_running_agent_says_where_it_stands_and_how_far_a_packet_came() {
@@ -131,23 +130,7 @@ fn a_file_that_is_read_again_changes_what_tunnels_do_not_notice() {
 
 #[test]
 fn tunnels_of_the_kernel_outlive_their_agent() {
-    let own_program = env::current_exe().unwrap();
-    let command = [
-        own_program.to_str().unwrap(),
-        "--ignored",
-        "--exact",
-        IN_GUEST,
-        "--nocapture",
-    ];
-    let job = vm::Job::new(
-        Path::new(env!("CARGO_BIN_EXE_testbed")),
-        command.map(str::to_owned).to_vec(),
-    );
-    match vm::run(&job, &mut stdout(), &mut stderr()) {
-        Ok(outcome) => assert_eq!(outcome.code, 0),
-        Err(error) if error.is_unavailable() => println!("skipped: {error}"),
-        Err(error) => panic!("{error}"),
-    }
+    guest::passes(IN_GUEST);
 }
 
 /// The name of the test that runs in a guest.

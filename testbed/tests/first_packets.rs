@@ -9,13 +9,12 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::env;
-use std::io::{stderr, stdout};
+mod guest;
+
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use testbed::{DataPlane, LinkParams, Network, NetworkOptions, UdpProbe, UdpReport, Underlay, vm};
+use testbed::{DataPlane, LinkParams, Network, NetworkOptions, UdpProbe, UdpReport, Underlay};
 
 /// Time from one packet to the next.
 const PACE: Duration = Duration::from_millis(1);
@@ -50,23 +49,7 @@ fn no_packet_is_lost_or_reordered_over_an_ipv6_underlay() {
 
 #[test]
 fn no_packet_is_lost_on_kernel_wireguard_either() {
-    let own_program = env::current_exe().unwrap();
-    let command = [
-        own_program.to_str().unwrap(),
-        "--ignored",
-        "--exact",
-        IN_GUEST,
-        "--nocapture",
-    ];
-    let job = vm::Job::new(
-        Path::new(env!("CARGO_BIN_EXE_testbed")),
-        command.map(str::to_owned).to_vec(),
-    );
-    match vm::run(&job, &mut stdout(), &mut stderr()) {
-        Ok(outcome) => assert_eq!(outcome.code, 0),
-        Err(error) if error.is_unavailable() => println!("skipped: {error}"),
-        Err(error) => panic!("{error}"),
-    }
+    guest::passes(IN_GUEST);
 }
 
 /// The name of the test that runs in a guest.

@@ -6,19 +6,21 @@
     reason = "a test fails by panicking"
 )]
 
+mod guest;
+
 use std::collections::BTreeSet;
-use std::env;
-use std::io::{self, stderr, stdout};
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use testbed::{DataPlane, Namespace, Network, NetworkOptions, Ping, Tenant, vm};
+use testbed::{DataPlane, Namespace, Network, NetworkOptions, Ping, Tenant};
 
 /// Where tenants say who they are.
 const PORT: u16 = 9_000;
 const TENANTS: u32 = 3;
+/// Bytes of the smallest IPv4 packet that a ping of these tests is.
+const ECHO: u64 = 84;
 
 #[test]
 fn three_tenants_with_the_same_addresses_do_not_hear_of_each_other() {
@@ -27,23 +29,7 @@ fn three_tenants_with_the_same_addresses_do_not_hear_of_each_other() {
 
 #[test]
 fn nor_do_they_on_kernel_wireguard() {
-    let own_program = env::current_exe().unwrap();
-    let command = [
-        own_program.to_str().unwrap(),
-        "--ignored",
-        "--exact",
-        IN_GUEST,
-        "--nocapture",
-    ];
-    let job = vm::Job::new(
-        Path::new(env!("CARGO_BIN_EXE_testbed")),
-        command.map(str::to_owned).to_vec(),
-    );
-    match vm::run(&job, &mut stdout(), &mut stderr()) {
-        Ok(outcome) => assert_eq!(outcome.code, 0),
-        Err(error) if error.is_unavailable() => println!("skipped: {error}"),
-        Err(error) => panic!("{error}"),
-    }
+    guest::passes(IN_GUEST);
 }
 
 /// The name of the test that runs in a guest.
@@ -198,7 +184,7 @@ fn traffic_of_one_moves_no_counter_of_another(network: &Network) {
         let tenants = beta.tenants.iter();
         let counters = tenants.map(|tenant| {
             let data = format!("lisp{}", tenant.iid);
-            tenant.namespace.counters(&data).unwrap().received_packets
+            tenant.namespace.counters(&data).unwrap().received_bytes
         });
         counters.collect()
     };
@@ -216,9 +202,7 @@ fn traffic_of_one_moves_no_counter_of_another(network: &Network) {
         .zip(&after)
         .map(|(old, new)| new - old)
         .collect();
-    // The kernel counts WireGuard's own keepalives, which may come at any time, as packets.
-    assert!(
-        moved[1] >= 20 && moved[0] <= 1 && moved[2] <= 1,
-        "{moved:?}"
-    );
+    // The kernel counts WireGuard's own keepalives, 32 bytes each, which may come at any time.
+    let others = moved[0].max(moved[2]);
+    assert!(moved[1] >= 20 * ECHO && others < ECHO, "{moved:?}");
 }

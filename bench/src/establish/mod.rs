@@ -5,16 +5,16 @@ mod cold;
 mod report;
 mod throughput;
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use command_line::say;
 use testbed::Distribution;
 
-use crate::{DataPlane, FLOOR_ROUND_TRIPS, guest, own_program, plane_name};
+use crate::plan::Plan;
+use crate::{FLOOR_ROUND_TRIPS, guest, own_program, plane_name};
 use report::{Plane, Report};
 
 /// A guest is given so long, plus so long per cold start.
@@ -35,15 +35,8 @@ pub(crate) struct Args {
     /// Cold starts per data plane [default: 200, with --quick 5]
     #[arg(long, value_name = "N")]
     runs: Option<u32>,
-    /// Which data planes; the kernel's is measured in an emulated guest where this machine has none
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["embedded", "kernel"])]
-    data_plane: Vec<DataPlane>,
-    /// Directory for establish.json
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Leaves the report to whoever runs the guest
-    #[arg(long, hide = true)]
-    in_guest: bool,
+    #[command(flatten)]
+    plan: Plan,
 }
 
 /// What each data plane is measured with.
@@ -74,24 +67,11 @@ impl Args {
 ///
 /// When a network cannot be built, or a first packet gets no answer at all.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
-    let mut planes = Vec::new();
-    for plane in &args.data_plane {
-        match plane.here(args.in_guest) {
-            Some(plane) => planes.push(measure(plane, args)?),
-            None => planes.extend(in_guest(args)?),
-        }
-    }
-    ensure!(!planes.is_empty(), "no data plane could be measured");
-    let report = Report::of(planes);
-    let path = args.out.join(report::FILE);
-    report.write(&path)?;
-    if args.in_guest {
-        return Ok(ExitCode::SUCCESS);
-    }
-    say(&report.to_string());
-    say(&format!("written to {}", path.display()));
-    Ok(ExitCode::SUCCESS)
+    let planes = args.plan.measure(
+        |plane| Ok(vec![measure(plane, args)?]),
+        |out| Ok(in_guest(args, out)?.into_iter().collect()),
+    )?;
+    args.plan.finish(&Report::of(planes), report::FILE)
 }
 
 /// Measures one data plane on this kernel.
@@ -113,7 +93,7 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
     })
 }
 
-fn in_guest(args: &Args) -> Result<Option<Plane>> {
+fn in_guest(args: &Args, out: &Path) -> Result<Option<Plane>> {
     let runs = args.effort().cold_starts;
     let arguments = runs.to_string();
     let mut arguments = vec!["establish", "--data-plane", "kernel", "--runs", &*arguments];
@@ -121,6 +101,6 @@ fn in_guest(args: &Args) -> Result<Option<Plane>> {
         arguments.push("--quick");
     }
     let patience = PATIENCE + PATIENCE_EACH * runs;
-    let report: Option<Report> = guest::run(&arguments, &args.out, report::FILE, patience)?;
+    let report: Option<Report> = guest::run(&arguments, out, report::FILE, patience)?;
     Ok(report.and_then(|mut report| report.planes.pop()))
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::path::Path;
 
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use testbed::Distribution;
+
+use crate::plan::write_report;
 
 /// The name of the file in the output directory.
 pub(crate) const FILE: &str = "establish.json";
@@ -93,24 +92,11 @@ impl Report {
             planes,
         }
     }
-
-    /// Writes it as JSON.
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| format!("write {}", path.display()))
-    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for plane in &self.planes {
-            writeln!(f, "{plane}")?;
-        }
-        for (name, value) in &self.ratios {
-            writeln!(f, "  {name:<36}{value:>10.3}")?;
-        }
-        Ok(())
+        write_report(f, &self.planes, &self.ratios)
     }
 }
 

@@ -2,17 +2,17 @@
 
 mod report;
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use command_line::say;
 use testbed::{Endpoint, LinkParams, Network, NetworkOptions, Ping, Share, sleep};
 
-use crate::{DataPlane, guest, plane_name};
+use crate::plan::Plan;
+use crate::{guest, plane_name};
 use report::{FILE, Report, Series};
 
 /// Delay of each link, one way; a path crosses two.
@@ -41,15 +41,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_values_t = [0, 1],
         value_parser = clap::value_parser!(u8).range(..=50))]
     loss: Vec<u8>,
-    /// Which data planes; the kernel's is measured in an emulated guest where this machine has none
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["embedded", "kernel"])]
-    data_plane: Vec<DataPlane>,
-    /// Directory for pairs.json
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Leaves the report to whoever runs the guest
-    #[arg(long, hide = true)]
-    in_guest: bool,
+    #[command(flatten)]
+    plan: Plan,
 }
 
 /// Runs `bench pairs`.
@@ -58,29 +51,18 @@ pub(crate) struct Args {
 ///
 /// When a network cannot be built.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
-    let mut series = Vec::new();
-    for plane in &args.data_plane {
-        if let Some(plane) = plane.here(args.in_guest) {
-            for loss in &args.loss {
-                series.push(measure(plane, *loss, args.count)?);
-            }
-        } else {
-            series.extend(in_guest(args)?);
-        }
-    }
-    ensure!(!series.is_empty(), "no data plane could be measured");
-    let report = Report::of(series);
-    let path = args.out.join(FILE);
-    report.write(&path)?;
-    if !args.in_guest {
-        say(&report.to_string());
-        say(&format!("written to {}", path.display()));
-    }
-    Ok(ExitCode::SUCCESS)
+    let measure = |plane| {
+        let series = args
+            .loss
+            .iter()
+            .map(|loss| measure(plane, *loss, args.count));
+        series.collect()
+    };
+    let series = args.plan.measure(measure, |out| in_guest(args, out))?;
+    args.plan.finish(&Report::of(series), FILE)
 }
 
-fn in_guest(args: &Args) -> Result<Vec<Series>> {
+fn in_guest(args: &Args, out: &Path) -> Result<Vec<Series>> {
     let count = args.count.to_string();
     let loss: Vec<_> = args.loss.iter().map(u8::to_string).collect();
     let loss = loss.join(",");
@@ -95,7 +77,7 @@ fn in_guest(args: &Args) -> Result<Vec<Series>> {
     ];
     let series = u32::try_from(args.loss.len())?;
     let patience = (PATIENCE + PATIENCE_EACH * args.count) * series;
-    let report: Option<Report> = guest::run(&arguments, &args.out, FILE, patience)?;
+    let report: Option<Report> = guest::run(&arguments, out, FILE, patience)?;
     Ok(report.map_or_else(Vec::new, |report| report.series))
 }
 

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use testbed::Distribution;
 
 use crate::FLOOR_ROUND_TRIPS;
+use crate::plan::write_report;
 
 /// The name of the file in the output directory.
 pub(crate) const FILE: &str = "pairs.json";
@@ -118,24 +116,11 @@ impl Report {
         }
         Self { ratios, series }
     }
-
-    /// Writes it as JSON.
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| format!("write {}", path.display()))
-    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for series in &self.series {
-            writeln!(f, "{series}")?;
-        }
-        for (name, value) in &self.ratios {
-            writeln!(f, "  {name:<36}{value:>10.3}")?;
-        }
-        Ok(())
+        write_report(f, &self.series, &self.ratios)
     }
 }
 

@@ -12,6 +12,16 @@ fn fired(key: PublicKey) -> Bench {
     bench
 }
 
+/// The data plane has sent an initiation to `key`, and seen no handshake.
+fn not_seen(bench: &mut Bench, key: PublicKey) -> Vec<Action> {
+    bench.input(Input::PeerStats(&[PeerStats {
+        key,
+        handshake_seen: false,
+        rx_bytes: 0,
+        tx_bytes: 148,
+    }]))
+}
+
 /// Lets `time` pass, with a data plane that does everything and has seen no handshake with `key`.
 fn no_handshake(bench: &mut Bench, key: PublicKey, time: Duration) -> Vec<String> {
     let until = bench.now + time;
@@ -27,12 +37,7 @@ fn no_handshake(bench: &mut Bench, key: PublicKey, time: Duration) -> Vec<String
             let looked = |action: &Action| matches!(action, Action::ReadPeerStats(_));
             let mut next = bench.done(&actions);
             if actions.iter().any(looked) {
-                next.extend(bench.input(Input::PeerStats(&[PeerStats {
-                    key,
-                    handshake_seen: false,
-                    rx_bytes: 0,
-                    tx_bytes: 148,
-                }])));
+                next.extend(not_seen(bench, key));
             }
             actions = next;
         }
@@ -149,12 +154,7 @@ fn both_ends_that_start_at_once_never_start_anew_at_the_same_instant() {
 fn what_a_peer_still_has_that_could_not_be_taken_out_is_not_sent_twice() {
     let mut bench = fired(BIGGER);
     bench.after(Duration::from_secs(1));
-    let anew = bench.input(Input::PeerStats(&[PeerStats {
-        key: BIGGER,
-        handshake_seen: false,
-        rx_bytes: 0,
-        tx_bytes: 148,
-    }]));
+    let anew = not_seen(&mut bench, BIGGER);
     assert_eq!(story(&anew), ["no peer", "peer [10.0.0.2/32]"]);
     bench.failed(&anew[..2]);
     assert_eq!(story(&bench.done(&anew[2..])), ["kick"]);
@@ -165,12 +165,7 @@ fn what_a_peer_still_has_that_could_not_be_taken_out_is_not_sent_twice() {
 fn put_back(late: Duration) -> Vec<String> {
     let mut bench = fired(BIGGER);
     bench.after(Duration::from_secs(1));
-    let anew = bench.input(Input::PeerStats(&[PeerStats {
-        key: BIGGER,
-        handshake_seen: false,
-        rx_bytes: 0,
-        tx_bytes: 148,
-    }]));
+    let anew = not_seen(&mut bench, BIGGER);
     assert_eq!(burst(&mut bench, 2..3), [""; 0], "it waits for the peer");
     bench.now = bench.now + late;
     story(&bench.done(&anew[1..]))
