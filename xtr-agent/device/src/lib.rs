@@ -23,6 +23,7 @@
 //! Linux only.
 
 mod address_watch;
+mod clock;
 mod device;
 mod echo;
 mod embedded;

@@ -109,6 +109,9 @@ pub const STAGED: usize = 64;
 pub const REKINDLE: Duration = Duration::from_millis(400);
 /// How old the counters may be that say that there was none.
 pub const REKINDLE_LOOK: Duration = Duration::from_millis(20);
+/// The same, as a part of the time that they say it was awaited in vain: the longer that is, the
+/// less likely it came just now. Among very many peers counters are never young.
+pub const REKINDLE_LOOK_SHARE: u32 = 8;
 /// The same as [`REKINDLE`], where round trips take long.
 pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
 /// Share of a mapping's TTL after which a mapping in use is asked for again,

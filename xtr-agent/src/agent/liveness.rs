@@ -226,6 +226,7 @@ mod tests {
             handshake_seen: true,
             rx_bytes,
             tx_bytes,
+            read_at: Timestamp::ZERO,
         }
     }
 

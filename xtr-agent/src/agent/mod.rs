@@ -84,6 +84,8 @@ pub struct PeerStats {
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
+    /// When this was so, at the earliest.
+    pub read_at: Timestamp,
 }
 
 /// Everything that can happen to the agent.

@@ -15,7 +15,7 @@ use wg_device::{
 };
 
 use super::forwarding::Forwarding;
-use crate::agent::{Agent, Change, PeerStats};
+use crate::agent::{Agent, Change};
 use crate::config::Instance;
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
@@ -172,25 +172,6 @@ impl DataPlane {
         if let Err(error) = self.miss.send(packet).await {
             warn!(%error, "ICMP error not delivered");
         }
-    }
-
-    pub(super) async fn stats(&mut self, keys: &[PublicKey]) -> Vec<PeerStats> {
-        let found = match self.data.stats_of(keys).await {
-            Ok(found) => found,
-            Err(error) => {
-                warn!(%error, "counters not read");
-                return Vec::new();
-            }
-        };
-        found
-            .iter()
-            .map(|peer| PeerStats {
-                key: peer.key,
-                handshake_seen: peer.since_handshake.is_some(),
-                rx_bytes: peer.rx_bytes,
-                tx_bytes: peer.tx_bytes,
-            })
-            .collect()
     }
 
     /// How many peers the data plane has, and what it measured of each, as JSON.

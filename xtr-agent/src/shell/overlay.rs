@@ -12,9 +12,10 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
 use tracing::{Span, info, info_span, warn};
-use wg_device::{Backend, PrivateKey};
+use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
+use super::clock::Clock;
 use super::data_plane::DataPlane;
 use super::heard::Heard;
 use super::narrate::{self, Drops};
@@ -257,9 +258,12 @@ impl Overlay {
                 shared.control.renew(now, index).await;
             }
             Action::ReadPeerStats(keys) => {
-                let stats = self.plane.stats(&keys).await;
-                self.look(shared.clock.now(), &stats);
-                self.inbox.push_back(Report::Stats(stats));
+                let found = self.plane.data.stats_of(&keys).await;
+                self.counted(shared.clock, found);
+            }
+            Action::ReadPeerStatsAnew(keys) => {
+                let found = self.plane.data.recent_stats_of(&keys).await;
+                self.counted(shared.clock, found);
             }
             Action::Reinject(packet) => self.plane.inject(&packet),
             Action::Deliver(packet) => self.plane.deliver(&packet).await,
@@ -273,6 +277,27 @@ impl Overlay {
                 self.span.in_scope(|| narrate::event(&event));
             }
         }
+    }
+
+    /// Passes on what the counters say.
+    fn counted(&mut self, clock: Clock, found: Result<Vec<wg_device::PeerStats>, DeviceError>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.span.in_scope(|| warn!(%error, "counters not read"));
+                return;
+            }
+        };
+        let told = found.iter().map(|peer| PeerStats {
+            key: peer.key,
+            handshake_seen: peer.since_handshake.is_some(),
+            rx_bytes: peer.rx_bytes,
+            tx_bytes: peer.tx_bytes,
+            read_at: clock.of(peer.read_at),
+        });
+        let stats = told.collect::<Vec<_>>();
+        self.look(clock.now(), &stats);
+        self.inbox.push_back(Report::Stats(stats));
     }
 
     /// Keeps what the counters say for `status`, and looks at paths now and then.

@@ -39,6 +39,7 @@ fn settle(bench: &mut Bench, mut actions: Vec<Action>, counters: &Counters) -> V
                     handshake_seen: true,
                     rx_bytes: bytes,
                     tx_bytes: bytes,
+                    read_at: bench.now,
                 })
             });
             let stats: Vec<_> = stats.collect();
