@@ -32,6 +32,7 @@ mod remove;
 mod replay;
 mod routes;
 mod server;
+mod sightings;
 mod snapshot;
 mod status;
 mod storm;
