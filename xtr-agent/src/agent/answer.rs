@@ -115,7 +115,7 @@ impl Agent {
         match purpose {
             Purpose::Resolve(dst) => self.give_up(now, dst, actions),
             Purpose::Refresh(prefix) => {
-                let again = now + REFRESH_RETRY_MAX;
+                let again = now + self.retry_in(REFRESH_RETRY_MAX);
                 self.deadlines.set(Timer::Refresh(prefix), again);
             }
         }

@@ -216,7 +216,7 @@ impl Agent {
         actions.event(Event::MapRequest { eid: dst, nonce });
         self.traces.asked(now, dst);
         self.send_request(Question::first(source, dst, nonce), 0, actions);
-        let retry = (now + REQUEST_RETRY).min(until);
+        let retry = (now + self.retry_in(REQUEST_RETRY)).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
     }
 
@@ -327,7 +327,7 @@ impl Agent {
         }
         self.send_request(question, tries, actions);
         let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
-        let retry = (now + wait).min(until);
+        let retry = (now + self.retry_in(wait)).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
     }
 

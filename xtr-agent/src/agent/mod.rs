@@ -336,6 +336,12 @@ impl Agent {
         EidPrefix::new(self.config.iid, prefix)
     }
 
+    /// How long to wait for an answer before asking again: up to a quarter less than `longest`, so
+    /// that thousands of agents that lose a map server at once do not ask in step.
+    fn retry_in(&mut self, longest: Duration) -> Duration {
+        longest.mul_f64(self.rng.random_range(0.75..1.0))
+    }
+
     /// `base` with up to a quarter added or taken, so that agents started
     /// together do not stay together.
     fn jitter(&mut self, base: Duration) -> Duration {
