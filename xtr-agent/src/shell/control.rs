@@ -9,7 +9,8 @@ use lisp_proto::Timestamp;
 use tokio::net::UdpSocket;
 use tracing::warn;
 use wg_device::{
-    Device, DeviceConfig, DeviceError, PeerSpec, PrivateKey, RouteSpec, Routes, bind_control_socket,
+    Device, DeviceConfig, DeviceError, MAIN_TABLE, PeerSpec, PrivateKey, RouteSpec, Routes,
+    bind_control_socket,
 };
 
 use super::data_plane::DATA_METRIC;
@@ -48,6 +49,7 @@ impl Control {
                     device: device.name().to_owned(),
                     metric: DATA_METRIC,
                     source: Some(address),
+                    table: MAIN_TABLE,
                 };
                 // The route goes with its interface.
                 let routes = Routes::new().context("no access to the routing tables")?;

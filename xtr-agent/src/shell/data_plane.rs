@@ -29,6 +29,8 @@ pub(super) struct DataPlane {
     pub(super) miss: MissTun,
     routes: Routes,
     sources: Vec<IpAddr>,
+    /// Where the routes are.
+    table: u32,
     forwarding: Forwarding,
 }
 
@@ -66,6 +68,7 @@ impl DataPlane {
             miss,
             routes,
             sources,
+            table: instance.table,
             forwarding,
         };
         for prefix in &instance.overlay {
@@ -75,6 +78,7 @@ impl DataPlane {
                 device: made.miss.name().to_owned(),
                 metric: MISS_METRIC,
                 source,
+                table: made.table,
             };
             made.routes.add(&catch)?;
         }
@@ -144,6 +148,7 @@ impl DataPlane {
             device: self.data.name().to_owned(),
             metric: DATA_METRIC,
             source: self.source(prefix),
+            table: self.table,
         }
     }
 
@@ -204,6 +209,7 @@ impl DataPlane {
             miss,
             routes,
             sources: _,
+            table: _,
             forwarding,
         } = self;
         miss.close();
