@@ -16,6 +16,8 @@ pub const MAP_CACHE_ENTRIES: usize = 65_536;
 pub const NEGATIVE_ENTRIES: usize = MAP_CACHE_ENTRIES / 4;
 /// Records read from one Map-Reply or Map-Notify.
 pub const RECORDS_PER_MESSAGE: usize = 64;
+/// Parts that a mapping is cut into when others have registered parts of it.
+pub const PARTS: usize = 64;
 /// Destinations whose way is remembered for `trace`.
 pub const TRACES: usize = 256;
 /// Changes handed to the data plane and not yet reported back.
