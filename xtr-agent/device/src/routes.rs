@@ -114,6 +114,14 @@ impl Routes {
         Ok(count)
     }
 
+    /// Whether the route is there, added by this process or left by an earlier run.
+    #[must_use]
+    pub fn has(&self, spec: &RouteSpec) -> bool {
+        let state = self.state();
+        let left = state.stale.get(&spec.place());
+        state.added.contains(spec) || left.is_some_and(|(left, _)| left == spec)
+    }
+
     /// Adds a route; one that is there already, through the same interface, is no error.
     ///
     /// # Errors

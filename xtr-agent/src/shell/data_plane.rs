@@ -142,6 +142,11 @@ impl DataPlane {
         }
     }
 
+    /// Whether packets to `prefix` pass the agent already.
+    pub(super) fn has_route(&self, prefix: &IpNet) -> bool {
+        self.routes.has(&self.data_route(prefix))
+    }
+
     fn data_route(&self, prefix: &IpNet) -> RouteSpec {
         RouteSpec {
             prefix: *prefix,

@@ -16,6 +16,7 @@ use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
 use super::clock::Clock;
+use super::control::Renewals;
 use super::data_plane::DataPlane;
 use super::heard::Heard;
 use super::narrate::{self, Drops};
@@ -47,6 +48,7 @@ pub(super) struct Overlay {
     /// Whether a map server has acknowledged a registration by now.
     registered: bool,
     pub(super) heard: Heard,
+    pub(super) renewals: Renewals,
     pub(super) paths: PathSizes,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
@@ -99,6 +101,7 @@ impl Overlay {
             strays: true,
             registered: false,
             heard: Heard::default(),
+            renewals: Renewals::default(),
             paths: PathSizes::default(),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
@@ -255,7 +258,8 @@ impl Overlay {
             Action::Kick(key) => self.plane.kick(&key).await,
             Action::RenewControlTunnel(index) => {
                 let now = shared.clock.now();
-                shared.control.renew(now, index).await;
+                let renewals = &mut self.renewals;
+                shared.control.renew(now, index, renewals).await;
             }
             Action::ReadPeerStats(keys) => {
                 let found = self.plane.data.stats_of(&keys).await;
@@ -342,7 +346,11 @@ impl Overlay {
     }
 
     async fn apply(&mut self, id: agent::ChangeId, change: Change) {
-        let is_route = matches!(change, Change::AddRoute(_));
+        // One that an earlier run left changes nothing: no packet waits for thousands of those.
+        let is_route = match &change {
+            Change::AddRoute(prefix) => !self.plane.has_route(prefix),
+            Change::SetPeer(_) | Change::RemovePeer(_) | Change::RemoveRoute(_) => false,
+        };
         if is_route {
             self.plane.data.pause();
         }

@@ -138,6 +138,21 @@ fn an_idle_peer_that_asks_for_us_starts_from_nothing() {
 }
 
 #[test]
+fn packets_for_another_prefix_of_an_idle_peer_that_asks_for_us_are_asked_for() {
+    let (mut bench, counters) = connected();
+    let more = bench.notify(2, &record("10.3.0.0/16", SMALLER, Ttl::from_minutes(15)));
+    settle(&mut bench, more, &counters);
+    pass(&mut bench, limits::DOZE + A_LOOK, &counters);
+    let other = packet("10.0.0.1", "10.3.0.9", &[7]);
+    bench.input(Input::TunPacket(&other));
+    let pushed = bench.notify(3, &far_end(SMALLER));
+    let told = story(&pushed);
+    assert!(told.contains(&"request".to_owned()), "{told:?}");
+    assert!(!told.contains(&"MappingLost".to_owned()), "{told:?}");
+    assert_eq!(bench.agent.sizes().held, 1);
+}
+
+#[test]
 fn what_is_subscribed_to_is_said_hello_to_and_stays() {
     let mut bench = Bench::with(Config {
         subscriptions: vec![net("10.0.0.2/32")],
