@@ -29,6 +29,8 @@ struct Watch {
     moved: Timestamp,
     /// When it asked for us, if nothing of it was heard since.
     asked: Option<Timestamp>,
+    /// Its counters are those of an earlier life: the first look at them says nothing about use.
+    unused: bool,
 }
 
 /// Counters of all peers at the last look.
@@ -46,6 +48,11 @@ impl Liveness {
         self.order.remove(&(watch.moved, key));
         watch.moved = now;
         self.order.insert((now, key));
+    }
+
+    /// A peer was there before, and not used.
+    pub(super) fn begin_unused(&mut self, key: PublicKey) {
+        self.watches.entry(key).or_default().unused = true;
     }
 
     /// A peer is gone.
@@ -84,7 +91,8 @@ impl Liveness {
             peer.rx_bytes != watch.rx_bytes,
             peer.tx_bytes != watch.tx_bytes,
         );
-        if received || sent {
+        let unused = std::mem::take(&mut watch.unused);
+        if (received || sent) && !unused {
             self.order.remove(&(watch.moved, peer.key));
             watch.moved = now;
             self.order.insert((now, peer.key));
@@ -226,6 +234,7 @@ mod tests {
             handshake_seen: true,
             rx_bytes,
             tx_bytes,
+            read_at: Timestamp::ZERO,
         }
     }
 
