@@ -167,6 +167,6 @@ mod tests {
             .unwrap();
         assert_eq!(answer(&command, &matches).unwrap(), None);
         assert!(WithCommands::from_arg_matches(&matches).is_ok());
-        assert!(command.clone().try_get_matches_from(["does"]).is_err());
+        assert!(command.try_get_matches_from(["does"]).is_err());
     }
 }
