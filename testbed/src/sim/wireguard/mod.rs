@@ -135,17 +135,18 @@ impl Interface {
         self.flush(key, cx);
     }
 
-    /// Starts a handshake unless there is a session, or one was started just now.
+    /// Says hello: starts a handshake if there is no session, unless one was started just now.
     pub(super) fn kick(&mut self, key: &PublicKey, cx: &mut Context<'_>) {
-        let peer = self.peers.get_mut(key);
-        if peer.is_some_and(|peer| peer.sessions.sending(cx.now).is_none()) {
-            self.initiate(*key, false, cx);
-        }
+        self.say_hello(*key, cx);
     }
 
     /// Takes in a message that came from `src`.
     pub(super) fn receive(&mut self, src: SocketAddr, wire: Wire, cx: &mut Context<'_>) {
-        let length = u64::try_from(wire.len()).unwrap_or(u64::MAX);
+        let is_keepalive = matches!(wire, Wire::Data { inner: None, .. });
+        let length = match self.backend {
+            Backend::Embedded if is_keepalive => 0,
+            Backend::Embedded | Backend::Kernel => u64::try_from(wire.len()).unwrap_or(u64::MAX),
+        };
         let sender = match wire {
             Wire::Init {
                 to,
