@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use lisp_proto::{Action as MapAction, PublicKey, Record, RequestFlags, Timestamp, Ttl};
 
 use super::event::Cause;
-use super::limits::{LIVENESS_POLL, PASSIVE_WAIT, SESSION, SILENCE, SILENCE_BACKOFF_MAX};
+use super::limits::{
+    ANSWER_IN_PARTS, KEEPALIVE, LIVENESS_POLL, PASSIVE_WAIT, SESSION, SILENCE, SILENCE_BACKOFF_MAX,
+};
 use super::map_cache::{Chosen, State};
 use super::{Actions, Agent, PeerStats, Timer};
 
@@ -82,11 +84,9 @@ impl Liveness {
         let Some(watch) = self.watches.get_mut(&peer.key) else {
             return false;
         };
-        let (received, sent) = (
-            peer.rx_bytes != watch.rx_bytes,
-            peer.tx_bytes != watch.tx_bytes,
-        );
-        if received || sent {
+        let received = peer.rx_bytes != watch.rx_bytes;
+        let sent = peer.tx_bytes.wrapping_sub(watch.tx_bytes);
+        if received || sent > 0 {
             self.order.remove(&(watch.moved, peer.key));
             watch.moved = now;
             self.order.insert((now, peer.key));
@@ -97,7 +97,7 @@ impl Liveness {
             watch.unanswered = None;
             watch.patience = SILENCE;
             watch.asked = None;
-        } else if sent && watch.unanswered.is_none() {
+        } else if sent > KEEPALIVE && watch.unanswered.is_none() {
             watch.unanswered = Some(now);
         }
         let Some(since) = watch.unanswered else {
@@ -124,7 +124,7 @@ impl Liveness {
         let Some(watch) = self.watches.get_mut(key) else {
             return false;
         };
-        if watch.answered.is_some_and(|at| now - at < SILENCE) {
+        if watch.answered.is_some_and(|at| now - at < ANSWER_IN_PARTS) {
             // The rest of the answer.
             return false;
         }
@@ -290,7 +290,7 @@ mod tests {
         let later = Timestamp::ZERO + SILENCE;
         liveness.answered(later, &key);
         assert!(!liveness.asks_in_vain(later, &key), "we have asked");
-        assert!(liveness.asks_in_vain(later + SILENCE, &key));
+        assert!(liveness.asks_in_vain(later + ANSWER_IN_PARTS, &key));
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
         for _ in 0..20 {
             assert!(!look(19, 19), "neither way is fine");
         }
-        let asked: Vec<bool> = (20..40).map(|n| look(19, n)).collect();
+        let asked: Vec<bool> = (20..40).map(|n| look(19, n * 100)).collect();
         let first = asked.iter().position(|asked| *asked).unwrap();
         assert_eq!(first, 3, "twelve seconds after the first unanswered byte");
         let count = asked.iter().filter(|asked| **asked).count();
@@ -316,5 +316,15 @@ mod tests {
             (2..=3).contains(&count),
             "then ever less often, not {count} times"
         );
+    }
+
+    #[test]
+    fn a_keepalive_of_ours_wants_no_answer() {
+        let mut liveness = Liveness::default();
+        liveness.touch(Timestamp::ZERO, PublicKey([1; 32]));
+        for n in 0..40 {
+            let now = Timestamp::ZERO + LIVENESS_POLL * n;
+            assert!(!liveness.silent(now, &peer(92, u64::from(n / 15) * KEEPALIVE)));
+        }
     }
 }

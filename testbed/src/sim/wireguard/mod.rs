@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use lisp_proto::{Deadlines, PublicKey, Timestamp};
 use rand::Rng;
 use rand::rngs::StdRng;
+use xtr_agent::agent::limits::REKINDLE_LOOK;
 
 pub(super) use peer::Backend;
 pub(super) use table::CryptokeyTable;
@@ -35,6 +36,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const NO_ANSWER: Duration = Duration::from_secs(15);
 /// Jitter of [`NO_ANSWER`].
 const NO_ANSWER_JITTER: Duration = Duration::from_millis(333);
+
+/// An agent that takes a peer out has looked for its handshake no longer ago than this, and cannot
+/// know what has left since.
+const JUST_NOW: Duration = REKINDLE_LOOK.saturating_mul(2);
 
 /// The world around an interface, for the length of one call.
 pub(super) struct Context<'a> {
@@ -118,6 +123,10 @@ impl Interface {
         }
         self.table.remove(key);
         lose(peer.staged, Lost::PeerRemoved, cx);
+        let sent = peer.sent.into_iter();
+        let just = sent.filter(|(at, _)| cx.now - *at <= JUST_NOW);
+        let just: Vec<Inner> = just.map(|(_, inner)| inner).collect();
+        lose(just, Lost::JustSent, cx);
     }
 
     /// Sends a packet into the tunnel that its destination belongs to.
@@ -252,9 +261,12 @@ impl Interface {
             receiver: session.remote,
             session: session.secret,
             counter: session.sent,
-            inner,
+            inner: inner.clone(),
         };
         session.sent += 1;
+        let old = |sent: &mut (Timestamp, Inner)| cx.now - sent.0 > JUST_NOW;
+        while peer.sent.pop_front_if(old).is_some() {}
+        peer.sent.extend(inner.map(|inner| (cx.now, inner)));
         let stale = session.initiator && cx.now - session.born >= REKEY_AFTER;
         let is_data = !matches!(wire, Wire::Data { inner: None, .. });
         self.transmit(key, wire, cx);
