@@ -7,7 +7,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
-use wg_device::{Device, DeviceConfig, DeviceError, PeerSpec, PrivateKey, RouteSpec, Routes};
+use wg_device::{
+    Device, DeviceConfig, DeviceError, MAIN_TABLE, PeerSpec, PrivateKey, RouteSpec, Routes,
+};
 
 use super::endpoints::Endpoints;
 use super::settings::{ControlSettings, Settings};
@@ -65,6 +67,7 @@ impl ControlTunnel {
                 device: device.name().to_owned(),
                 metric: 0,
                 source: Some(control.address),
+                table: MAIN_TABLE,
             })?;
             debug!(xtr = name, key = key.short(), %address, "enrolled");
         }

@@ -121,7 +121,9 @@ impl World {
             Action::Apply { id, change } => self.task(number, Task::Apply(id, change)),
             Action::Kick(key) => self.task(number, Task::Kick(key)),
             Action::RenewControlTunnel(index) => self.renew_control(number, index),
-            Action::ReadPeerStats(keys) => self.task(number, Task::Stats(keys)),
+            Action::ReadPeerStats(keys) | Action::ReadPeerStatsAnew(keys) => {
+                self.task(number, Task::Stats(keys));
+            }
             Action::Reinject(packet) => self.sabotage_reinject(number, packet),
             Action::Deliver(packet) => {
                 if let Some(probe) = Probe::of_icmp_error(&packet) {
@@ -269,6 +271,7 @@ impl World {
         else {
             return;
         };
+        let read_at = Timestamp::ZERO + (self.now() - running.started);
         let stats: Vec<PeerStats> = keys
             .iter()
             .filter_map(|key| {
@@ -278,6 +281,7 @@ impl World {
                     handshake_seen: stats.handshake_seen,
                     rx_bytes: stats.rx_bytes,
                     tx_bytes: stats.tx_bytes,
+                    read_at,
                 })
             })
             .collect();

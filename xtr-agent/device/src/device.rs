@@ -13,7 +13,7 @@ use crate::link_guard::{LinkGuard, NameClaim};
 use crate::miss_tun::OPENING_NETLINK;
 use crate::netlink::link::Links;
 use crate::netns::{NetNs, inside};
-use crate::paced_stats::PacedStats;
+use crate::paced_stats::{PacedStats, Urgency};
 use crate::table::CryptokeyTable;
 use crate::tun;
 use crate::types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};
@@ -218,7 +218,16 @@ impl Device {
     /// # Errors
     /// The data plane refuses.
     pub async fn stats_of(&self, keys: &[PublicKey]) -> Result<Vec<PeerStats>, DeviceError> {
-        self.stats.of(keys, self.peer_stats()).await
+        self.stats.of(keys, Urgency::None, self.peer_stats()).await
+    }
+
+    /// The same, from a reading that is younger: for as long as packets wait for what it says.
+    ///
+    /// # Errors
+    /// The data plane refuses.
+    pub async fn recent_stats_of(&self, keys: &[PublicKey]) -> Result<Vec<PeerStats>, DeviceError> {
+        let urgency = Urgency::PacketsWait;
+        self.stats.of(keys, urgency, self.peer_stats()).await
     }
 
     /// Says hello: starts a handshake now if there is no session, and sends a keepalive if there is

@@ -23,6 +23,7 @@
 //! Linux only.
 
 mod address_watch;
+mod clock;
 mod device;
 mod echo;
 mod embedded;
@@ -53,6 +54,6 @@ pub use miss_tun::MissTun;
 pub use mss_clamp::MssClamp;
 pub use netns::NetNs;
 pub use path_mtu::{path_mtu, wireguard_overhead};
-pub use routes::{RouteSpec, Routes};
+pub use routes::{MAIN_TABLE, RouteSpec, Routes};
 pub use sockets::{bind_control_socket, local_address_towards};
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};

@@ -12,7 +12,17 @@ use std::time::Duration;
 use lisp_proto::PublicKey;
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::types::PeerStats;
+
+/// How much hangs on how old counters are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// Not much.
+    None,
+    /// Whether packets wait on.
+    PacketsWait,
+}
 
 /// The counters of all peers as last read.
 #[derive(Debug, Default)]
@@ -38,16 +48,18 @@ impl PacedStats {
     pub(crate) async fn of<E>(
         &self,
         keys: &[PublicKey],
+        urgency: Urgency,
         read: impl Future<Output = Result<Vec<PeerStats>, E>>,
     ) -> Result<Vec<PeerStats>, E> {
         let mut reading = self.reading.lock().await;
-        let start = now();
-        let last = match reading.take().filter(|last| last.is_good_at(start)) {
+        let start = clock::now();
+        let is_good = |last: &Reading| last.is_good_at(start, urgency);
+        let last = match reading.take().filter(is_good) {
             Some(last) => last,
             None => {
                 self.removed().clear();
                 let peers = read.await?;
-                let taken = now();
+                let taken = clock::now();
                 Reading {
                     peers: peers.into_iter().map(|peer| (peer.key, peer)).collect(),
                     taken,
@@ -80,21 +92,19 @@ impl PacedStats {
 }
 
 impl Reading {
-    fn is_good_at(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.taken) < self.cost * REST
+    fn is_good_at(&self, now: Instant, urgency: Urgency) -> bool {
+        let rest = match urgency {
+            Urgency::None => REST,
+            Urgency::PacketsWait => REST_OF_THE_HASTY,
+        };
+        now.saturating_duration_since(self.taken) < self.cost * rest
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the cost of reading is measured where it is paid"
-)]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// How many times as long as it took a reading is used: reading takes a sixth of the time at most.
 const REST: u32 = 5;
+/// The same, where something is decided by it that packets wait for: a third of the time.
+const REST_OF_THE_HASTY: u32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -110,6 +120,7 @@ mod tests {
 
     impl Slow {
         async fn read(&self) -> Result<Vec<PeerStats>, ()> {
+            let read_at = clock::now();
             tokio::time::advance(Duration::from_millis(10)).await;
             let count = u64::from(self.0.fetch_add(1, Ordering::Relaxed)) + 1;
             let row = |key| PeerStats {
@@ -118,6 +129,7 @@ mod tests {
                 since_handshake: Some(Duration::ZERO),
                 rx_bytes: count,
                 tx_bytes: 0,
+                read_at,
             };
             Ok(vec![row(ALPHA), row(BETA)])
         }
@@ -128,7 +140,10 @@ mod tests {
         run(async {
             let (slow, stats) = (Slow(AtomicU32::new(0)), PacedStats::default());
             for _ in 0..100 {
-                let found = stats.of(&[ALPHA], slow.read()).await.unwrap();
+                let found = stats
+                    .of(&[ALPHA], Urgency::None, slow.read())
+                    .await
+                    .unwrap();
                 assert_eq!(found.len(), 1);
                 tokio::time::advance(Duration::from_millis(5)).await;
             }
@@ -138,15 +153,55 @@ mod tests {
     }
 
     #[test]
+    fn what_packets_wait_for_is_read_more_often_and_says_when() {
+        run(async {
+            let (slow, stats) = (Slow(AtomicU32::new(0)), PacedStats::default());
+            for _ in 0..100 {
+                let asked = clock::now();
+                let found = stats.of(&[ALPHA], Urgency::PacketsWait, slow.read());
+                let age = asked.saturating_duration_since(found.await.unwrap()[0].read_at);
+                assert!(age <= Duration::from_millis(30), "{age:?}");
+                tokio::time::advance(Duration::from_millis(5)).await;
+            }
+            let reads = slow.0.load(Ordering::Relaxed);
+            assert!((16..=25).contains(&reads), "{reads} readings in 700 ms");
+        });
+    }
+
+    #[test]
     fn a_peer_that_was_removed_has_no_counters_until_the_next_reading() {
         run(async {
             let (slow, stats) = (Slow(AtomicU32::new(0)), PacedStats::default());
-            assert_eq!(stats.of(&[BETA], slow.read()).await.unwrap().len(), 1);
+            assert_eq!(
+                stats
+                    .of(&[BETA], Urgency::None, slow.read())
+                    .await
+                    .unwrap()
+                    .len(),
+                1
+            );
             stats.forget(&BETA);
-            assert_eq!(stats.of(&[BETA], slow.read()).await.unwrap(), []);
-            assert_eq!(stats.of(&[ALPHA], slow.read()).await.unwrap().len(), 1);
+            assert_eq!(
+                stats.of(&[BETA], Urgency::None, slow.read()).await.unwrap(),
+                []
+            );
+            assert_eq!(
+                stats
+                    .of(&[ALPHA], Urgency::None, slow.read())
+                    .await
+                    .unwrap()
+                    .len(),
+                1
+            );
             tokio::time::advance(Duration::from_millis(50)).await;
-            assert_eq!(stats.of(&[BETA], slow.read()).await.unwrap().len(), 1);
+            assert_eq!(
+                stats
+                    .of(&[BETA], Urgency::None, slow.read())
+                    .await
+                    .unwrap()
+                    .len(),
+                1
+            );
         });
     }
 
@@ -154,9 +209,15 @@ mod tests {
     fn the_time_since_a_handshake_goes_on() {
         run(async {
             let (slow, stats) = (Slow(AtomicU32::new(0)), PacedStats::default());
-            stats.of(&[ALPHA], slow.read()).await.unwrap();
+            stats
+                .of(&[ALPHA], Urgency::None, slow.read())
+                .await
+                .unwrap();
             tokio::time::advance(Duration::from_millis(7)).await;
-            let later = stats.of(&[ALPHA], slow.read()).await.unwrap();
+            let later = stats
+                .of(&[ALPHA], Urgency::None, slow.read())
+                .await
+                .unwrap();
             assert_eq!(later[0].since_handshake, Some(Duration::from_millis(7)));
         });
     }

@@ -17,7 +17,7 @@ use crate::error::DeviceError;
 use crate::netlink::link::Links;
 use crate::netns::{NetNs, inside};
 
-/// A route of the main table through an interface.
+/// A route through an interface.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteSpec {
     /// Destination.
@@ -28,7 +28,12 @@ pub struct RouteSpec {
     pub metric: u32,
     /// Source address of packets whose sender did not choose one.
     pub source: Option<IpAddr>,
+    /// The routing table, as `ip route` numbers them.
+    pub table: u32,
 }
+
+/// The routing table that is asked where no rule says another one.
+pub const MAIN_TABLE: u32 = 254;
 
 /// The routes of this process in one network namespace.
 ///
@@ -39,13 +44,16 @@ struct State {
     links: Links,
     added: HashSet<RouteSpec>,
     /// Routes of an earlier run that nobody has asked for yet, with the index of their interface.
-    stale: HashMap<(IpNet, u32), (RouteSpec, u32)>,
+    stale: HashMap<Place, (RouteSpec, u32)>,
     /// Interface indexes by name, as last looked up.
     indexes: HashMap<String, u32>,
 }
 
+/// Where there is room for one route: prefix, metric and table.
+type Place = (IpNet, u32, u32);
+
 impl Routes {
-    /// Opens the routing table of the present network namespace.
+    /// Opens the routing tables of the present network namespace.
     ///
     /// # Errors
     /// The system refuses a netlink socket.
@@ -59,7 +67,7 @@ impl Routes {
     /// As [`new`](Self::new), or the namespace cannot be entered.
     pub fn new_in(netns: Option<&NetNs>) -> Result<Self, DeviceError> {
         let links = inside(netns, || {
-            Links::open().map_err(|e| DeviceError::system(OPENING, "main table", e))
+            Links::open().map_err(|e| DeviceError::system(OPENING, "routing tables", e))
         })?;
         Ok(Self(Mutex::new(State {
             links,
@@ -82,7 +90,7 @@ impl Routes {
                 .ours_through(device, index, family)
                 .map_err(|e| DeviceError::system(ADOPTING, device, e))?;
             let found = found.into_iter();
-            let rows = found.map(|spec| ((spec.prefix, spec.metric), (spec, index)));
+            let rows = found.map(|spec| (spec.place(), (spec, index)));
             state.stale.extend(rows);
         }
         Ok(())
@@ -106,6 +114,14 @@ impl Routes {
         Ok(count)
     }
 
+    /// Whether the route is there, added by this process or left by an earlier run.
+    #[must_use]
+    pub fn has(&self, spec: &RouteSpec) -> bool {
+        let state = self.state();
+        let left = state.stale.get(&spec.place());
+        state.added.contains(spec) || left.is_some_and(|(left, _)| left == spec)
+    }
+
     /// Adds a route; one that is there already, through the same interface, is no error.
     ///
     /// # Errors
@@ -114,8 +130,8 @@ impl Routes {
     pub fn add(&self, spec: &RouteSpec) -> Result<(), DeviceError> {
         let mut state = self.state();
         let mut index = state.index_of(ADDING, &spec.device)?;
-        // Two routes of one prefix and metric cannot be told apart: one that differs goes first.
-        match state.stale.remove(&(spec.prefix, spec.metric)) {
+        // Two routes of one place cannot be told apart: one that differs goes first.
+        match state.stale.remove(&spec.place()) {
             Some((old, its_index)) if old == *spec && its_index == index => {
                 state.added.insert(old);
                 return Ok(());
@@ -175,6 +191,12 @@ impl Routes {
     }
 }
 
+impl RouteSpec {
+    const fn place(&self) -> Place {
+        (self.prefix, self.metric, self.table)
+    }
+}
+
 impl fmt::Debug for Routes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Routes").field(&self.state().added).finish()
@@ -231,9 +253,8 @@ impl State {
             let RouteNetlinkMessage::NewRoute(route) = answer else {
                 return;
             };
-            let ours = route.header.protocol == PROTOCOL
-                && route.header.table == RouteHeader::RT_TABLE_MAIN
-                && outgoing_interface(&route) == Some(index);
+            let ours =
+                route.header.protocol == PROTOCOL && outgoing_interface(&route) == Some(index);
             if ours {
                 found.extend(read(&route, device));
             }
@@ -283,10 +304,12 @@ impl State {
 
 fn message(spec: &RouteSpec, index: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
+    // Numbers that do not fit the header are in the attribute only.
+    let table = u8::try_from(spec.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
     message.header = RouteHeader {
         address_family: family(spec.prefix.addr()),
         destination_prefix_length: spec.prefix.prefix_len(),
-        table: RouteHeader::RT_TABLE_MAIN,
+        table,
         protocol: PROTOCOL,
         scope: match spec.prefix {
             IpNet::V4(_) => RouteScope::Link,
@@ -299,6 +322,7 @@ fn message(spec: &RouteSpec, index: u32) -> RouteMessage {
         RouteAttribute::Destination(spec.prefix.network().into()),
         RouteAttribute::Oif(index),
         RouteAttribute::Priority(spec.metric),
+        RouteAttribute::Table(spec.table),
     ];
     if let Some(source) = spec.source {
         message
@@ -332,7 +356,19 @@ fn read(route: &RouteMessage, device: &str) -> Option<RouteSpec> {
         device: device.to_owned(),
         metric,
         source,
+        table: table_of(route),
     })
+}
+
+/// The table of a route: the header has room for the first 255 only.
+fn table_of(route: &RouteMessage) -> u32 {
+    let attribute = route.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Table(table) = attribute else {
+            return None;
+        };
+        Some(*table)
+    });
+    attribute.unwrap_or_else(|| route.header.table.into())
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -359,7 +395,7 @@ fn is_in_the_way(route: &RouteMessage, spec: &RouteSpec) -> bool {
             destination = address.clone();
         }
     }
-    route.header.table == RouteHeader::RT_TABLE_MAIN
+    table_of(route) == spec.table
         && route.header.destination_prefix_length == spec.prefix.prefix_len()
         && destination == RouteAddress::from(spec.prefix.network())
         && metric == effective_metric(spec)

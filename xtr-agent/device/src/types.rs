@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::key::PrivateKey;
 
@@ -85,4 +86,6 @@ pub struct PeerStats {
     pub rx_bytes: u64,
     /// Bytes sent to the peer.
     pub tx_bytes: u64,
+    /// When all this was so: not before the counters were read.
+    pub read_at: Instant,
 }

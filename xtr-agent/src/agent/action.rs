@@ -50,6 +50,8 @@ pub enum Action {
     RenewControlTunnel(usize),
     /// Reports back with [`Input::PeerStats`](super::Input::PeerStats) of these peers.
     ReadPeerStats(Vec<PublicKey>),
+    /// The same, and no older than it must be: packets wait for what the counters say.
+    ReadPeerStatsAnew(Vec<PublicKey>),
     /// Sends a held packet out through the data interface.
     Reinject(Bytes),
     /// Hands a packet to the local IP stack.

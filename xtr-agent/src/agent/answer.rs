@@ -5,7 +5,7 @@ use lisp_proto::{EidPrefix, MapReply, Record, Timestamp};
 
 use super::control::DEFAULT_PORT;
 use super::event::{Cause, DropReason, Event};
-use super::limits::{RECORDS_PER_MESSAGE, REFRESH_RETRY_MAX, REQUEST_RETRY};
+use super::limits::{PARTS, RECORDS_PER_MESSAGE, REFRESH_RETRY_MAX, REQUEST_RETRY};
 use super::map_cache::{Chosen, Purpose};
 use super::{Actions, Agent, Timer};
 
@@ -24,9 +24,14 @@ impl Agent {
         }
         let records: Vec<Record> = reply
             .records()
-            .take(RECORDS_PER_MESSAGE)
             .filter_map(|record| record.to_record(DEFAULT_PORT))
+            .take(RECORDS_PER_MESSAGE + 1)
             .collect();
+        if records.len() > RECORDS_PER_MESSAGE {
+            // Nobody could tell which parts belong to others.
+            actions.count(DropReason::TooManyRecords);
+            return;
+        }
         self.resolver.expire(now);
         let purpose = self.resolver.answered(reply.nonce);
         let refused = self.subscriptions.answered(index, reply.nonce, &records);
@@ -71,6 +76,11 @@ impl Agent {
         let Some(chosen) = chosen.filter(|_| !record.ttl.is_withdrawal()) else {
             return self.negative(now, &record, purpose, actions);
         };
+        if let Purpose::Refresh(before) = purpose
+            && self.narrowed(now, before, &record, records, chosen, actions)
+        {
+            return;
+        }
         let Chosen { key, endpoint } = chosen;
         let eid = record.eid;
         actions.event(Event::MapReply { eid, key, endpoint });
@@ -90,6 +100,44 @@ impl Agent {
             }
             Purpose::Refresh(_) | Purpose::Resolve(_) => {}
         }
+    }
+
+    /// Others have registered parts of `prefix`, which is in use and was asked for again: keeps what
+    /// is left of it, so that packets to those parts are caught and ask for themselves. Says whether
+    /// that was so.
+    fn narrowed(
+        &mut self,
+        now: Timestamp,
+        prefix: IpNet,
+        record: &Record,
+        records: &[Record],
+        chosen: Chosen,
+        actions: &mut Actions,
+    ) -> bool {
+        let is_held = self.cache.get(&prefix);
+        let is_held = is_held.is_some_and(|entry| entry.chosen.is_some());
+        let covering = records.iter().map(|record| record.eid.net());
+        let holes = covering.filter(|net| *net != prefix && prefix.contains(net));
+        let holes: Vec<IpNet> = holes.collect();
+        // What is kept ready without packets is told by its map server.
+        if !is_held || holes.is_empty() || self.is_subscribed(&prefix) {
+            return false;
+        }
+        let region = records.iter().map(|record| record.eid.net());
+        let region = region.filter(|net| net.contains(&prefix));
+        let region = region.max_by_key(IpNet::prefix_len).unwrap_or(prefix);
+        for part in left_of(prefix, &holes) {
+            let eid = self.eid(part);
+            let Chosen { key, endpoint } = chosen;
+            actions.event(Event::MapReply { eid, key, endpoint });
+            let part = Record {
+                eid,
+                ..record.clone()
+            };
+            self.positive(now, &part, region, chosen, Cause::Reply, actions);
+        }
+        self.forget_and_ask_again(now, prefix, actions);
+        true
     }
 
     /// Notes how long the answer took: nothing else tells how far away the far end is.
@@ -115,7 +163,7 @@ impl Agent {
         match purpose {
             Purpose::Resolve(dst) => self.give_up(now, dst, actions),
             Purpose::Refresh(prefix) => {
-                let again = now + REFRESH_RETRY_MAX;
+                let again = now + self.retry_in(REFRESH_RETRY_MAX);
                 self.deadlines.set(Timer::Refresh(prefix), again);
             }
         }
@@ -130,6 +178,27 @@ impl Agent {
             self.deadlines.cancel(&Timer::Refresh(before));
         }
     }
+}
+
+/// What is left of `whole` without `holes`, in as few prefixes as possible; nothing if those are too
+/// many: then every destination is asked for by itself.
+fn left_of(whole: IpNet, holes: &[IpNet]) -> Vec<IpNet> {
+    let mut left = Vec::new();
+    let mut parts = vec![whole];
+    while let Some(part) = parts.pop() {
+        if holes.iter().any(|hole| hole.contains(&part)) {
+            continue;
+        }
+        if !holes.iter().any(|hole| part.contains(hole)) {
+            left.push(part);
+            if left.len() > PARTS {
+                return Vec::new();
+            }
+        } else if let Ok(halves) = part.subnets(part.prefix_len() + 1) {
+            parts.extend(halves);
+        }
+    }
+    left
 }
 
 /// The largest part of `covering` around `asked` in which no other of
@@ -147,4 +216,27 @@ pub(super) fn around(asked: &EidPrefix, covering: EidPrefix, records: &[Record])
         .map(|net| EidPrefix::new(asked.iid(), net))
         .find(|prefix| !taken(prefix))
         .unwrap_or(*asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_others_have_is_cut_out_in_as_few_parts_as_possible() {
+        let [whole] = nets(&["10.0.0.0/24"])[..] else {
+            panic!("one");
+        };
+        let mut left = left_of(whole, &nets(&["10.0.0.64/26", "10.0.0.128/26"]));
+        left.sort();
+        assert_eq!(left, nets(&["10.0.0.0/26", "10.0.0.192/26"]));
+        assert_eq!(left_of(whole, &[whole]), []);
+        let every_other = (0..128).map(|n| format!("10.0.0.{}/32", n * 2));
+        let every_other: Vec<IpNet> = every_other.map(|net| net.parse().unwrap()).collect();
+        assert_eq!(left_of(whole, &every_other), [], "too many");
+    }
 }

@@ -87,11 +87,13 @@ impl Agent {
                 bytes: bytes.into(),
             });
         }
-        let mut wait = server.registration.sent(nonce, now);
-        if self.stopping {
+        let wait = server.registration.sent(nonce, now);
+        let wait = if self.stopping {
             // Nobody is left to say it later.
-            wait = FAREWELL_RETRY;
-        }
+            FAREWELL_RETRY
+        } else {
+            self.retry_in(wait)
+        };
         self.deadlines.set(Timer::Register(index), now + wait);
     }
 

@@ -16,6 +16,8 @@ pub const MAP_CACHE_ENTRIES: usize = 65_536;
 pub const NEGATIVE_ENTRIES: usize = MAP_CACHE_ENTRIES / 4;
 /// Records read from one Map-Reply or Map-Notify.
 pub const RECORDS_PER_MESSAGE: usize = 64;
+/// Parts that a mapping is cut into when others have registered parts of it.
+pub const PARTS: usize = 64;
 /// Destinations whose way is remembered for `trace`.
 pub const TRACES: usize = 256;
 /// Changes handed to the data plane and not yet reported back.
@@ -36,10 +38,20 @@ pub const ASKED_AGAIN_AT_ONCE: u32 = 10;
 pub const EARNED: u32 = 512;
 /// How long after the last such answer they may be used.
 pub const EARNED_FOR: Duration = Duration::from_secs(1);
-/// Lanes in which destinations wait to be asked for.
-pub const LANES: usize = 64;
+/// Groups of source addresses that take turns in asking.
+pub const SOURCES: usize = 16;
+/// Lanes for the flows of each group.
+pub const LANES: usize = 32;
 /// Destinations that wait in all lanes together.
 pub const WAITING: usize = OUTSTANDING_REQUESTS / 2;
+/// Destinations that wait before all lanes, because they are wanted once more.
+pub const IN_FRONT: usize = WAITING / 4;
+/// How long it is known at least that somebody wanted a destination: pings and TCP try again after
+/// a second.
+pub const SIGHTING_SPAN: Duration = Duration::from_millis(1_100);
+/// Bits in which that is kept, twice: 1 MiB in all, only in a storm. With 50,000 sightings per
+/// second one of 5,000 is a mistake.
+pub const SIGHTING_BITS: usize = 1 << 22;
 /// How long a retransmission waits that may not be sent yet.
 pub const ASK_LATER: Duration = Duration::from_millis(100);
 /// How long an answer is still taken in after packets have waited long enough.
@@ -114,6 +126,9 @@ pub const STAGED: usize = 64;
 pub const REKINDLE: Duration = Duration::from_millis(400);
 /// How old the counters may be that say that there was none.
 pub const REKINDLE_LOOK: Duration = Duration::from_millis(20);
+/// The same, as a part of the time that they say it was awaited in vain: the longer that is, the
+/// less likely it came just now. Among very many peers counters are never young.
+pub const REKINDLE_LOOK_SHARE: u32 = 8;
 /// The same as [`REKINDLE`], where round trips take long.
 pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
 /// Share of a mapping's TTL after which a mapping in use is asked for again,

@@ -33,6 +33,8 @@ struct Watch {
     asked: Option<Timestamp>,
     /// When we were last told of it because we had asked.
     answered: Option<Timestamp>,
+    /// Its counters are those of an earlier life: the first look at them says nothing about use.
+    unused: bool,
 }
 
 /// Counters of all peers at the last look.
@@ -50,6 +52,11 @@ impl Liveness {
         self.order.remove(&(watch.moved, key));
         watch.moved = now;
         self.order.insert((now, key));
+    }
+
+    /// A peer was there before, and not used.
+    pub(super) fn begin_unused(&mut self, key: PublicKey) {
+        self.watches.entry(key).or_default().unused = true;
     }
 
     /// A peer is gone.
@@ -86,7 +93,8 @@ impl Liveness {
         };
         let received = peer.rx_bytes != watch.rx_bytes;
         let sent = peer.tx_bytes.wrapping_sub(watch.tx_bytes);
-        if received || sent > 0 {
+        let unused = std::mem::take(&mut watch.unused);
+        if (received || sent > 0) && !unused {
             self.order.remove(&(watch.moved, peer.key));
             watch.moved = now;
             self.order.insert((now, peer.key));
@@ -261,6 +269,7 @@ mod tests {
             handshake_seen: true,
             rx_bytes,
             tx_bytes,
+            read_at: Timestamp::ZERO,
         }
     }
 

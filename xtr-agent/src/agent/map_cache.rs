@@ -250,6 +250,8 @@ pub(super) struct Pending {
     pub(super) until: Timestamp,
     /// Packets waiting for the answer.
     pub(super) held: Held,
+    /// It waits in front of those who are wanted for the first time.
+    pub(super) in_front: bool,
 }
 
 /// What a Map-Request was sent for.
@@ -423,6 +425,7 @@ mod tests {
                 since: Timestamp::ZERO,
                 until: Timestamp::ZERO,
                 held: Held::default(),
+                in_front: false,
             };
             resolver.start(dst.parse().unwrap(), pending);
         }

@@ -20,6 +20,7 @@ use super::limits::{
     NEGATIVE_TTL_MAX, NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY, UNSPECIFIED_TTL,
 };
 use super::map_cache::{Entry, Pending, Purpose, State};
+use super::storm::Place;
 use super::{Action, Actions, Agent, Timer};
 
 /// What a Map-Request asks.
@@ -75,6 +76,13 @@ impl Agent {
                 .held
                 .push(packet, HELD_PER_DESTINATION, &mut self.budget);
             self.refusals.overflowed(refused, packet, actions);
+            if pending.tries == 0
+                && !pending.in_front
+                && self.ration.is_wanted_again(now, packet, src, dst)
+            {
+                pending.in_front = true;
+                self.ration.wait(Place::Front, dst);
+            }
             return;
         }
         self.ask(now, src, dst, packet, actions);
@@ -143,21 +151,19 @@ impl Agent {
         actions: &mut Actions,
     ) {
         if self.resolver.len() >= OUTSTANDING_REQUESTS || self.overloaded() {
-            let (why, reason) = (Unreachable::Host, DropReason::TooManyRequests);
-            self.refusals.refuse(packet, why, reason, actions);
-            return;
+            return actions.count(DropReason::TooManyRequests);
         }
         let at_once = self.ration.is_empty() && self.ration.take(now);
-        let mut lane = None;
-        if !at_once {
-            let Some((own, last)) = self.ration.lane(packet, src) else {
-                let (why, reason) = (Unreachable::Host, DropReason::TooManyRequests);
-                self.refusals.refuse(packet, why, reason, actions);
-                return;
+        let mut place = None;
+        if at_once {
+            self.ration.calm(now);
+        } else {
+            let Some((own, last)) = self.ration.place(now, packet, src, dst) else {
+                return actions.count(DropReason::TooManyRequests);
             };
-            lane = Some(own);
+            place = Some(own);
             if let Some(last) = last {
-                self.give_up(now, last, actions);
+                self.make_way(now, last, actions);
             }
         }
         let mut held = Held::default();
@@ -169,10 +175,10 @@ impl Agent {
         }
         actions.event(Event::Caught { dst });
         self.traces.caught(now, dst);
-        self.start_request(now, src, dst, held);
-        match lane {
-            Some(lane) => {
-                self.ration.wait(lane, dst);
+        self.start_request(now, src, dst, held, place == Some(Place::Front));
+        match place {
+            Some(place) => {
+                self.ration.wait(place, dst);
                 self.deadlines.set(Timer::Ask, self.ration.next(now));
             }
             None => self.first_request(now, dst, actions),
@@ -210,12 +216,19 @@ impl Agent {
         actions.event(Event::MapRequest { eid: dst, nonce });
         self.traces.asked(now, dst);
         self.send_request(Question::first(source, dst, nonce), 0, actions);
-        let retry = (now + REQUEST_RETRY).min(until);
+        let retry = (now + self.retry_in(REQUEST_RETRY)).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
     }
 
     /// Lets a packet wait for an answer about its destination.
-    fn start_request(&mut self, now: Timestamp, source: IpAddr, dst: IpAddr, held: Held) {
+    fn start_request(
+        &mut self,
+        now: Timestamp,
+        source: IpAddr,
+        dst: IpAddr,
+        held: Held,
+        in_front: bool,
+    ) {
         let nonce = Nonce(self.rng.random());
         let until = now + self.config.hold;
         self.resolver.start(
@@ -227,6 +240,7 @@ impl Agent {
                 since: now,
                 until,
                 held,
+                in_front,
             },
         );
         self.deadlines.set(Timer::Request(dst), until);
@@ -313,8 +327,25 @@ impl Agent {
         }
         self.send_request(question, tries, actions);
         let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
-        let retry = (now + wait).min(until);
+        let retry = (now + self.retry_in(wait)).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
+    }
+
+    /// Others take the place of `dst`, which was not asked for yet: nobody has said that it cannot
+    /// be reached, so nothing is said to those who may try again.
+    fn make_way(&mut self, now: Timestamp, dst: IpAddr, actions: &mut Actions) {
+        let pending = self.resolver.pending_mut(&dst);
+        if pending.is_none_or(|pending| pending.tries > 0 || pending.in_front) {
+            return;
+        }
+        self.deadlines.cancel(&Timer::Request(dst));
+        let pending = self.resolver.finish(&dst);
+        let held = pending.map(|mut pending| pending.held.take(&mut self.budget));
+        for _ in held.into_iter().flatten() {
+            actions.count(DropReason::TooManyRequests);
+        }
+        let reason = DropReason::TooManyRequests;
+        self.traces.failed(now, dst, reason);
     }
 
     /// Nobody answered: tells the senders and refuses the destination for a moment.

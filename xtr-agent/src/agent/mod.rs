@@ -32,6 +32,7 @@ mod remove;
 mod replay;
 mod routes;
 mod server;
+mod sightings;
 mod snapshot;
 mod status;
 mod storm;
@@ -84,6 +85,8 @@ pub struct PeerStats {
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
+    /// When this was so, at the earliest.
+    pub read_at: Timestamp,
 }
 
 /// Everything that can happen to the agent.
@@ -331,6 +334,12 @@ impl Agent {
 
     fn eid(&self, prefix: IpNet) -> EidPrefix {
         EidPrefix::new(self.config.iid, prefix)
+    }
+
+    /// How long to wait for an answer before asking again: up to a quarter less than `longest`, so
+    /// that thousands of agents that lose a map server at once do not ask in step.
+    fn retry_in(&mut self, longest: Duration) -> Duration {
+        longest.mul_f64(self.rng.random_range(0.75..1.0))
     }
 
     /// `base` with up to a quarter added or taken, so that agents started

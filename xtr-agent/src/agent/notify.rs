@@ -227,19 +227,20 @@ impl Agent {
         chosen: Chosen,
         actions: &mut Actions,
     ) {
-        let prefix = record.eid.net();
-        let entry = self.cache.get_mut(&prefix);
-        let waiting = entry.map(|entry| entry.held.take(&mut self.budget));
-        let before = self.cache.get(&prefix).and_then(|entry| entry.chosen);
+        let before = self.cache.get(&record.eid.net());
+        let before = before.and_then(|entry| entry.chosen);
         let prefixes = before.map(|before| self.peers.prefixes(&before.key));
+        // Packets that wait for other prefixes of the peer are asked for anew.
+        let mut waiting = Vec::new();
         for prefix in prefixes.into_iter().flatten() {
-            let entry = self.cache.get(&prefix);
-            if entry.is_some_and(|entry| entry.state == State::Dozing) {
+            let entry = self.cache.get_mut(&prefix);
+            if let Some(entry) = entry.filter(|entry| entry.state == State::Dozing) {
+                waiting.extend(entry.held.take(&mut self.budget));
                 self.forget(prefix, actions);
             }
         }
         self.positive(now, record, region, chosen, Cause::Push, actions);
-        for packet in waiting.into_iter().flatten() {
+        for packet in waiting {
             self.tun_packet(now, &packet, actions);
         }
     }

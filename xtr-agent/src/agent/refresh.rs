@@ -63,7 +63,7 @@ impl Agent {
         };
         self.send_request(question, tries, actions);
         let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
-        let again = now + wait.min(REFRESH_RETRY_MAX);
+        let again = now + self.retry_in(wait.min(REFRESH_RETRY_MAX));
         self.deadlines.set(Timer::Refresh(prefix), again);
     }
 

@@ -39,6 +39,9 @@ pub struct SavedMapping {
     pub endpoint: SocketAddr,
     /// How long it was still good for, in seconds.
     pub ttl_left_s: u64,
+    /// Nobody used it: its peer was there, its routes were not.
+    #[serde(default)]
+    pub dozing: bool,
 }
 
 impl Agent {
@@ -51,15 +54,14 @@ impl Agent {
     #[must_use]
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
         let mappings = self.cache.iter().filter_map(|(prefix, entry)| {
-            // The far end of an idle one may have forgotten us by then.
-            let chosen = entry.chosen.filter(|_| entry.state != State::Dozing);
-            let Chosen { key, endpoint } = chosen?;
+            let Chosen { key, endpoint } = entry.chosen?;
             Some(SavedMapping {
                 prefix,
                 region: entry.region,
                 key,
                 endpoint,
                 ttl_left_s: whole(entry.expires - now, Duration::from_secs(1)),
+                dozing: entry.state == State::Dozing,
             })
         });
         Snapshot {
@@ -98,7 +100,9 @@ impl Agent {
         let mut taken = Vec::new();
         for saved in &snapshot.mappings {
             let left = Duration::from_secs(saved.ttl_left_s).saturating_sub(age);
-            if !left.is_zero() && self.fits(saved) {
+            // The far end of an idle one may have forgotten us: without its session it is of no use.
+            let is_of_use = !saved.dozing || adopted.contains(&saved.key);
+            if !left.is_zero() && is_of_use && self.fits(saved) {
                 self.restore_mapping(now, saved, left);
                 taken.push((saved.prefix, saved.key));
             }
@@ -115,6 +119,9 @@ impl Agent {
             let id = self.change(What::Peer(prefix), Change::SetPeer(spec), actions);
             if let Some(entry) = self.cache.get_mut(&prefix) {
                 entry.change = Some(id);
+            }
+            if self.cache.get(&prefix).is_some_and(is_dozing) {
+                continue;
             }
             self.restored.push(prefix);
         }
@@ -141,14 +148,23 @@ impl Agent {
             key,
             endpoint,
             ttl_left_s: _,
+            dozing,
         } = *saved;
         let chosen = Chosen { key, endpoint };
-        let mut entry = Entry::new(prefix, State::Installing, Some(chosen), now, now + left);
+        let state = if dozing {
+            State::Dozing
+        } else {
+            State::Installing
+        };
+        let mut entry = Entry::new(prefix, state, Some(chosen), now, now + left);
         entry.cause = Cause::Restored;
         self.cache.insert(prefix, entry);
         self.cache.set_region(prefix, region);
         self.peers.install(key, endpoint, prefix);
         self.watch_liveness(now, key);
+        if dozing {
+            self.liveness.begin_unused(key);
+        }
         self.deadlines.set(Timer::Entry(prefix), now + left);
         let refresh = now + refresh_after(left);
         self.deadlines.set(Timer::Refresh(prefix), refresh);
@@ -165,4 +181,9 @@ impl Agent {
             }
         }
     }
+}
+
+/// Nobody uses it: it is asked for when a packet goes there.
+fn is_dozing(entry: &Entry) -> bool {
+    entry.state == State::Dozing
 }

@@ -1,10 +1,21 @@
 //! Which destination is asked for next, when more are wanted than may be asked for?
 //!
 //! A scan of the overlay must neither flood the map servers nor keep others from being heard. So
-//! Map-Requests about new destinations are rationed, and those that wait stand in lanes, by the
-//! flow that wants them: a scan that comes from one socket fills one lane, and whoever is in
-//! another one waits for two turns. Answers that lead somewhere earn more questions: a busy
-//! gateway asks as fast as it is answered.
+//! Map-Requests about new destinations are rationed. Those that wait stand in lanes: each source
+//! address has some of them, and in those its flows. Sources take turns, and so do the flows of
+//! each: a scan by one host behind a gateway delays no other host by more than a turn, and a scan
+//! that comes from one socket fills one lane.
+//!
+//! A scan with a new socket for every packet fills all lanes of its source, and nothing in one of
+//! its packets tells it from anybody's first one. But who wants to get through tries again, as TCP,
+//! ping and resolvers do, and a scan goes on to the next address. So what the same flow wants once
+//! more within a second or two ([`Sightings`]) goes before all that is wanted for the first time,
+//! whether the first packet found room to wait or not. (A scan whose every socket tries again is as
+//! many clients as it has sockets, and is served like them.) A packet that finds no room goes
+//! without an ICMP error, which would end a TCP connection that is about to try again, and costs
+//! next to nothing.
+//!
+//! Answers that lead somewhere earn more questions: a busy gateway asks as fast as it is answered.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,8 +26,28 @@ use lisp_proto::Timestamp;
 use super::bucket::Bucket;
 use super::limits::{
     ASKED_AGAIN_AT_ONCE, ASKED_AGAIN_PER_SECOND, ASKED_AT_ONCE, ASKED_PER_SECOND, EARNED,
-    EARNED_FOR, LANES, WAITING,
+    EARNED_FOR, IN_FRONT, LANES, SOURCES, WAITING,
 };
+use super::sightings::Sightings;
+
+/// Where a destination waits to be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Before all lanes.
+    Front,
+    /// At the end of this lane of this source.
+    Lane(usize, usize),
+}
+
+/// Those who wait on behalf of source addresses that have the same hash.
+#[derive(Clone, Debug)]
+struct Lanes {
+    flows: Vec<VecDeque<IpAddr>>,
+    /// The lane whose turn it was.
+    turn: usize,
+    /// How many wait in all lanes.
+    waiting: usize,
+}
 
 /// What may be asked, and what waits to be asked.
 #[derive(Debug)]
@@ -28,22 +59,32 @@ pub(super) struct Ration {
     earned: u32,
     /// When there was last an answer that did.
     answered: Timestamp,
-    lanes: Vec<VecDeque<IpAddr>>,
-    /// The lane whose turn it is.
+    front: VecDeque<IpAddr>,
+    sources: Vec<Lanes>,
+    /// The source whose turn it was.
     turn: usize,
+    /// How many wait, all together.
     waiting: usize,
+    sightings: Sightings,
 }
 
 impl Default for Ration {
     fn default() -> Self {
+        let lanes = Lanes {
+            flows: vec![VecDeque::new(); LANES],
+            turn: 0,
+            waiting: 0,
+        };
         Self {
             bucket: Bucket::new(ASKED_PER_SECOND, ASKED_AT_ONCE),
             again: Bucket::new(ASKED_AGAIN_PER_SECOND, ASKED_AGAIN_AT_ONCE),
             earned: 0,
             answered: Timestamp::ZERO,
-            lanes: vec![VecDeque::new(); LANES],
+            front: VecDeque::new(),
+            sources: vec![lanes; SOURCES],
             turn: 0,
             waiting: 0,
+            sightings: Sightings::default(),
         }
     }
 }
@@ -89,48 +130,127 @@ impl Ration {
         self.waiting == 0
     }
 
-    /// The lane of a packet, if it may wait there, and who has to go for it: packets of one socket
-    /// share a lane, and none takes room from a shorter one.
-    pub(super) fn lane(
-        &mut self,
-        packet: &[u8],
-        source: IpAddr,
-    ) -> Option<(usize, Option<IpAddr>)> {
-        let mut hasher = DefaultHasher::new();
-        (source, flow(packet)).hash(&mut hasher);
-        let lanes = u64::try_from(LANES).unwrap_or(1);
-        let lane = usize::try_from(hasher.finish() % lanes).unwrap_or(0);
-        if self.waiting < WAITING {
-            return Some((lane, None));
-        }
-        let own = self.lanes.get(lane).map_or(0, VecDeque::len);
-        let longest = self.lanes.iter_mut().max_by_key(|waiting| waiting.len());
-        let longest = longest.filter(|waiting| waiting.len() > own + 1)?;
-        let last = longest.pop_back()?;
-        self.waiting -= 1;
-        Some((lane, Some(last)))
+    /// No more is wanted than may be asked for.
+    pub(super) fn calm(&mut self, now: Timestamp) {
+        self.sightings.rest(now);
     }
 
-    /// Lets `dst` wait in `lane`.
-    pub(super) fn wait(&mut self, lane: usize, dst: IpAddr) {
-        if let Some(waiting) = self.lanes.get_mut(lane) {
-            waiting.push_back(dst);
-            self.waiting += 1;
+    /// Where the destination of a packet may wait, and who has to go for it: none takes room from a
+    /// source or a lane that has no more than its own.
+    pub(super) fn place(
+        &mut self,
+        now: Timestamp,
+        packet: &[u8],
+        source: IpAddr,
+        dst: IpAddr,
+    ) -> Option<(Place, Option<IpAddr>)> {
+        if self.is_wanted_again(now, packet, source, dst) {
+            let last = self.make_room(None);
+            return Some((Place::Front, last));
         }
+        let at = (share(source, SOURCES), share((source, flow(packet)), LANES));
+        let last = self.make_room(Some(at));
+        let has_room = last.is_some() || self.waiting < WAITING;
+        has_room.then_some((Place::Lane(at.0, at.1), last))
+    }
+
+    /// Whether the flow of a packet wanted the same before, a moment ago, and may go to the front.
+    pub(super) fn is_wanted_again(
+        &mut self,
+        now: Timestamp,
+        packet: &[u8],
+        source: IpAddr,
+        dst: IpAddr,
+    ) -> bool {
+        let again = self.sightings.again(now, hash((source, flow(packet), dst)));
+        again && self.front.len() < IN_FRONT
+    }
+
+    /// If all places are taken, takes somebody out of the longest lane of the source that has most,
+    /// if that has more than the one `at` which somebody wants to wait.
+    fn make_room(&mut self, at: Option<(usize, usize)>) -> Option<IpAddr> {
+        if self.waiting < WAITING {
+            return None;
+        }
+        let sources = self.sources.iter().enumerate();
+        let (most, lanes) = sources.max_by_key(|(_, lanes)| lanes.waiting)?;
+        let flows = lanes.flows.iter().enumerate();
+        let (longest, lane) = flows.max_by_key(|(_, lane)| lane.len())?;
+        let (length, own) = match at {
+            None => (lane.len(), 0),
+            Some((source, flow)) if source == most => {
+                let own = lanes.flows.get(flow);
+                (lane.len(), own.map_or(0, VecDeque::len) + 1)
+            }
+            Some((source, _)) => {
+                let own = self.sources.get(source);
+                (lanes.waiting, own.map_or(0, |lanes| lanes.waiting) + 1)
+            }
+        };
+        if length <= own {
+            return None;
+        }
+        let lanes = self.sources.get_mut(most)?;
+        let last = lanes.flows.get_mut(longest)?.pop_back()?;
+        lanes.waiting -= 1;
+        self.waiting -= 1;
+        Some(last)
+    }
+
+    /// Lets `dst` wait there.
+    pub(super) fn wait(&mut self, place: Place, dst: IpAddr) {
+        match place {
+            Place::Front => self.front.push_back(dst),
+            Place::Lane(source, flow) => {
+                let Some(lanes) = self.sources.get_mut(source) else {
+                    return;
+                };
+                let Some(lane) = lanes.flows.get_mut(flow) else {
+                    return;
+                };
+                lane.push_back(dst);
+                lanes.waiting += 1;
+            }
+        }
+        self.waiting += 1;
     }
 
     /// Takes out whose turn it is.
     pub(super) fn pop(&mut self) -> Option<IpAddr> {
-        for _ in 0..LANES {
-            self.turn = (self.turn + 1) % LANES;
-            let waiting = self.lanes.get_mut(self.turn);
-            if let Some(dst) = waiting.and_then(VecDeque::pop_front) {
-                self.waiting -= 1;
-                return Some(dst);
+        let mut next = self.front.pop_front();
+        for _ in 0..SOURCES {
+            if next.is_some() {
+                break;
             }
+            self.turn = (self.turn + 1) % SOURCES;
+            next = self.sources.get_mut(self.turn).and_then(Lanes::pop);
         }
-        None
+        self.waiting = self.waiting.saturating_sub(usize::from(next.is_some()));
+        next
     }
+}
+
+impl Lanes {
+    fn pop(&mut self) -> Option<IpAddr> {
+        let next = (0..LANES).find_map(|_| {
+            self.turn = (self.turn + 1) % LANES;
+            self.flows.get_mut(self.turn)?.pop_front()
+        });
+        self.waiting -= usize::from(next.is_some());
+        next
+    }
+}
+
+fn hash(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Which of `shares` falls to `of`.
+fn share(of: impl Hash, shares: usize) -> usize {
+    let shares = u64::try_from(shares).unwrap_or(1);
+    usize::try_from(hash(of) % shares).unwrap_or(0)
 }
 
 /// What packets of one socket have in common: protocol and source port, or the identifier of pings.

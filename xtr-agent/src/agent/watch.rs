@@ -19,7 +19,7 @@ use super::install::What;
 use super::ip_header::Unreachable;
 use super::limits::{
     HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, READING_A_PEER, REKINDLE, REKINDLE_LOOK,
-    REKINDLE_MAX, STAGED,
+    REKINDLE_LOOK_SHARE, REKINDLE_MAX, STAGED,
 };
 use super::map_cache::{Entry, State};
 use super::remove::Object;
@@ -35,7 +35,8 @@ struct Watch {
     staged: Held,
     /// How many it got, copies or not.
     staged_count: usize,
-    /// Since when the peer is being taken out to be put back; later packets wait for that.
+    /// The peer is being taken out to be put back, and later packets wait for that. What it kept
+    /// is taken for not sent if it is out by then.
     leaving: Option<Timestamp>,
     /// It was taken out, with what it kept.
     is_out: bool,
@@ -47,8 +48,6 @@ struct Watch {
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     by_key: BTreeMap<PublicKey, Watch>,
-    /// When all of them were looked at last.
-    looked: Timestamp,
 }
 
 impl Watches {
@@ -57,10 +56,7 @@ impl Watches {
     pub(super) fn taken_out(&mut self, now: Timestamp, key: &PublicKey, budget: &mut HoldBudget) {
         if let Some(watch) = self.by_key.get_mut(key) {
             watch.is_out = true;
-            if watch
-                .leaving
-                .is_none_or(|since| now - since > REKINDLE_LOOK)
-            {
+            if watch.leaving.is_none_or(|until| until < now) {
                 watch.staged.take(budget);
             }
         }
@@ -173,9 +169,13 @@ impl Agent {
         let Some(latest) = self.watches.by_key.values().map(|watch| watch.since).max() else {
             return;
         };
-        self.watches.looked = now;
         let keys = self.watches.by_key.keys().copied().collect();
-        actions.push(Action::ReadPeerStats(keys));
+        let due = |watch: &Watch| watch.rekindle.is_some_and(|(at, _)| at <= now);
+        actions.push(if self.watches.by_key.values().any(due) {
+            Action::ReadPeerStatsAnew(keys)
+        } else {
+            Action::ReadPeerStats(keys)
+        });
         let interval = if now - latest < HANDSHAKE_LOOKS {
             HANDSHAKE_POLL
         } else {
@@ -237,7 +237,7 @@ impl Agent {
         actions: &mut Actions,
     ) {
         if !self.peers.handshake_seen(&peer.key) {
-            self.rekindle(now, peer.key, actions);
+            self.rekindle(now, peer, actions);
             return;
         }
         self.traces.seen(now, peer);
@@ -264,11 +264,8 @@ impl Agent {
     /// Starts a handshake that was lost once more, by taking the peer out and putting it back. One
     /// that has routes is only told to, because what takes them would find no peer; and so is one
     /// that has to find us, because we would lose the address under which it may have done so.
-    fn rekindle(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
-        // A data plane that is far behind may have shaken hands since, and sent what it kept.
-        if now - self.watches.looked > REKINDLE_LOOK {
-            return;
-        }
+    fn rekindle(&mut self, now: Timestamp, peer: &PeerStats, actions: &mut Actions) {
+        let key = peer.key;
         let watch = self.watches.by_key.get_mut(&key);
         // A slow data plane takes it out and puts it back once at a time.
         let Some(watch) = watch.filter(|watch| watch.leaving.is_none()) else {
@@ -277,6 +274,12 @@ impl Agent {
         let Some((at, pause)) = watch.rekindle.filter(|(at, _)| *at <= now) else {
             return;
         };
+        // It may have shaken hands since the counters were read, and sent what it kept.
+        let awaited = peer.read_at - watch.since;
+        let believed_until = peer.read_at + REKINDLE_LOOK.max(awaited / REKINDLE_LOOK_SHARE);
+        if believed_until < now {
+            return;
+        }
         watch.rekindle = Some((at.max(now) + pause, pause * 2));
         let prefixes = self.peers.prefixes(&key);
         let has_route = |prefix: &IpNet| {
@@ -294,7 +297,7 @@ impl Agent {
             return;
         }
         if let Some(watch) = self.watches.by_key.get_mut(&key) {
-            watch.leaving = Some(now);
+            watch.leaving = Some(believed_until);
         }
         actions.event(Event::HandshakeRestarted { key });
         self.change(What::Rekindling(key), Change::RemovePeer(key), actions);

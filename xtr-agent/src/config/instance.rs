@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use lisp_proto::InstanceId;
 use toml::Spanned;
+use wg_device::MAIN_TABLE;
 
 use super::check::{check_mtu, outside};
 use super::error::{ConfigError, Source};
@@ -53,8 +54,9 @@ impl Drafts {
             check_prefixes(source, &draft)?;
             check_subscriptions(source, &draft, has_tunnel)?;
             check_excluded(source, &draft)?;
+            check_table(source, &draft)?;
             check_mtu(source, draft.mtu.as_ref())?;
-            if draft.netns.is_none() {
+            if draft.netns.is_none() && draft.table.is_none() {
                 outside(source, raw, draft.overlay.get_ref())?;
             }
             let instance = finished(&draft, is_outer, self.mtu);
@@ -88,6 +90,7 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
             .as_ref()
             .map_or_else(Vec::new, |prefixes| truncated(prefixes.get_ref())),
         netns: draft.netns.as_ref().map(|netns| netns.get_ref().clone()),
+        table: draft.table.as_ref().map_or(MAIN_TABLE, |at| *at.get_ref()),
         forward: draft.forward.as_ref().is_some_and(|at| *at.get_ref()),
         interfaces: Interfaces {
             data: name(names.and_then(|names| names.data.as_ref()), "lisp"),
@@ -255,6 +258,20 @@ fn check_excluded(source: &Source<'_>, draft: &RawInstance) -> Result<(), Config
     Ok(())
 }
 
+/// A table of its own is none that the kernel fills.
+fn check_table(source: &Source<'_>, draft: &RawInstance) -> Result<(), ConfigError> {
+    let Some(table) = &draft.table else {
+        return Ok(());
+    };
+    let number = *table.get_ref();
+    if !matches!(number, 0 | 253..=255) {
+        return Ok(());
+    }
+    let problem = format!("is {number}, a table of the system");
+    let remedy = "use a number of your own, or leave it out for the main table";
+    Err(source.error(table, "table", problem, remedy))
+}
+
 fn excluded(draft: &RawInstance) -> Vec<IpNet> {
     let exclude = draft.exclude.as_ref();
     exclude.map_or_else(Vec::new, |prefixes| truncated(prefixes.get_ref()))
@@ -310,26 +327,37 @@ fn check_beside(
     Ok(())
 }
 
-/// Two instances that share a network namespace must not share destinations.
+/// Two instances that share a network namespace must not share addresses, which belong to all
+/// tables; two that share a table must not share destinations.
 fn check_apart(
     source: &Source<'_>,
     draft: &RawInstance,
     instance: &Instance,
     other: &Instance,
 ) -> Result<(), ConfigError> {
-    let clash = |net: &&IpNet| {
-        let overlaps = |there: &IpNet| there.contains(*net) || net.contains(there);
-        other.overlay.iter().any(overlaps)
+    let overlaps = |net: &IpNet, there: &[IpNet]| {
+        let mut there = there.iter();
+        there.any(|there| there.contains(net) || net.contains(there))
     };
-    let Some(net) = instance.overlay.iter().find(clash) else {
-        return Ok(());
-    };
-    let problem = format!(
-        "{net} overlaps with the overlay of instance {}",
-        other.iid.0
-    );
-    let remedy = "packets there could belong to either: use other prefixes, or a `netns`";
-    Err(source.error(&draft.overlay, "overlay", problem, remedy))
+    let clash = |net: &&IpNet| overlaps(net, &other.overlay);
+    let mut same_table = instance.overlay.iter();
+    let same_table = same_table.find(|net| instance.table == other.table && clash(net));
+    if let Some(net) = same_table {
+        let problem = format!(
+            "{net} overlaps with the overlay of instance {}",
+            other.iid.0
+        );
+        let remedy =
+            "packets there could belong to either: use other prefixes, a `table` or a `netns`";
+        return Err(source.error(&draft.overlay, "overlay", problem, remedy));
+    }
+    let mut own = instance.eid_prefixes.iter();
+    if let Some(net) = own.find(|net| overlaps(net, &other.eid_prefixes)) {
+        let problem = format!("{net} lives here in instance {} too", other.iid.0);
+        let remedy = "an address is in one instance of a namespace only: use a `netns`";
+        return Err(source.error(&draft.eid_prefixes, "eid_prefixes", problem, remedy));
+    }
+    Ok(())
 }
 
 fn truncated(prefixes: &[IpNet]) -> Vec<IpNet> {

@@ -80,6 +80,8 @@ pub struct Instance {
     pub subscribe: Vec<IpNet>,
     /// The network namespace of its interfaces and routes; `None`: that of the agent.
     pub netns: Option<String>,
+    /// The routing table of its routes.
+    pub table: u32,
     /// Whether forwarding is switched on for networks in `eid_prefixes`.
     pub forward: bool,
     /// Names of its interfaces.

@@ -31,6 +31,7 @@ pub(super) struct RawConfig {
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
     pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
     pub(super) netns: Option<Spanned<String>>,
+    pub(super) table: Option<Spanned<u32>>,
     pub(super) forward: Option<Spanned<bool>>,
     pub(super) interfaces: Option<Spanned<RawInterfaces>>,
     #[serde(default)]
@@ -59,6 +60,7 @@ pub(super) struct RawInstance {
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
     pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
     pub(super) netns: Option<Spanned<String>>,
+    pub(super) table: Option<Spanned<u32>>,
     pub(super) forward: Option<Spanned<bool>>,
     pub(super) interfaces: Option<Spanned<RawOwnInterfaces>>,
 }
@@ -113,6 +115,7 @@ impl RawConfig {
         let subscribe = self.subscribe.as_ref().map(|at| at.span().start);
         let exclude = self.exclude.as_ref().map(|at| at.span().start);
         let netns = self.netns.as_ref().map(|at| at.span().start);
+        let table = self.table.as_ref().map(|at| at.span().start);
         let forward = self.forward.as_ref().map(|at| at.span().start);
         let names = self.interfaces.as_ref().filter(|names| {
             let names = names.get_ref();
@@ -120,7 +123,7 @@ impl RawConfig {
         });
         let names = names.map(|at| at.span().start);
         let keys = [
-            overlay, eids, iid, port, subscribe, exclude, netns, forward, names,
+            overlay, eids, iid, port, subscribe, exclude, netns, table, forward, names,
         ];
         let first = keys.into_iter().flatten().next();
         let (overlay, eid_prefixes) = match (self.overlay.take(), self.eid_prefixes.take(), first) {
@@ -146,6 +149,7 @@ impl RawConfig {
             subscribe: self.subscribe.take(),
             exclude: self.exclude.take(),
             netns: self.netns.take(),
+            table: self.table.take(),
             forward: self.forward.take(),
             interfaces: self.interfaces.as_ref().map(|interfaces| {
                 let RawInterfaces { data, miss, .. } = interfaces.get_ref().clone();

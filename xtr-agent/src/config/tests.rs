@@ -262,6 +262,22 @@ fn instances_in_namespaces_of_their_own_may_have_the_same_addresses_and_names() 
 }
 
 #[test]
+fn instances_with_tables_of_their_own_may_have_the_same_destinations_but_not_the_same_addresses() {
+    let second = SECOND.replace("[[instance]]", "[[instance]]\ntable = 1007");
+    let other = second.replace("\"10.0.0.1/32\"", "\"10.0.0.7/32\"");
+    let config = parse(&format!("{GOOD}{other}")).unwrap();
+    let tables: Vec<_> = config.instances.iter().map(|one| one.table).collect();
+    assert_eq!(tables, [254, 1007]);
+    let error = parse(&format!("{GOOD}{second}")).unwrap_err();
+    assert!(
+        error.contains("eid_prefixes: 10.0.0.1/32 lives here in instance 0 too"),
+        "{error}"
+    );
+    let error = parse(&format!("{GOOD}{}", other.replace("1007", "254"))).unwrap_err();
+    assert!(error.contains("table: is 254, a table of the"), "{error}");
+}
+
+#[test]
 fn what_is_excluded_is_no_part_of_the_overlay() {
     let with = |exclude: &str| {
         let to = format!("exclude = [{exclude}]\nsubscribe = [\"10.7.0.1/32\"]\nlisten_port");

@@ -18,8 +18,10 @@ use crate::agent::Snapshot;
 const MAGIC: &str = "lispwire-map-cache-1";
 /// Shortest time between two writes while the agent runs.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Larger files were not written by this: 65,536 mappings take a quarter of it.
+/// Larger files were not written by this.
 const MOST_BYTES: u64 = 64 << 20;
+/// Mappings that are written, of all instances together: they fit that size, however long they are.
+const MOST_MAPPINGS: usize = 180_000;
 
 /// What the file holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -87,11 +89,33 @@ impl CacheFile {
         self.due
     }
 
+    /// Whether the last write has not ended yet; if so, the next one is put off.
+    pub(super) fn is_busy(&mut self, now: Instant) -> bool {
+        let writing = self.writing.as_ref();
+        let is_busy = writing.is_some_and(|writing| !writing.is_finished());
+        if is_busy {
+            self.due = Some(now + PAUSE);
+        }
+        is_busy
+    }
+
     /// Writes, beside the loop. A write that has not ended is waited for first.
-    pub(super) async fn write(&mut self, now: Instant, unix_micros: u64, snapshots: Vec<Snapshot>) {
+    pub(super) async fn write(
+        &mut self,
+        now: Instant,
+        unix_micros: u64,
+        mut snapshots: Vec<Snapshot>,
+    ) {
         self.settle().await;
         self.due = None;
         self.rested = now + PAUSE;
+        let left_out = bound(&mut snapshots);
+        if left_out > 0 {
+            warn!(
+                left_out,
+                "more mappings than the map-cache file has room for"
+            );
+        }
         let content = Content {
             written: unix_micros,
             snapshots,
@@ -120,6 +144,22 @@ impl CacheFile {
             warn!(path = %self.path.display(), %error, "map-cache not removed");
         }
     }
+}
+
+/// Leaves out what there is no room for, of the instances that have most; says how much.
+fn bound(snapshots: &mut [Snapshot]) -> usize {
+    let count = |snapshots: &[Snapshot]| -> usize {
+        let each = snapshots.iter().map(|snapshot| snapshot.mappings.len());
+        each.sum()
+    };
+    let before = count(snapshots);
+    if before > MOST_MAPPINGS {
+        let share = MOST_MAPPINGS / snapshots.len().max(1);
+        for snapshot in snapshots.iter_mut() {
+            snapshot.mappings.truncate(share);
+        }
+    }
+    before - count(snapshots)
 }
 
 /// Removes the map-cache in the state directory `dir`, if there is one.
@@ -186,6 +226,7 @@ mod tests {
                 key: PublicKey([2; 32]),
                 endpoint: "192.0.2.2:51820".parse().unwrap(),
                 ttl_left_s: 600,
+                dozing: false,
             }],
         }
     }
@@ -231,6 +272,48 @@ mod tests {
             let (_, known) = CacheFile::open(dir.path(), Instant::now(), WRITTEN);
             assert!(known.snapshots.is_empty(), "{length} bytes");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_never_too_long_to_be_read() {
+        let longest: SavedMapping = SavedMapping {
+            prefix: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0/124"
+                .parse()
+                .unwrap(),
+            region: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120"
+                .parse()
+                .unwrap(),
+            key: PublicKey([255; 32]),
+            endpoint: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
+                .parse()
+                .unwrap(),
+            ttl_left_s: u64::MAX,
+            dozing: false,
+        };
+        let bytes = serde_json::to_string(&longest).unwrap().len() + 1;
+        assert!(
+            bytes * MOST_MAPPINGS < usize::try_from(MOST_BYTES).unwrap(),
+            "{bytes}"
+        );
+        let of = |count| Snapshot {
+            mappings: vec![longest; count],
+            ..snapshot()
+        };
+        let mut many = vec![of(150_000), of(20_000), of(150_000)];
+        assert_eq!(bound(&mut many), 2 * 90_000);
+        assert_eq!(many[1].mappings.len(), 20_000);
+        assert_eq!(bound(&mut many), 0);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_takes_long_puts_the_next_one_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let (mut file, _) = CacheFile::open(dir.path(), start, 0);
+        assert!(!file.is_busy(start));
+        file.writing = Some(tokio::spawn(std::future::pending()));
+        assert!(file.is_busy(start));
+        assert_eq!(file.due(), Some(start + PAUSE));
     }
 
     #[tokio::test]

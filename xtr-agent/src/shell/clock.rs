@@ -30,6 +30,11 @@ impl Clock {
         self.start + (deadline - Timestamp::ZERO)
     }
 
+    /// What the state machine calls `moment`; its beginning, if that was before.
+    pub(super) fn of(&self, moment: Instant) -> Timestamp {
+        Timestamp::ZERO + moment.saturating_duration_since(self.start)
+    }
+
     /// Microseconds since 1970.
     pub(super) fn unix_micros() -> u64 {
         let since = SystemTime::now()

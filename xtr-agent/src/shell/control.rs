@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -9,7 +10,8 @@ use lisp_proto::Timestamp;
 use tokio::net::UdpSocket;
 use tracing::warn;
 use wg_device::{
-    Device, DeviceConfig, DeviceError, PeerSpec, PrivateKey, RouteSpec, Routes, bind_control_socket,
+    Device, DeviceConfig, DeviceError, MAIN_TABLE, PeerSpec, PrivateKey, RouteSpec, Routes,
+    bind_control_socket,
 };
 
 use super::data_plane::DATA_METRIC;
@@ -24,7 +26,49 @@ pub(super) struct Control {
     pub(super) socket: UdpSocket,
     tunnel: Option<(Device, PeerSpec)>,
     renewed: Option<Timestamp>,
+    /// When the map server was last heard of.
+    heard: Option<Timestamp>,
 }
+
+/// When one instance has had the control tunnel set up anew.
+#[derive(Debug, Default)]
+pub(super) struct Renewals {
+    last: Option<Timestamp>,
+    pause: Duration,
+}
+
+impl Renewals {
+    /// The map server has answered the instance.
+    pub(super) fn answered(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether it is time for another renewal; if so, it counts as done. `heard` is when the map
+    /// server was last heard of by any instance: one that was there since the last renewal, and has
+    /// not answered this instance, is not reached any better by the next one.
+    fn may_follow(&mut self, now: Timestamp, heard: Option<Timestamp>) -> bool {
+        let Some(last) = self.last else {
+            self.last = Some(now);
+            return true;
+        };
+        let in_vain = heard.is_some_and(|heard| heard > last);
+        if in_vain && now - last < self.pause {
+            return false;
+        }
+        self.pause = if in_vain {
+            (self.pause * 2).clamp(RENEWAL_PAUSE, RENEWAL_PAUSE_MAX)
+        } else {
+            Duration::ZERO
+        };
+        self.last = Some(now);
+        true
+    }
+}
+
+/// First pause between renewals of an instance that alone is not answered; doubles from there.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(8);
+/// Longest such pause.
+const RENEWAL_PAUSE_MAX: Duration = Duration::from_secs(600);
 
 impl Control {
     /// Makes the tunnel and the socket in it; what was made goes again on an error.
@@ -48,6 +92,7 @@ impl Control {
                     device: device.name().to_owned(),
                     metric: DATA_METRIC,
                     source: Some(address),
+                    table: MAIN_TABLE,
                 };
                 // The route goes with its interface.
                 let routes = Routes::new().context("no access to the routing tables")?;
@@ -66,7 +111,13 @@ impl Control {
             socket,
             tunnel,
             renewed: None,
+            heard: None,
         })
+    }
+
+    /// Something came from the map server, for whichever instance.
+    pub(super) const fn heard(&mut self, now: Timestamp) {
+        self.heard = Some(now);
     }
 
     /// Talks to the map server from another address of this host; only where there is no control
@@ -96,9 +147,13 @@ impl Control {
 
     /// Forgets the session with the map server at `index`; the next datagram makes a new one.
     ///
-    /// Every instance notices a silent map server by itself: one renewal serves them all.
-    pub(super) async fn renew(&mut self, now: Timestamp, index: usize) {
-        if self.renewed.is_some_and(|at| now - at < CONTROL_RENEWAL) {
+    /// Every instance notices a silent map server by itself: one renewal serves them all. One that
+    /// the map server answers nothing, while it answers others, must not end their session again and
+    /// again: `renewals` are its own.
+    pub(super) async fn renew(&mut self, now: Timestamp, index: usize, renewals: &mut Renewals) {
+        if self.renewed.is_some_and(|at| now - at < CONTROL_RENEWAL)
+            || !renewals.may_follow(now, self.heard)
+        {
             return;
         }
         // There is one map server.
@@ -154,4 +209,31 @@ async fn tunnel(
         }
     }
     Ok(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often an instance that wants to every second has the tunnel set up anew within an hour.
+    fn renewed(heard: impl Fn(u64) -> Option<Timestamp>) -> usize {
+        let at = |second| Timestamp::ZERO + Duration::from_secs(second);
+        let mut renewals = Renewals::default();
+        let wanted = (1..3_600).filter(|second| renewals.may_follow(at(*second), heard(*second)));
+        wanted.count()
+    }
+
+    #[test]
+    fn an_instance_that_alone_is_not_answered_leaves_the_tunnel_to_the_others() {
+        let just_before =
+            |second| Some(Timestamp::ZERO + Duration::from_millis(second * 1_000 - 1));
+        let times = renewed(just_before);
+        assert!((8..=16).contains(&times), "{times}");
+    }
+
+    #[test]
+    fn a_map_server_that_answers_nobody_is_looked_for_every_second() {
+        assert_eq!(renewed(|_| None), 3_599);
+        assert_eq!(renewed(|_| Some(Timestamp::ZERO)), 3_599);
+    }
 }

@@ -15,7 +15,7 @@ use wg_device::{
 };
 
 use super::forwarding::Forwarding;
-use crate::agent::{Agent, Change, PeerStats};
+use crate::agent::{Agent, Change};
 use crate::config::Instance;
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
@@ -29,6 +29,8 @@ pub(super) struct DataPlane {
     pub(super) miss: MissTun,
     routes: Routes,
     sources: Vec<IpAddr>,
+    /// Where the routes are.
+    table: u32,
     forwarding: Forwarding,
 }
 
@@ -66,6 +68,7 @@ impl DataPlane {
             miss,
             routes,
             sources,
+            table: instance.table,
             forwarding,
         };
         for prefix in &instance.overlay {
@@ -75,6 +78,7 @@ impl DataPlane {
                 device: made.miss.name().to_owned(),
                 metric: MISS_METRIC,
                 source,
+                table: made.table,
             };
             made.routes.add(&catch)?;
         }
@@ -138,12 +142,18 @@ impl DataPlane {
         }
     }
 
+    /// Whether packets to `prefix` pass the agent already.
+    pub(super) fn has_route(&self, prefix: &IpNet) -> bool {
+        self.routes.has(&self.data_route(prefix))
+    }
+
     fn data_route(&self, prefix: &IpNet) -> RouteSpec {
         RouteSpec {
             prefix: *prefix,
             device: self.data.name().to_owned(),
             metric: DATA_METRIC,
             source: self.source(prefix),
+            table: self.table,
         }
     }
 
@@ -172,25 +182,6 @@ impl DataPlane {
         if let Err(error) = self.miss.send(packet).await {
             warn!(%error, "ICMP error not delivered");
         }
-    }
-
-    pub(super) async fn stats(&mut self, keys: &[PublicKey]) -> Vec<PeerStats> {
-        let found = match self.data.stats_of(keys).await {
-            Ok(found) => found,
-            Err(error) => {
-                warn!(%error, "counters not read");
-                return Vec::new();
-            }
-        };
-        found
-            .iter()
-            .map(|peer| PeerStats {
-                key: peer.key,
-                handshake_seen: peer.since_handshake.is_some(),
-                rx_bytes: peer.rx_bytes,
-                tx_bytes: peer.tx_bytes,
-            })
-            .collect()
     }
 
     /// How many peers the data plane has, and what it measured of each, as JSON.
@@ -223,6 +214,7 @@ impl DataPlane {
             miss,
             routes,
             sources: _,
+            table: _,
             forwarding,
         } = self;
         miss.close();

@@ -10,6 +10,7 @@ use tracing::info;
 use wg_device::Backend;
 
 use super::admin::{Admin, Question};
+use super::forwarding;
 use super::overlay::Overlay;
 use super::{CLOSING, Shell};
 use crate::agent::Input;
@@ -83,6 +84,7 @@ impl Shell {
 
     /// Leaves interfaces, routes and registrations as they are, with all there is to know.
     async fn leave(mut self) {
+        self.shared.cache.settle().await;
         self.write_cache().await;
         self.shared.cache.settle().await;
         info!(
@@ -116,6 +118,7 @@ impl Shell {
         while let Some(closed) = closing.join_next().await {
             outcome = outcome.and(closed?);
         }
+        forwarding::undo_strays(&self.config.instances, &self.config.state_dir);
         let closed = timeout(CLOSING, self.shared.control.close()).await;
         self.shared.cache.remove().await;
         let closed = closed.context("the control tunnel did not close in time");

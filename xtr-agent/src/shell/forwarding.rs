@@ -13,8 +13,27 @@ use wg_device::{MssClamp, NetNs};
 
 use crate::config::Instance;
 
+/// What the names of notes begin with; the instance-id follows.
+const NOTE: &str = "forwarding-";
+
 /// The switches of a network namespace, for IPv4 and IPv6, as `sysctl` names them.
 const SETTINGS: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+
+/// What a note says of its instance, for when the configuration does not name that any more.
+#[derive(Debug, Default)]
+struct Owner {
+    netns: Option<String>,
+    data: Option<String>,
+}
+
+impl Owner {
+    fn of(instance: &Instance) -> Self {
+        Self {
+            netns: instance.netns.clone(),
+            data: Some(instance.interfaces.data.clone()),
+        }
+    }
+}
 
 /// What was set for one instance; undone when this is dropped, unless it is to stay.
 #[derive(Debug)]
@@ -23,6 +42,7 @@ pub(super) struct Forwarding {
     switched_on: BTreeSet<&'static str>,
     /// Remembers what was switched on, for a next run that follows without an end of this one.
     note: PathBuf,
+    owner: Owner,
     /// Where there is a network behind this host.
     clamp: Option<MssClamp>,
     stays: AtomicBool,
@@ -47,6 +67,7 @@ impl Forwarding {
             netns,
             switched_on,
             note,
+            owner: Owner::of(instance),
             clamp: None,
             stays: AtomicBool::new(stays),
         };
@@ -58,6 +79,11 @@ impl Forwarding {
             let Some(network) = networks.find(|net| net.addr().is_ipv4() == is_ipv4) else {
                 continue;
             };
+            let is_host = |net: &&IpNet| !is_network(net) && net.addr().is_ipv4() == is_ipv4;
+            if !instance.eid_prefixes.iter().any(|net| is_host(&net)) {
+                let remedy = "give it one in `eid_prefixes`, as a /32 or /128";
+                info!(event = "no_address_of_its_own", %network, remedy);
+            }
             match made.read(setting) {
                 Ok(value) if value != "0" => continue,
                 Ok(_) if instance.forward => {
@@ -86,6 +112,7 @@ impl Forwarding {
             netns,
             switched_on: noted(&note),
             note,
+            owner: Owner::of(instance),
             clamp: has_network.then(|| MssClamp::of(&instance.interfaces.data)),
             stays: AtomicBool::new(false),
         };
@@ -126,6 +153,8 @@ impl Forwarding {
         let settings = self.switched_on.iter().copied();
         let lines: Vec<String> = std::iter::once(boot())
             .chain(settings.map(str::to_owned))
+            .chain(self.owner.netns.iter().map(|name| format!("netns {name}")))
+            .chain(self.owner.data.iter().map(|name| format!("data {name}")))
             .collect();
         fs::write(&self.note, lines.join("\n"))
     }
@@ -169,13 +198,60 @@ impl Drop for Forwarding {
     }
 }
 
+/// Undoes what was switched on for instances that are not in the configuration any more, and did not
+/// say so at their end. What cannot be undone is logged.
+pub(super) fn undo_strays(instances: &[Instance], state_dir: &Path) {
+    let files = fs::read_dir(state_dir).into_iter().flatten().flatten();
+    for note in files.map(|file| file.path()) {
+        let name = note.file_name().and_then(|name| name.to_str());
+        let iid = name.and_then(|name| name.strip_prefix(NOTE)?.parse::<u32>().ok());
+        let is_stray = |iid| instances.iter().all(|instance| instance.iid.0 != iid);
+        if !iid.is_some_and(is_stray) {
+            continue;
+        }
+        let of = owner(&note);
+        let netns = match of.netns.as_deref().map(NetNs::open).transpose() {
+            Ok(netns) => netns,
+            Err(error) => {
+                // What was in a namespace went with it.
+                warn!(path = %note.display(), %error, "what it names is not undone");
+                remove_note(&note);
+                continue;
+            }
+        };
+        let left = Forwarding {
+            netns,
+            switched_on: noted(&note),
+            note,
+            owner: Owner::default(),
+            clamp: of.data.as_deref().map(MssClamp::of),
+            stays: AtomicBool::new(false),
+        };
+        left.remove();
+    }
+}
+
+/// Whose note this is.
+fn owner(note: &Path) -> Owner {
+    let text = fs::read_to_string(note).unwrap_or_default();
+    let said = |key: &str| {
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        value.map(str::to_owned)
+    };
+    Owner {
+        netns: said("netns"),
+        data: said("data"),
+    }
+}
+
 /// Forgets what was switched on for `instance`: its namespace is gone.
 pub(super) fn forget(instance: &Instance, state_dir: &Path) {
     remove_note(&note_of(instance, state_dir));
 }
 
 fn note_of(instance: &Instance, state_dir: &Path) -> PathBuf {
-    state_dir.join(format!("forwarding-{}", instance.iid.0))
+    state_dir.join(format!("{NOTE}{}", instance.iid.0))
 }
 
 /// Removes the note, if there is one.
@@ -253,6 +329,20 @@ mod tests {
     }
 
     #[test]
+    fn the_note_of_an_instance_that_is_configured_no_more_goes_and_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["forwarding-0", "forwarding-7", "forwarding-x", "data-7.key"] {
+            fs::write(at(name), "another run of the kernel\n").unwrap();
+        }
+        undo_strays(&[instance()], directory.path());
+        assert!(!at("forwarding-7").exists());
+        for name in ["forwarding-0", "forwarding-x", "data-7.key"] {
+            assert!(at(name).exists(), "{name}");
+        }
+    }
+
+    #[test]
     fn what_an_earlier_run_switched_on_is_known_until_the_host_is_started_anew() {
         let directory = tempfile::tempdir().unwrap();
         let note = directory.path().join("forwarding-0");
@@ -261,12 +351,19 @@ mod tests {
             netns: None,
             switched_on: BTreeSet::from([SETTINGS[1]]),
             note: note.clone(),
+            owner: Owner {
+                netns: Some("green".into()),
+                data: Some("lisp7".into()),
+            },
             clamp: None,
             stays: AtomicBool::new(true),
         };
         forwarding.write_note().unwrap();
         drop(forwarding);
         assert_eq!(noted(&note), BTreeSet::from([SETTINGS[1]]));
+        let of = owner(&note);
+        assert_eq!(of.netns.as_deref(), Some("green"));
+        assert_eq!(of.data.as_deref(), Some("lisp7"));
         let text = fs::read_to_string(&note).unwrap();
         fs::write(&note, text.replacen(&boot(), "another", 1)).unwrap();
         assert_eq!(noted(&note), BTreeSet::new());

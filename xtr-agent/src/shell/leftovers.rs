@@ -40,6 +40,7 @@ pub fn remove_leftovers(config: &Config) -> Result<Vec<String>> {
     cache_file::remove_in(&config.state_dir)
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     // Last: the host forwards for nobody any more.
+    forwarding::undo_strays(&config.instances, &config.state_dir);
     for (instance, netns) in open {
         Forwarding::undo_leftover(instance, netns, &config.state_dir);
     }

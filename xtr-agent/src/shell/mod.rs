@@ -207,11 +207,14 @@ impl Shell {
     /// Writes down what the agents know.
     async fn write_cache(&mut self) {
         let now = self.shared.clock.now();
+        let instant = self.shared.clock.instant(now);
+        if self.shared.cache.is_busy(instant) {
+            return;
+        }
         let snapshots = self.overlays.iter().map(|overlay| overlay.snapshot(now));
         let snapshots = snapshots.collect();
-        let at = self.shared.clock.instant(now);
         let cache = &mut self.shared.cache;
-        cache.write(at, Clock::unix_micros(), snapshots).await;
+        cache.write(instant, Clock::unix_micros(), snapshots).await;
     }
 
     /// When an agent wants to be woken next.
@@ -250,7 +253,9 @@ impl Shell {
         };
         let bytes = buffer.get(..length).unwrap_or_default();
         let index = self.concerned(bytes);
+        self.shared.control.heard(self.shared.clock.now());
         if let Some(overlay) = self.overlays.get_mut(index) {
+            overlay.renewals.answered();
             let input = Input::Datagram { src, bytes };
             overlay.step(&mut self.shared, input).await?;
         }

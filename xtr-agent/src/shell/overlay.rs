@@ -12,9 +12,11 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
 use tracing::{Span, info, info_span, warn};
-use wg_device::{Backend, PrivateKey};
+use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
+use super::clock::Clock;
+use super::control::Renewals;
 use super::data_plane::DataPlane;
 use super::heard::Heard;
 use super::narrate::{self, Drops};
@@ -46,6 +48,7 @@ pub(super) struct Overlay {
     /// Whether a map server has acknowledged a registration by now.
     registered: bool,
     pub(super) heard: Heard,
+    pub(super) renewals: Renewals,
     pub(super) paths: PathSizes,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
@@ -98,6 +101,7 @@ impl Overlay {
             strays: true,
             registered: false,
             heard: Heard::default(),
+            renewals: Renewals::default(),
             paths: PathSizes::default(),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
@@ -254,12 +258,16 @@ impl Overlay {
             Action::Kick(key) => self.plane.kick(&key).await,
             Action::RenewControlTunnel(index) => {
                 let now = shared.clock.now();
-                shared.control.renew(now, index).await;
+                let renewals = &mut self.renewals;
+                shared.control.renew(now, index, renewals).await;
             }
             Action::ReadPeerStats(keys) => {
-                let stats = self.plane.stats(&keys).await;
-                self.look(shared.clock.now(), &stats);
-                self.inbox.push_back(Report::Stats(stats));
+                let found = self.plane.data.stats_of(&keys).await;
+                self.counted(shared.clock, found);
+            }
+            Action::ReadPeerStatsAnew(keys) => {
+                let found = self.plane.data.recent_stats_of(&keys).await;
+                self.counted(shared.clock, found);
             }
             Action::Reinject(packet) => self.plane.inject(&packet),
             Action::Deliver(packet) => self.plane.deliver(&packet).await,
@@ -273,6 +281,27 @@ impl Overlay {
                 self.span.in_scope(|| narrate::event(&event));
             }
         }
+    }
+
+    /// Passes on what the counters say.
+    fn counted(&mut self, clock: Clock, found: Result<Vec<wg_device::PeerStats>, DeviceError>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.span.in_scope(|| warn!(%error, "counters not read"));
+                return;
+            }
+        };
+        let told = found.iter().map(|peer| PeerStats {
+            key: peer.key,
+            handshake_seen: peer.since_handshake.is_some(),
+            rx_bytes: peer.rx_bytes,
+            tx_bytes: peer.tx_bytes,
+            read_at: clock.of(peer.read_at),
+        });
+        let stats = told.collect::<Vec<_>>();
+        self.look(clock.now(), &stats);
+        self.inbox.push_back(Report::Stats(stats));
     }
 
     /// Keeps what the counters say for `status`, and looks at paths now and then.
@@ -317,7 +346,11 @@ impl Overlay {
     }
 
     async fn apply(&mut self, id: agent::ChangeId, change: Change) {
-        let is_route = matches!(change, Change::AddRoute(_));
+        // One that an earlier run left changes nothing: no packet waits for thousands of those.
+        let is_route = match &change {
+            Change::AddRoute(prefix) => !self.plane.has_route(prefix),
+            Change::SetPeer(_) | Change::RemovePeer(_) | Change::RemoveRoute(_) => false,
+        };
         if is_route {
             self.plane.data.pause();
         }

@@ -109,7 +109,7 @@ fn fixed(config: &Config) -> [Fixed; 10] {
 }
 
 /// What cannot change of one instance.
-fn fixed_of_one(instance: &Instance) -> [Fixed; 8] {
+fn fixed_of_one(instance: &Instance) -> [Fixed; 9] {
     let Instance {
         iid: _,
         subscribe: _,
@@ -118,6 +118,7 @@ fn fixed_of_one(instance: &Instance) -> [Fixed; 8] {
         listen_port,
         mtu,
         netns,
+        table,
         forward,
         interfaces,
         key_file,
@@ -128,6 +129,7 @@ fn fixed_of_one(instance: &Instance) -> [Fixed; 8] {
         ("listen_port", format!("{listen_port:?}")),
         ("mtu", format!("{mtu:?}")),
         ("netns", format!("{netns:?}")),
+        ("table", format!("{table}")),
         ("forward", format!("{forward:?}")),
         ("interfaces", format!("{interfaces:?}")),
         // Its name tells whether the instance has a table.
@@ -170,6 +172,7 @@ key = "secret"
             ("ttl_min", "max_peers = 50\nttl_min", "max_peers"),
             ("ttl_min", "forward = true\nttl_min", "forward"),
             ("ttl_min", "listen_port = 9\nttl_min", "listen_port"),
+            ("ttl_min", "table = 9\nttl_min", "table"),
             ("ttl_min", "instance_id = 9\nttl_min", "instance_id"),
             (
                 "ttl_min",

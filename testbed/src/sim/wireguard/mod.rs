@@ -21,7 +21,6 @@ use ipnet::IpNet;
 use lisp_proto::{Deadlines, PublicKey, Timestamp};
 use rand::Rng;
 use rand::rngs::StdRng;
-use xtr_agent::agent::limits::REKINDLE_LOOK;
 
 pub(super) use peer::Backend;
 pub(super) use table::CryptokeyTable;
@@ -37,9 +36,9 @@ const NO_ANSWER: Duration = Duration::from_secs(15);
 /// Jitter of [`NO_ANSWER`].
 const NO_ANSWER_JITTER: Duration = Duration::from_millis(333);
 
-/// An agent that takes a peer out has looked for its handshake no longer ago than this, and cannot
-/// know what has left since.
-const JUST_NOW: Duration = REKINDLE_LOOK.saturating_mul(2);
+/// An agent that takes a peer out has read its counters no longer ago than this, and cannot know
+/// what has left since: an eighth of the time for which it awaits a handshake, which is 3 s at most.
+const JUST_NOW: Duration = Duration::from_millis(375);
 
 /// The world around an interface, for the length of one call.
 pub(super) struct Context<'a> {

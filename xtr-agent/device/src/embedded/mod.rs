@@ -25,6 +25,7 @@ use ipnetwork::IpNetwork;
 use lisp_proto::PublicKey;
 use tokio::sync::{mpsc, watch};
 
+use crate::clock;
 use crate::error::DeviceError;
 use crate::link_guard::{BRINGING_UP, LinkGuard};
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
@@ -120,6 +121,7 @@ impl Embedded {
     }
 
     pub(crate) async fn peer_stats(&self) -> Vec<PeerStats> {
+        let read_at = clock::now();
         let peers = self.device.peers().await;
         peers
             .into_iter()
@@ -129,6 +131,7 @@ impl Embedded {
                 since_handshake: peer.stats.last_handshake,
                 rx_bytes: peer.stats.rx_bytes as u64,
                 tx_bytes: peer.stats.tx_bytes as u64,
+                read_at,
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
@@ -15,7 +15,9 @@ use netlink_packet_wireguard::{
     WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
 use netlink_sys::protocols::NETLINK_GENERIC;
+use tokio::time::Instant;
 
+use crate::clock;
 use crate::netlink::NetlinkSocket;
 use crate::table::AllowedIpsChange;
 use crate::types::{PeerSpec, PeerStats};
@@ -142,9 +144,13 @@ impl WireGuard {
     )]
     pub(crate) fn describe(&mut self) -> io::Result<Description> {
         let request = self.message(WireguardCmd::GetDevice, Vec::new());
-        let now = wall_clock();
+        let now = clock::since_1970();
         let mut description = Description::default();
+        // The kernel writes each part when the one before it is fetched: the newest peers, which
+        // come last, are read last.
+        let mut fetched = [clock::now(); 2];
         self.socket.query(request, NLM_F_DUMP, |answer| {
+            let [read_at, next] = fetched;
             for attribute in answer.payload.attributes {
                 match attribute {
                     WireguardAttribute::PublicKey(key) => {
@@ -152,13 +158,17 @@ impl WireGuard {
                     }
                     WireguardAttribute::ListenPort(port) => description.listen_port = port,
                     WireguardAttribute::Peers(peers) => {
-                        for peer in peers.into_iter().filter_map(|peer| read_peer(peer, now)) {
+                        for peer in peers
+                            .into_iter()
+                            .filter_map(|peer| read_peer(peer, now, read_at))
+                        {
                             description.add(peer);
                         }
                     }
                     _ => {}
                 }
             }
+            fetched = [next, clock::now()];
         })?;
         Ok(description)
     }
@@ -222,7 +232,7 @@ fn allowed_ips_attribute(prefixes: &[IpNet]) -> WireguardPeerAttribute {
     clippy::wildcard_enum_match_arm,
     reason = "the kernel tells more of a peer than is asked for"
 )]
-fn read_peer(peer: WireguardPeer, now: Duration) -> Option<Peer> {
+fn read_peer(peer: WireguardPeer, now: Duration, read_at: Instant) -> Option<Peer> {
     let mut key = None;
     let mut endpoint: Option<SocketAddr> = None;
     let mut handshake = Duration::ZERO;
@@ -255,6 +265,7 @@ fn read_peer(peer: WireguardPeer, now: Duration) -> Option<Peer> {
         since_handshake: (!handshake.is_zero()).then(|| now.saturating_sub(handshake)),
         rx_bytes,
         tx_bytes,
+        read_at,
     };
     Some(Peer {
         stats,
@@ -277,17 +288,6 @@ fn read_allowed_ip(attributes: &WireguardAllowedIp) -> Option<IpNet> {
         }
     }
     IpNet::new(ip?, length?).ok()
-}
-
-/// The clock the kernel stamps handshakes with.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the kernel tells the time of a handshake, and callers want the time since"
-)]
-fn wall_clock() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
 }
 
 /// At most 40 bytes each, in an attribute of at most 65,535.

@@ -110,7 +110,14 @@ fn the_miss_interface_stays_and_is_adopted_with_its_routes() {
         let miss = adopted_tun().await;
         let routes = Routes::new().unwrap();
         routes.adopt("lispm0").unwrap();
+        assert!(routes.has(&kept));
+        let other = RouteSpec {
+            metric: kept.metric + 1,
+            ..kept.clone()
+        };
+        assert!(!routes.has(&other));
         routes.add(&kept).unwrap();
+        assert!(routes.has(&kept));
         assert_eq!(routes.remove_stale().unwrap(), 2);
         assert_eq!(routes.remove_stale().unwrap(), 0);
         let shown = ip("-4 route show dev lispm0");

@@ -31,6 +31,39 @@ fn a_route_has_its_metric_and_source() {
 }
 
 #[test]
+fn a_route_in_another_table_is_there_only_and_is_adopted_and_removed_there() {
+    in_namespace(|| async {
+        let routes = with_two_interfaces();
+        for (prefix, family) in [("10.1.0.0/16", "-4"), ("fd00:2::/48", "-6")] {
+            for table in [107, 70_000] {
+                let main = route(prefix, "left0");
+                let spec = RouteSpec {
+                    table,
+                    ..main.clone()
+                };
+                let there = || ip(&format!("{family} route show {prefix} table {table}"));
+                // The same prefix and metric: another table has room for both.
+                routes.add(&main).unwrap();
+                routes.add(&spec).unwrap();
+                routes.add(&spec).unwrap();
+                assert_eq!(there().lines().count(), 1, "{}", there());
+                assert_eq!(count(prefix), 1);
+                routes.remove(&main).unwrap();
+                assert_eq!((there().lines().count(), count(prefix)), (1, 0));
+                let next = Routes::new().unwrap();
+                next.adopt("left0").unwrap();
+                next.add(&spec).unwrap();
+                assert_eq!(next.remove_stale().unwrap(), 0);
+                let last = Routes::new().unwrap();
+                last.adopt("left0").unwrap();
+                assert_eq!(last.remove_stale().unwrap(), 1, "nobody wants it any more");
+                assert_eq!(there(), "");
+            }
+        }
+    });
+}
+
+#[test]
 fn adding_twice_is_one_route_and_removing_twice_is_none() {
     in_namespace(|| async {
         let routes = with_two_interfaces();

@@ -14,8 +14,8 @@ use nix::unistd::geteuid;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use wg_device::{
-    Backend, BackendChoice, Device, DeviceConfig, DeviceError, PeerSpec, PeerStats, PrivateKey,
-    RouteSpec, Routes, bind_control_socket,
+    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MAIN_TABLE, PeerSpec, PeerStats,
+    PrivateKey, RouteSpec, Routes, bind_control_socket,
 };
 
 /// Long enough for any machine, far below WireGuard's own timers.
@@ -236,6 +236,7 @@ pub(crate) fn route(prefix: &str, device: &str) -> RouteSpec {
         device: device.to_owned(),
         metric: 50,
         source: None,
+        table: MAIN_TABLE,
     }
 }
 

@@ -14,11 +14,18 @@ fn fired(key: PublicKey) -> Bench {
 
 /// The data plane has sent an initiation to `key`, and seen no handshake.
 fn not_seen(bench: &mut Bench, key: PublicKey) -> Vec<Action> {
+    let read_at = bench.now;
+    not_seen_at(bench, key, read_at)
+}
+
+/// The same, by counters that were read then.
+fn not_seen_at(bench: &mut Bench, key: PublicKey, read_at: Timestamp) -> Vec<Action> {
     bench.input(Input::PeerStats(&[PeerStats {
         key,
         handshake_seen: false,
         rx_bytes: 0,
         tx_bytes: 148,
+        read_at,
     }]))
 }
 
@@ -34,9 +41,8 @@ fn no_handshake(bench: &mut Bench, key: PublicKey, time: Duration) -> Vec<String
         let mut actions = bench.after(step.min(until - bench.now));
         while !actions.is_empty() {
             told.extend(story(&actions));
-            let looked = |action: &Action| matches!(action, Action::ReadPeerStats(_));
             let mut next = bench.done(&actions);
-            if actions.iter().any(looked) {
+            if actions.iter().any(looks) {
                 next.extend(not_seen(bench, key));
             }
             actions = next;
@@ -45,6 +51,13 @@ fn no_handshake(bench: &mut Bench, key: PublicKey, time: Duration) -> Vec<String
     // What else a second brings is no matter here.
     told.retain(|word| word != "register" && word != "new control tunnel");
     told
+}
+
+fn looks(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::ReadPeerStats(_) | Action::ReadPeerStatsAnew(_)
+    )
 }
 
 fn burst(bench: &mut Bench, numbers: std::ops::Range<u8>) -> Vec<String> {
@@ -174,7 +187,8 @@ fn put_back(late: Duration) -> Vec<String> {
 #[test]
 fn what_a_peer_may_have_sent_before_it_was_taken_out_is_not_sent_twice() {
     assert_eq!(put_back(Duration::ZERO), ["sent on 1", "sent on 2"]);
-    let late = limits::REKINDLE_LOOK * 2;
+    // It was awaited for a second when the counters were read.
+    let late = Duration::from_millis(1_001) / limits::REKINDLE_LOOK_SHARE;
     assert_eq!(put_back(late), ["kick", "sent on 2"]);
 }
 
@@ -238,6 +252,66 @@ fn a_peer_that_has_to_find_us_is_never_taken_out_for_a_handshake() {
 }
 
 #[test]
+fn counters_that_are_too_old_start_no_handshake_anew_and_young_ones_are_asked_for() {
+    let mut bench = fired(BIGGER);
+    bench.now = bench.now + (limits::REKINDLE - Duration::from_millis(10));
+    let looked = bench.after(Duration::from_millis(10));
+    let anew = |action: &Action| matches!(action, Action::ReadPeerStatsAnew(_));
+    assert!(looked.iter().any(anew), "{looked:?}");
+    let read_at = bench.now - Timestamp::ZERO - Duration::from_millis(100);
+    let old = not_seen_at(&mut bench, BIGGER, Timestamp::ZERO + read_at);
+    assert_eq!(story(&old), [""; 0]);
+    let young = not_seen(&mut bench, BIGGER);
+    assert_eq!(story(&young), ["no peer", "peer [10.0.0.2/32]"]);
+}
+
+/// A data plane with so many peers that it reads all of them for 60 ms and uses what it read for
+/// twice that: when is a handshake that was lost started anew?
+#[test]
+fn among_very_many_peers_a_lost_handshake_is_started_anew_in_well_under_a_second() {
+    let mut bench = Bench::new();
+    for n in 0..20_000u16 {
+        let mut key = [7; 32];
+        key[..2].copy_from_slice(&n.to_be_bytes());
+        let [high, low] = n.to_be_bytes();
+        let far = record(
+            &format!("10.1.{high}.{low}/32"),
+            PublicKey(key),
+            Ttl::from_minutes(15),
+        );
+        let pushed = bench.notify(u64::from(n) + 1, &far);
+        bench.done(&pushed);
+    }
+    bench.after(Duration::from_secs(2));
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let installing = bench.reply(nonce, &far_end(BIGGER));
+    bench.done(&installing);
+    let fired = bench.now;
+    let (cost, mut read_at) = (Duration::from_millis(60), bench.now);
+    let anew = |bench: &Bench, actions: &[Action]| {
+        let out = story(actions).contains(&"no peer".to_owned());
+        out.then(|| bench.now - fired)
+    };
+    let restarted = (0..1_000).find_map(|_| {
+        let actions = bench.after(Duration::from_millis(1));
+        let urgent = |action: &Action| matches!(action, Action::ReadPeerStatsAnew(_));
+        let rest = if actions.iter().any(urgent) { 2 } else { 5 };
+        actions.iter().any(looks).then_some(())?;
+        if bench.now - read_at >= cost * (rest + 1) {
+            read_at = bench.now;
+            bench.now = bench.now + cost;
+        }
+        // The newest peer is read last.
+        let row = read_at + (cost - Duration::from_millis(2));
+        let told = not_seen_at(&mut bench, BIGGER, row);
+        anew(&bench, &told)
+    });
+    let restarted = restarted.expect("it is started anew");
+    assert!(restarted <= Duration::from_millis(750), "{restarted:?}");
+}
+
+#[test]
 fn a_peer_with_a_route_is_never_taken_out_for_a_handshake() {
     let mut bench = fired(BIGGER);
     let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(3_100));
@@ -265,8 +339,7 @@ fn many_peers_are_looked_at_less_often() {
     bench.after(Duration::from_millis(400));
     let looks = (0..100).filter(|_| {
         let actions = bench.after(Duration::from_millis(1));
-        let look = |action: &Action| matches!(action, Action::ReadPeerStats(_));
-        actions.iter().any(look)
+        actions.iter().any(looks)
     });
     assert!(looks.count() <= 5);
 }

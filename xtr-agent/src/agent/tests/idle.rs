@@ -39,6 +39,7 @@ fn settle(bench: &mut Bench, mut actions: Vec<Action>, counters: &Counters) -> V
                     handshake_seen: true,
                     rx_bytes: bytes,
                     tx_bytes: bytes,
+                    read_at: bench.now,
                 })
             });
             let stats: Vec<_> = stats.collect();
@@ -134,6 +135,21 @@ fn an_idle_peer_that_asks_for_us_starts_from_nothing() {
     assert_eq!(story(&pushed), ["no peer", "peer [10.0.0.2/32]"]);
     let told = settle(&mut bench, pushed, &counters);
     assert_eq!(told, ["no peer", "peer [10.0.0.2/32]", "ack"]);
+}
+
+#[test]
+fn packets_for_another_prefix_of_an_idle_peer_that_asks_for_us_are_asked_for() {
+    let (mut bench, counters) = connected();
+    let more = bench.notify(2, &record("10.3.0.0/16", SMALLER, Ttl::from_minutes(15)));
+    settle(&mut bench, more, &counters);
+    pass(&mut bench, limits::DOZE + A_LOOK, &counters);
+    let other = packet("10.0.0.1", "10.3.0.9", &[7]);
+    bench.input(Input::TunPacket(&other));
+    let pushed = bench.notify(3, &far_end(SMALLER));
+    let told = story(&pushed);
+    assert!(told.contains(&"request".to_owned()), "{told:?}");
+    assert!(!told.contains(&"MappingLost".to_owned()), "{told:?}");
+    assert_eq!(bench.agent.sizes().held, 1);
 }
 
 #[test]

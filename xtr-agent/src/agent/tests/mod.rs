@@ -176,6 +176,7 @@ impl Bench {
             handshake_seen: true,
             rx_bytes: bytes,
             tx_bytes: 0,
+            read_at: self.now,
         }]))
     }
 
@@ -262,7 +263,9 @@ fn story(actions: &[Action]) -> Vec<String> {
             Action::Reinject(packet) => format!("sent on {}", packet.last()?),
             Action::Deliver(_) => "icmp".to_owned(),
             Action::Count(reason) => format!("{reason:?}"),
-            Action::ReadPeerStats(_) | Action::Event(_) => return None,
+            Action::ReadPeerStats(_) | Action::ReadPeerStatsAnew(_) | Action::Event(_) => {
+                return None;
+            }
         })
     });
     words.collect()

@@ -154,6 +154,111 @@ fn narrowed() -> Bench {
     bench
 }
 
+fn to(dst: &str, n: u8) -> Vec<u8> {
+    packet("10.0.0.1", dst, &[n])
+}
+
+/// Has the owner's answer to a packet to 10.0.0.17 installed; says what that took.
+fn asks_for_itself(bench: &mut Bench, n: u8, owner: PublicKey, records: &[Record]) -> Vec<String> {
+    let asked = bench.input(Input::TunPacket(&to("10.0.0.17", n)));
+    assert_eq!(story(&asked), ["request"], "no mapping covers it");
+    let nonce = requests(&asked)[0].nonce;
+    let installing = records_reply(bench, nonce, records);
+    let mut told = story(&installing);
+    let fired = bench.done(&installing);
+    told.extend(story(&fired));
+    let routed = bench.done(&fired);
+    told.extend(story(&routed));
+    let shaken = bench.handshake(owner, 184);
+    told.extend(story(&shaken));
+    bench.done(&shaken);
+    told
+}
+
+#[test]
+fn of_an_answer_with_more_specifics_only_what_a_packet_needs_is_installed() {
+    let bench = narrowed();
+    let peers: Vec<_> = bench.agent.peers().collect();
+    let [peer] = peers.as_slice() else {
+        panic!("no packet went to the other one: {peers:?}");
+    };
+    assert_eq!(
+        (peer.key, peer.allowed_ips.as_slice()),
+        (SMALLER, [net("10.0.0.0/28")].as_slice())
+    );
+}
+
+#[test]
+fn a_packet_to_a_more_specific_asks_for_itself_and_when_that_goes_the_shorter_one_is_asked_for() {
+    let mut bench = narrowed();
+    let part = record("10.0.0.16/28", BIGGER, ttl());
+    let told = asks_for_itself(&mut bench, 1, BIGGER, std::slice::from_ref(&part));
+    let with_its_own = ["peer [10.0.0.16/28]", "sent on 1", "route 10.0.0.16/28"];
+    assert_eq!(told, with_its_own);
+    let gone = bench.notify(
+        7,
+        &Record {
+            ttl: Ttl::WITHDRAW,
+            ..part
+        },
+    );
+    assert_eq!(story(&gone), ["no route 10.0.0.16/28", "no peer"]);
+    bench.done(&gone);
+    let told = asks_for_itself(
+        &mut bench,
+        2,
+        SMALLER,
+        &[record("10.0.0.0/24", SMALLER, ttl())],
+    );
+    let with_the_shorter = [
+        "peer [10.0.0.0/24, 10.0.0.0/28]",
+        "sent on 2",
+        "route 10.0.0.0/24",
+    ];
+    assert_eq!(told, with_the_shorter);
+}
+
+#[test]
+fn a_refresh_that_tells_of_more_specifics_keeps_the_rest_and_lets_go_of_those() {
+    let mut bench = Bench::new();
+    installed(&mut bench, 1, &record("10.0.0.0/27", SMALLER, ttl()));
+    let through = bench.input(Input::TunPacket(&to("10.0.0.17", 1)));
+    assert_eq!(story(&through), ["sent on 1"]);
+    bench.after(Duration::from_secs(720));
+    let asked = bench.handshake(SMALLER, 1_000);
+    let nonce = requests(&asked)[0].nonce;
+    let records = [
+        record("10.0.0.0/27", SMALLER, ttl()),
+        record("10.0.0.16/28", BIGGER, ttl()),
+    ];
+    let narrowed = records_reply(&mut bench, nonce, &records);
+    let kept = [
+        "peer [10.0.0.0/27, 10.0.0.0/28]",
+        "no route 10.0.0.0/27",
+        "peer [10.0.0.0/28]",
+    ];
+    assert_eq!(story(&narrowed), kept);
+    assert_eq!(
+        story(&bench.done(&narrowed)),
+        ["route 10.0.0.0/28"],
+        "with the session there is"
+    );
+    let told = asks_for_itself(&mut bench, 2, BIGGER, &records[1..]);
+    assert_eq!(told[0], "peer [10.0.0.16/28]");
+}
+
+#[test]
+fn an_answer_with_more_records_than_are_read_is_refused() {
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let parts = (0..limits::RECORDS_PER_MESSAGE).map(|n| format!("10.0.1.{n}/32"));
+    let mut records = vec![record("10.0.0.0/8", SMALLER, ttl())];
+    records.extend(parts.map(|part| record(&part, BIGGER, ttl())));
+    let refused = records_reply(&mut bench, nonce, &records);
+    assert_eq!(story(&refused), ["TooManyRecords"]);
+}
+
 #[test]
 fn a_withdrawal_of_a_registration_removes_the_part_of_it_that_is_held() {
     let mut bench = narrowed();

@@ -242,15 +242,47 @@ fn every_map_register_has_a_nonce_above_all_before_and_the_shell_is_told() {
     assert!(last > 1005 && bench.agent.register_nonce().0 > last);
 }
 
-#[test]
-fn an_unacknowledged_map_register_is_repeated_after_a_second_and_then_ever_later() {
+/// The pauses between the first Map-Registers of an agent that nobody answers, ms.
+fn pauses_of_registers(seed: [u8; 32]) -> Vec<u128> {
     let mut bench = Bench::new();
+    bench.agent = Agent::new(Bench::config(), seed);
     bench.input(Input::Start);
-    let mut pauses = Vec::new();
-    for _ in 0..8 {
+    let pauses = (0..8).map(|_| {
         let next = bench.agent.next_deadline().unwrap();
-        pauses.push((next - bench.now).as_secs());
-        bench.after(next - bench.now);
+        let pause = next - bench.now;
+        bench.after(pause);
+        pause.as_millis()
+    });
+    pauses.collect()
+}
+
+#[test]
+fn an_unacknowledged_map_register_is_repeated_after_a_second_at_most_and_then_ever_later() {
+    let pauses = pauses_of_registers([3; 32]);
+    let longest = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000];
+    for (pause, longest) in pauses.into_iter().zip(longest) {
+        let right = longest * 3 / 4..=longest;
+        assert!(right.contains(&pause), "{pause} of {longest}");
     }
-    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+}
+
+#[test]
+fn agents_that_lose_a_map_server_at_the_same_time_do_not_call_for_it_in_step() {
+    let mut registered = [BTreeSet::new(), BTreeSet::new()];
+    let mut asked = BTreeSet::new();
+    for seed in 1..=50 {
+        let pauses = pauses_of_registers([seed; 32]);
+        for (nth, all) in registered.iter_mut().enumerate() {
+            all.insert(pauses[nth] / 5);
+        }
+        let mut bench = Bench::new();
+        bench.agent = Agent::new(Bench::config(), [seed; 32]);
+        bench.input(Input::TunPacket(&to_far_end(&[1])));
+        asked.insert((bench.agent.next_deadline().unwrap() - bench.now).as_millis());
+    }
+    assert!(
+        registered.iter().all(|all| all.len() >= 25),
+        "{registered:?}"
+    );
+    assert!(asked.len() >= 25, "{asked:?}");
 }

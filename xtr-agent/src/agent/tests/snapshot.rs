@@ -111,6 +111,49 @@ fn restored_mappings_are_asked_for_once_a_map_server_answers() {
 }
 
 #[test]
+fn an_idle_peer_keeps_its_session_over_a_restart_and_gets_no_route() {
+    let mut saved = before();
+    for mapping in &mut saved.mappings {
+        mapping.dozing = true;
+    }
+    let (_, actions) = restored(&saved, Duration::ZERO, &[]);
+    assert_eq!(
+        story(&actions),
+        [""; 0],
+        "without its session it is of no use"
+    );
+    let (mut bench, actions) = restored(&saved, Duration::ZERO, &[BIGGER]);
+    let whole = "peer [10.0.0.2/32, 10.3.0.0/16]";
+    assert_eq!(story(&actions), [whole, whole]);
+    assert_eq!(story(&bench.done(&actions)), [""; 0]);
+    assert_eq!(bench.agent.snapshot(bench.now), saved);
+    bench.after(Duration::from_secs(4));
+    let looked = bench.handshake(BIGGER, 5_000);
+    assert_eq!(
+        story(&looked),
+        [""; 0],
+        "counters of an earlier life are no use of it"
+    );
+    bench.after(Duration::from_secs(4));
+    let used = bench.handshake(BIGGER, 5_100);
+    assert_eq!(story(&used), ["route 10.0.0.2/32", "route 10.3.0.0/16"]);
+}
+
+#[test]
+fn a_packet_to_an_idle_peer_of_an_earlier_life_is_asked_for() {
+    let mut saved = before();
+    for mapping in &mut saved.mappings {
+        mapping.dozing = true;
+    }
+    let (mut bench, actions) = restored(&saved, Duration::ZERO, &[BIGGER]);
+    bench.done(&actions);
+    bench.after(Duration::from_millis(10));
+    bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let looked = bench.handshake(BIGGER, 5_000);
+    assert!(story(&looked).contains(&"request".to_owned()), "{looked:?}");
+}
+
+#[test]
 fn a_snapshot_survives_its_own_restoration() {
     let saved = before();
     let (bench, _) = restored(&saved, Duration::ZERO, &[]);
