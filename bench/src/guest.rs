@@ -15,6 +15,9 @@ use testbed::vm;
 
 use crate::own_program;
 
+/// Memory of a guest for a few hosts.
+const MEMORY_MIB: u32 = 1_024;
+
 /// Whether this kernel has WireGuard, as a module or built in.
 pub(crate) fn has_kernel_wireguard() -> bool {
     Path::new("/sys/module/wireguard").exists()
@@ -28,6 +31,17 @@ pub(crate) fn run<R: DeserializeOwned>(
     file: &str,
     patience: Duration,
 ) -> Result<Option<R>> {
+    run_with_memory(arguments, out, file, patience, MEMORY_MIB)
+}
+
+/// The same in a guest with so much memory, in MiB.
+pub(crate) fn run_with_memory<R: DeserializeOwned>(
+    arguments: &[&str],
+    out: &Path,
+    file: &str,
+    patience: Duration,
+    memory_mib: u32,
+) -> Result<Option<R>> {
     let out = out.join("guest");
     fs::create_dir_all(&out)?;
     let program = own_program()?;
@@ -38,6 +52,7 @@ pub(crate) fn run<R: DeserializeOwned>(
     job.out = Some(out.clone());
     job.timeout = patience;
     job.virtual_time = true;
+    job.memory_mib = memory_mib;
     let outcome = match vm::run(&job, &mut stdout(), &mut stderr()) {
         Err(error) if error.is_unavailable() => {
             say(&format!("kernel data plane not measured: {error}"));

@@ -1,6 +1,7 @@
 //! `bench`: measurements against a limit or a peer in the same run.
 
 mod establish;
+mod gateway;
 mod guest;
 mod pairs;
 mod plan;
@@ -25,6 +26,7 @@ struct Arguments {
 enum Command {
     Establish(establish::Args),
     Pairs(pairs::Args),
+    Gateway(gateway::Args),
     /// One end of a tunnel configured by hand
     #[command(hide = true)]
     Bare(establish::bare::Args),
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Establish(args) => establish::run(&args),
         Command::Pairs(args) => pairs::run(&args),
+        Command::Gateway(args) => gateway::run(&args),
         Command::Bare(args) => establish::bare::run(args),
         Command::Vm(args) => testbed::vm::cli::run(args),
     };

@@ -1,15 +1,18 @@
 //! Interfaces, addresses and neighbours of one namespace, by rtnetlink.
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use netlink_packet_route::route::{RouteScope, RouteType};
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 use tokio::runtime::Runtime;
 
 use crate::error::{Doing, TestbedError};
@@ -215,6 +218,31 @@ impl Netlink {
             .link_layer_address(&mac);
         self.wait(request.replace().execute())
             .doing("add a neighbour to", self.subject(interface))
+    }
+
+    /// Adds a route by way of a neighbour.
+    pub(crate) fn add_route(
+        &self,
+        destination: Ipv4Net,
+        gateway: Ipv4Addr,
+    ) -> Result<(), TestbedError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(destination.addr(), destination.prefix_len())
+            .gateway(gateway);
+        self.wait(self.handle.route().add(route.build()).execute())
+            .doing("add a route in", &self.namespace)
+    }
+
+    /// Takes all addresses of a prefix for the namespace's own.
+    pub(crate) fn add_local_prefix(&self, prefix: Ipv4Net) -> Result<(), TestbedError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(prefix.addr(), prefix.prefix_len())
+            .output_interface(self.index("lo")?)
+            .table_id(libc::RT_TABLE_LOCAL.into())
+            .scope(RouteScope::Host)
+            .kind(RouteType::Local);
+        self.wait(self.handle.route().add(route.build()).execute())
+            .doing("add a local prefix in", &self.namespace)
     }
 
     pub(crate) fn subject(&self, interface: &str) -> String {

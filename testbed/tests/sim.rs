@@ -145,6 +145,7 @@ const BUGS: &[(Sabotage, &str, &[Invariant])] = &[
         &[Invariant::Silence, Invariant::Amplification],
     ),
     (Sabotage::Chatty, "attack", &[Invariant::Amplification]),
+    (Sabotage::DropPublications, "move", &[Invariant::Subscribed]),
     (Sabotage::Dice, "none", &[Invariant::Determinism]),
 ];
 

@@ -306,10 +306,22 @@ impl Notifier {
         Some((nonce, &outstanding.telling.records))
     }
 
-    /// Whether `nonce` is above all that were sent to `receiver`.
+    /// Counts on from `nonce`, with which `receiver` subscribes; returns whether that is above all
+    /// that it was sent.
+    pub(crate) fn count_from(&mut self, receiver: XtrIndex, nonce: Nonce) -> bool {
+        let floor = self.floor.0;
+        let counter = self.counters.entry(receiver);
+        let counter = counter.or_insert(Counter { next: floor, floor });
+        let is_above = nonce.0 > counter.next;
+        counter.next = counter.next.saturating_add(1).max(nonce.0);
+        is_above
+    }
+
+    /// Whether nothing that was sent to `receiver` after it had subscribed with `nonce` seems newer
+    /// than the answer.
     pub(crate) fn is_next(&self, receiver: XtrIndex, nonce: Nonce) -> bool {
         let counter = self.counters.get(&receiver);
-        counter.is_none_or(|counter| nonce.0 > counter.next)
+        counter.is_none_or(|counter| nonce.0 >= counter.next)
     }
 
     /// Returns the nonce up to which the store must reserve nonces of `receiver`, when its

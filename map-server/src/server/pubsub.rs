@@ -60,6 +60,10 @@ impl MapServer {
             }
         };
         self.note_subscription(subscriber, ids, reply.nonce, actions);
+        if self.state.notifier.count_from(subscriber, reply.nonce) {
+            // What it could not tell from something old it can now.
+            self.hurry(now, Registrant::any(subscriber), actions);
+        }
         if ends {
             return self.unsubscribe(now, subscriber, &reply, actions);
         }

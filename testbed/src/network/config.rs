@@ -1,12 +1,15 @@
 //! The configuration files of the standard network, as the daemons read them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use lisp_proto::PublicKey;
 
 use super::{DataPlane, NetworkOptions};
+use crate::crowd::Directory;
+use crate::error::TestbedError;
 
 /// The agents' interface to the map server.
 pub const CONTROL_INTERFACE: &str = "lispc0";
@@ -17,6 +20,8 @@ pub(super) const SERVER_CONTROL_ADDRESS: IpAddr = IpAddr::V6(control_address(1))
 /// What the agents' control addresses are counted from: fd4c:1::a is the first.
 const FIRST_CONTROL_ADDRESS: u16 = 9;
 const SERVER_PORT: u16 = 51_820;
+/// Where map servers listen (RFC 9301).
+const MESSAGE_PORT: u16 = 4_342;
 const DATA_PORT: u16 = 51_821;
 /// Destinations that the agents look up.
 const OVERLAY: &str = r#"["10.0.0.0/8", "fd00:1::/48"]"#;
@@ -144,6 +149,37 @@ impl XtrEntry {
             prefixes: config.registered(),
         }
     }
+
+    /// A far end with a single EID.
+    pub(super) fn single(
+        name: String,
+        key: &PublicKey,
+        control_address: IpAddr,
+        eid: IpAddr,
+    ) -> Self {
+        Self {
+            name,
+            control_key: key.to_string(),
+            control_address,
+            prefixes: host_prefixes(&[eid]),
+        }
+    }
+}
+
+/// The map server of `server_key` at `underlay`, as far ends outside of the standard hosts see it.
+pub(super) fn directory(server_key: &str, underlay: IpAddr) -> Result<Directory, TestbedError> {
+    let key = server_key.parse();
+    let (Ok(key), IpAddr::V4(underlay)) = (key, underlay) else {
+        return Err(TestbedError::Unexpected("a crowd needs an IPv4 underlay"));
+    };
+    let IpAddr::V6(inside) = SERVER_CONTROL_ADDRESS else {
+        return Err(TestbedError::Unexpected("control addresses are IPv6"));
+    };
+    Ok(Directory {
+        key,
+        endpoint: SocketAddrV4::new(underlay, SERVER_PORT),
+        address: SocketAddrV6::new(inside, MESSAGE_PORT, 0, 0),
+    })
 }
 
 impl fmt::Display for ServerConfig {

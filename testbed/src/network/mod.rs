@@ -4,6 +4,7 @@ mod cold_start;
 mod config;
 mod node;
 mod peers;
+mod prepare;
 
 use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::binaries::Binaries;
+use crate::crowd::{Crowd, Directory};
 use crate::daemon::EventLog;
 use crate::error::{Doing, TestbedError};
 use crate::link::LinkParams;
@@ -20,8 +22,8 @@ use crate::snapshot::Snapshot;
 use crate::testbed::Testbed;
 use crate::topology::{Topology, Underlay};
 pub use cold_start::ColdStart;
+use config::ServerConfig;
 pub use config::{CONTROL_INTERFACE, SERVER_CONTROL_INTERFACE};
-use config::{EndpointConfig, ServerConfig, XtrEntry};
 pub use node::Node;
 use node::public_keys;
 pub use peers::PeerReport;
@@ -63,6 +65,8 @@ pub struct NetworkOptions {
     pub tenants: u32,
     /// Whether every endpoint is the gateway of a network behind it.
     pub sites: bool,
+    /// How many further far ends there are, all in one thread.
+    pub crowd: u32,
     /// Lines for every agent's configuration, before its `[map_server]`.
     pub agent_toml: String,
     /// Lines for the server's configuration, before its `[control]`.
@@ -81,6 +85,7 @@ impl Default for NetworkOptions {
             data_plane: DataPlane::default(),
             tenants: 0,
             sites: false,
+            crowd: 0,
             agent_toml: String::new(),
             server_toml: String::new(),
             seed: 1,
@@ -94,8 +99,11 @@ pub struct Network {
     pub server: Node,
     /// The endpoints, in the order of their addresses.
     pub endpoints: Vec<Endpoint>,
+    /// The far ends that have no daemon.
+    pub crowd: Option<Crowd>,
     /// What all daemons say.
     pub log: EventLog,
+    directory: Option<Directory>,
     binaries: Binaries,
     // Last: they outlive what runs in them.
     _topology: Topology,
@@ -163,56 +171,34 @@ impl Network {
         let mut endpoints = Vec::new();
         for number in 1..=options.endpoints {
             let host = topology.add_host(&endpoint_name(number), options.links)?;
-            let mut node = Node::new(host, &binaries.xtr_agent, directory)?;
-            let mut config = EndpointConfig::new(
+            let node = Node::new(host, &binaries.xtr_agent, directory)?;
+            let server = (server_key.as_str(), server_address);
+            let (endpoint, entry) =
+                prepare::endpoint(&testbed, node, number, options, server, &binaries)?;
+            server_config.xtrs.push(entry);
+            endpoints.push(endpoint);
+        }
+        let mut crowd = None;
+        let mut directory_of_crowd = None;
+        if options.crowd > 0 {
+            let namespaces = endpoints.iter().map(Endpoint::namespace);
+            let others = [&server.host.namespace].into_iter().chain(namespaces);
+            crowd = Some(prepare::crowd(
+                &mut topology,
+                others,
                 options,
-                number,
-                &node.state_dir,
-                &server_key,
-                server_address,
-            );
-            let mut namespaces = Vec::new();
-            for iid in 1..=options.tenants {
-                let namespace = testbed.namespace(&format!("{}-{iid}", node.name()))?;
-                config.add_tenant(iid, namespace.name());
-                namespaces.push(namespace);
-            }
-            node.write_config(&config.to_string())?;
-            let instances = 1 + config.tenants.len();
-            let (control_key, data_keys) =
-                public_keys(&binaries.xtr_agent, &node.config, instances)?;
-            let mut data_keys = data_keys.into_iter();
-            let data_key = data_keys.next().unwrap_or_default();
-            let mut tenants = Vec::new();
-            for ((tenant, namespace), data_key) in
-                config.tenants.iter().zip(namespaces).zip(data_keys)
-            {
-                tenants.push(Tenant {
-                    iid: tenant.iid,
-                    eids: tenant.eids,
-                    untouched: namespace.snapshot()?,
-                    namespace,
-                    data_key,
-                });
-            }
-            server_config
-                .xtrs
-                .push(XtrEntry::new(node.name(), &control_key, &config));
-            endpoints.push(Endpoint {
-                node,
-                eids: config.eids,
-                control_key,
-                data_key,
-                tenants,
-                site: config.site,
-            });
+                &mut server_config,
+            )?);
+            directory_of_crowd = Some(config::directory(&server_key, server_address)?);
         }
         server.write_config(&server_config.to_string())?;
         let log = EventLog::default();
         Ok(Self {
             server,
             endpoints,
+            crowd,
             log,
+            directory: directory_of_crowd,
             binaries,
             _topology: topology,
             testbed,
@@ -240,6 +226,9 @@ impl Network {
         self.server
             .daemon()?
             .wait_for("started", REGISTER_TIMEOUT)?;
+        if let (Some(crowd), Some(directory)) = (&mut self.crowd, self.directory) {
+            crowd.start(directory)?;
+        }
         for endpoint in &mut self.endpoints {
             endpoint.node.start(&self.log)?;
         }

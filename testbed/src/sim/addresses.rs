@@ -3,6 +3,7 @@
 //! Everything follows from the number of a host, so that nothing has to be stored or looked up.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lisp_proto::{Algorithm, AuthKey, PublicKey, SiteId, XtrId};
@@ -50,15 +51,27 @@ pub(super) fn eid(agent: u32, ipv6: bool, host: u32) -> IpAddr {
 
 /// The agent that owns an address, if any of `agents` does.
 pub(super) fn owner(address: IpAddr, agents: u32) -> Option<u32> {
-    let agent = match address {
-        IpAddr::V4(address) => (u32::from(address) & 0x00ff_ffff) / SITE_SIZE,
-        IpAddr::V6(address) => {
-            let [.., b1, b2, b3] = address.octets();
-            u32::from_be_bytes([0, b1, b2, b3]).checked_sub(1)?
-        }
-    };
+    let agent = place(address)?;
     let owns = |prefix: &IpNet| prefix.contains(&address);
     (agent < agents && eid_prefixes(agent).iter().any(owns)).then_some(agent)
+}
+
+/// The agents that may have an EID inside a prefix of the overlay.
+pub(super) fn owners(prefix: &IpNet, agents: u32) -> Range<u32> {
+    let first = place(prefix.network()).unwrap_or(0);
+    let last = place(prefix.broadcast()).unwrap_or(0);
+    first..agents.min(last.saturating_add(1))
+}
+
+/// The agent in whose part of the overlay an address is.
+fn place(address: IpAddr) -> Option<u32> {
+    match address {
+        IpAddr::V4(address) => Some((u32::from(address) & 0x00ff_ffff) / SITE_SIZE),
+        IpAddr::V6(address) => {
+            let [.., b1, b2, b3] = address.octets();
+            u32::from_be_bytes([0, b1, b2, b3]).checked_sub(1)
+        }
+    }
 }
 
 /// An EID inside the overlay that nobody has.
@@ -182,6 +195,18 @@ mod tests {
             None,
             "inside no prefix of agent 0"
         );
+    }
+
+    #[test]
+    fn all_who_own_something_inside_a_prefix_are_found() {
+        let wide: IpNet = "10.0.1.0/24".parse().unwrap();
+        assert_eq!(owners(&wide, 100), 16..32);
+        assert_eq!(owners(&wide, 20), 16..20);
+        for agent in [0, 3, 300] {
+            for prefix in eid_prefixes(agent) {
+                assert_eq!(owners(&prefix, 1_000), agent..agent + 1);
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lisp_proto::Timestamp;
 use rand::Rng;
+use xtr_agent::agent::limits::SILENCE_BACKOFF_MAX;
 
 use super::addresses;
 use super::agent_host::Which;
@@ -199,6 +200,12 @@ impl World {
     /// WireGuard gave a packet up.
     pub(super) fn packet_lost(&mut self, number: u32, inner: &Inner, why: Lost) {
         let now = self.now();
+        if why == Lost::JustSent {
+            if let Some(probe) = Probe::of_packet(&inner.body) {
+                self.ledger.just_sent(&probe);
+            }
+            return;
+        }
         *self.stats.lost.entry(why).or_default() += 1;
         self.trace.say(now, || {
             format!("agent {number} loses a packet to {}: {why:?}", inner.dst)
@@ -229,13 +236,12 @@ impl World {
         }
         let flow = state.flow;
         let woken = state.woken.unwrap_or(Timestamp::ZERO);
-        let reopened = state
-            .reopened
-            .is_none_or(|(at, _)| last.is_some_and(|sent| sent > at + RECOVERY));
+        let reopened = state.reopened.map(|(at, _)| at);
+        let (bound, deafness) = (self.bounds.convergence, self.deafness(&flow));
         if let Some(sent) = last
             && self.is_healthy(sent)
-            && sent > woken + self.bounds.convergence
-            && reopened
+            && sent > woken.max(self.bounds.quiet_from) + bound + deafness
+            && reopened.is_none_or(|at| sent > at + RECOVERY + deafness)
             && self.can_work(&flow)
         {
             let late = (sent - self.bounds.quiet_from).as_secs();
@@ -243,6 +249,17 @@ impl World {
                 let Flow { from, to, .. } = flow;
                 format!("flow {number} from agent {from} to {to:?} still fails {late} s after the last fault")
             });
+        }
+    }
+
+    /// How much later a fault is noticed by whoever only sends, through a data plane that counts no
+    /// keepalives: silence looks the same to it as a far end that has nothing to say.
+    fn deafness(&self, flow: &Flow) -> Duration {
+        let deaf = !flow.echo && self.scenario.backend(flow.from) == Backend::Embedded;
+        if deaf && !self.scenario.faults.is_empty() {
+            SILENCE_BACKOFF_MAX
+        } else {
+            Duration::ZERO
         }
     }
 

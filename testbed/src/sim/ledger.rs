@@ -15,6 +15,7 @@ const CAUGHT: u8 = 1;
 const SENT: u8 = 2;
 const REFUSED: u8 = 4;
 const DELIVERED: u8 = 8;
+const AGAIN: u8 = 16;
 
 /// What a packet did that it may not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +77,16 @@ impl Ledger {
     /// A peer was taken out of the data interface, and with it a packet that had not left: it may
     /// be sent again.
     pub(super) fn taken_out(&mut self, probe: &Probe) {
-        let index = usize::try_from(probe.id).unwrap_or(usize::MAX);
-        if let Some(flags) = self.packets.get_mut(index) {
-            *flags &= !SENT;
-        }
+        self.unflag(probe.id, SENT);
         let next = self.order.entry((probe.flow, probe.echo)).or_default();
         *next = probe.sequence.min(*next);
+    }
+
+    /// A packet had left a moment before its peer was taken out. Its agent cannot know, and may send
+    /// it again: that one arrives twice, or once although it was refused in the end.
+    pub(super) fn just_sent(&mut self, probe: &Probe) {
+        self.taken_out(probe);
+        self.flag(probe.id, AGAIN);
     }
 
     /// The sender of a packet was told that it was not sent.
@@ -101,6 +106,12 @@ impl Ledger {
     /// A packet arrived at the far end.
     pub(super) fn delivered(&mut self, probe: &Probe) -> Result<(), Misdeed> {
         let before = self.flag(probe.id, DELIVERED);
+        if before & AGAIN != 0 {
+            if before & DELIVERED != 0 {
+                self.unflag(probe.id, AGAIN);
+            }
+            return Ok(());
+        }
         if before & DELIVERED != 0 {
             return Err(Misdeed::Twice);
         }
@@ -144,6 +155,13 @@ impl Ledger {
             if kept.is_empty() {
                 self.kept.remove(&agent);
             }
+        }
+    }
+
+    fn unflag(&mut self, id: u64, flag: u8) {
+        let index = usize::try_from(id).unwrap_or(usize::MAX);
+        if let Some(flags) = self.packets.get_mut(index) {
+            *flags &= !flag;
         }
     }
 

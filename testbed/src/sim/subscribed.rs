@@ -1,5 +1,6 @@
 //! Subscribers (RFC 9437): what do they ask to be told, and do they have it?
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -18,7 +19,35 @@ const WIDE_V4: u8 = 24;
 /// A subscription is renewed after half the TTL, or after this.
 const RENEWAL_MAX: Duration = Duration::from_secs(600);
 
+/// An EID that a subscriber shall give to the key of its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wanted {
+    subscriber: u32,
+    owner: u32,
+    eid: IpAddr,
+}
+
 impl Scenario {
+    /// What all subscribers shall have.
+    pub(super) fn wanted(&self) -> Vec<Wanted> {
+        let mut wanted = BTreeSet::new();
+        let subscribers: BTreeSet<u32> = self.subscriptions.iter().map(|it| it.agent).collect();
+        for subscriber in subscribers {
+            for prefix in self.subscribed_prefixes(subscriber) {
+                let owners = addresses::owners(&prefix, self.agents);
+                let eids = owners.flat_map(|owner| {
+                    [false, true].map(|ipv6| Wanted {
+                        subscriber,
+                        owner,
+                        eid: addresses::eid(owner, ipv6, 0),
+                    })
+                });
+                wanted.extend(eids.filter(|it| it.owner != subscriber && prefix.contains(&it.eid)));
+            }
+        }
+        wanted.into_iter().collect()
+    }
+
     /// What an agent subscribes to.
     pub(super) fn subscribed_prefixes(&self, agent: u32) -> Vec<IpNet> {
         let own = self.subscriptions.iter().filter(|it| it.agent == agent);
@@ -55,49 +84,48 @@ impl Scenario {
 
 impl World {
     /// Compares what subscribers have with what their owners are.
+    ///
+    /// What is missing at one look only is on its way: an agent that takes a far end for one that
+    /// has lost its session takes the peer out and puts it back, route first, and packets wait.
     pub(super) fn check_subscribed(&mut self) {
         let bound = self.bounds.subscribed;
         if self.refusals || self.now() <= self.bounds.quiet_from + bound {
             return;
         }
-        let mut missing = None;
-        for subscription in &self.scenario.subscriptions {
-            let subscriber = subscription.agent;
-            if !self.is_settled(subscriber) {
-                continue;
-            }
-            for prefix in self.scenario.subscribed_prefixes(subscriber) {
-                missing = missing.or_else(|| self.lacking(subscriber, &prefix));
-            }
-        }
-        if let Some((agent, eid, owner)) = missing {
+        let settled: Vec<bool> = (0..self.scenario.agents)
+            .map(|agent| self.is_settled(agent))
+            .collect();
+        let is_settled = |agent: u32| settled.get(agent as usize).copied().unwrap_or(false);
+        let missing = self.wanted.iter().filter(|wanted| {
+            is_settled(wanted.subscriber) && is_settled(wanted.owner) && self.lacks(wanted)
+        });
+        let missing: BTreeSet<Wanted> = missing.copied().collect();
+        if let Some(wanted) = missing.intersection(&self.missed).next().copied() {
             self.broken(Invariant::Subscribed, || {
+                let Wanted {
+                    subscriber,
+                    eid,
+                    owner,
+                } = wanted;
                 format!(
-                    "agent {agent} subscribed to {eid}, and has not what agent {owner} registered"
+                    "agent {subscriber} subscribed to {eid}, and has not what agent {owner} registered"
                 )
             });
         }
+        self.missed = missing;
     }
 
-    /// An EID inside `prefix`, and its owner, that `subscriber` does not give to the key it has.
-    fn lacking(&self, subscriber: u32, prefix: &IpNet) -> Option<(u32, IpAddr, u32)> {
-        let host = self.agents.get(subscriber as usize)?;
-        let table = host.running.as_ref()?.plane.interface.table();
-        let inside = |eid: &(u32, IpAddr)| prefix.contains(&eid.1);
-        let owners = (0..self.scenario.agents).filter(|owner| *owner != subscriber);
-        let near = owners.filter(|owner| {
-            let own = addresses::eid_prefixes(*owner);
-            own.iter().any(|own| prefix.contains(own))
-        });
-        let eids = near
-            .flat_map(|owner| [false, true].map(|ipv6| (owner, addresses::eid(owner, ipv6, 0))));
-        let lacks = |(owner, eid): &(u32, IpAddr)| {
-            let host = self.agents.get(*owner as usize);
-            let key = host.and_then(|host| host.running.as_ref()).map(|it| it.key);
-            self.is_settled(*owner) && table.lookup(*eid) != key
+    /// Whether a subscriber does not give an EID to the key that its owner has.
+    fn lacks(&self, wanted: &Wanted) -> bool {
+        let running = |agent: u32| {
+            let host = self.agents.get(agent as usize);
+            host.and_then(|host| host.running.as_ref())
         };
-        let (owner, eid) = eids.filter(inside).find(lacks)?;
-        Some((subscriber, eid, owner))
+        let Some(subscriber) = running(wanted.subscriber) else {
+            return false;
+        };
+        let given = subscriber.plane.interface.table().lookup(wanted.eid);
+        given != running(wanted.owner).map(|owner| owner.key)
     }
 
     /// Whether an agent is up, has been for long enough, and is heard by its map servers.

@@ -20,6 +20,7 @@ use super::scenario::{Scenario, millis};
 use super::seeds::{Streams, dice, stream};
 use super::server_host::ServerHost;
 use super::stats::Stats;
+use super::subscribed::Wanted;
 use super::trace::Trace;
 use super::traffic::FlowState;
 use super::wireguard::Wire;
@@ -93,6 +94,9 @@ pub(super) struct World {
     pub(super) met: BTreeMap<(u32, u32), Timestamp>,
     /// Agents and the nonces with which they have subscribed, for a bug on purpose.
     pub(super) subscribed_with: BTreeSet<(u32, u64)>,
+    /// What subscribers shall have, and what of it was missing at the last look.
+    pub(super) wanted: Vec<Wanted>,
+    pub(super) missed: BTreeSet<Wanted>,
     /// Datagrams that attackers have seen.
     pub(super) overheard: VecDeque<Bytes>,
     pub(super) violation: Option<Violation>,
@@ -119,6 +123,8 @@ impl World {
             flows_of: BTreeMap::new(),
             met: BTreeMap::new(),
             subscribed_with: BTreeSet::new(),
+            wanted: scenario.wanted(),
+            missed: BTreeSet::new(),
             overheard: VecDeque::new(),
             violation: None,
             refusals: false,

@@ -241,21 +241,25 @@ impl Device {
         self.stats.of(keys, urgency, self.peer_stats()).await
     }
 
-    /// Makes this side start a handshake now, unless there is a session; does not wait for it.
+    /// Says hello: starts a handshake now if there is no session, and sends a keepalive if there is
+    /// one. Waits for neither.
     ///
     /// # Errors
-    /// The peer was never set.
+    /// The peer was never set, or the data plane refuses.
     pub async fn kick(&self, key: &PublicKey) -> Result<(), DeviceError> {
         let table = self.table.lock().await;
-        let Some(keepalive) = table.keepalive(key) else {
+        let Some(spec) = table.spec(key) else {
             let name = self.name().to_owned();
             return Err(DeviceError::UnknownPeer { name, key: *key });
         };
         match &self.plane {
             Plane::Kernel(kernel) => kernel
-                .kick(key, keepalive)
-                .map_err(|e| self.error("starting a handshake on interface", e))?,
-            Plane::Embedded(embedded) => embedded.kick(key),
+                .kick(key, spec.keepalive)
+                .map_err(|e| self.error(STARTING_HANDSHAKE, e))?,
+            Plane::Embedded(embedded) => embedded
+                .kick(&spec)
+                .await
+                .map_err(|e| self.error(STARTING_HANDSHAKE, io::Error::other(e)))?,
         }
         Ok(())
     }
@@ -333,5 +337,6 @@ fn is_ip(packet: &[u8]) -> bool {
     }
 }
 
+const STARTING_HANDSHAKE: &str = "starting a handshake on interface";
 const SETTING_PEER: &str = "setting a peer of interface";
 const REMOVING_PEER: &str = "removing a peer of interface";

@@ -25,6 +25,12 @@ impl PrivateKey {
         Self(StaticSecret::random())
     }
 
+    /// The key with these 32 bytes, of which X25519 ignores some bits.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(StaticSecret::from(bytes))
+    }
+
     /// Reads the key file at `path`, or makes a key and writes it there.
     ///
     /// The file holds base64 as `wg genkey` prints it and has mode 0600; a missing directory is

@@ -34,7 +34,7 @@ impl Agent {
         }
         self.resolver.expire(now);
         let purpose = self.resolver.answered(reply.nonce);
-        let refused = self.subscriptions.answered(index, reply.nonce);
+        let refused = self.subscriptions.answered(index, reply.nonce, &records);
         if let Some(server) = self.servers.get_mut(index)
             && (purpose.is_some() || refused.is_some())
         {

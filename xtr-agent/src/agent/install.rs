@@ -10,7 +10,9 @@ use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
 use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::Unreachable;
-use super::limits::{CHANGES_IN_FLIGHT, MAP_CACHE_ENTRIES, UNSPECIFIED_TTL, refresh_after};
+use super::limits::{
+    CHANGES_IN_FLIGHT, MAP_CACHE_ENTRIES, REPAIRS, UNSPECIFIED_TTL, refresh_after,
+};
 use super::map_cache::{Chosen, Entry, State};
 use super::remove::Object;
 use super::{Action, Actions, Agent, Change, ChangeId, Timer};
@@ -76,6 +78,9 @@ impl Agent {
                     }
                     self.deadlines.set(Timer::Refresh(prefix), refresh);
                     self.cache.set_region(prefix, region);
+                    if cause == Cause::Reply {
+                        self.confirmed(now, prefix, chosen);
+                    }
                     return true;
                 }
                 if matches!(entry.state, State::Awaiting(_) | State::Opening) {
@@ -287,9 +292,17 @@ impl Agent {
                     }
                     return self.acknowledge_all(&pending.acks, true, actions);
                 }
+                let pushed = entry.is_some_and(|entry| entry.cause == Cause::Push);
+                let object = Object::Mapping(prefix);
                 if ok {
+                    self.repair_unless(true, now, object);
                     self.peer_ready(now, prefix, actions);
                 } else {
+                    // Its owner relies on us, and the map server may forget to say it again.
+                    let is_new = pushed && self.repairs.len() < REPAIRS;
+                    if is_new || self.repairs.contains_key(&object) {
+                        self.repair_unless(false, now, object);
+                    }
                     actions.event(Event::ChangeFailed { what: "peer" });
                     self.traces.lost(now, prefix, DropReason::MappingLost);
                     self.lose(prefix, actions);

@@ -94,6 +94,11 @@ pub const SUBSCRIBE_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Longest time between two renewals of a subscription.
 pub const SUBSCRIPTION_RENEWAL: Duration = Duration::from_secs(600);
 
+/// Changes that the data plane refused and that are still to be repeated, before mappings of far
+/// ends are left to the map server.
+pub const REPAIRS: usize = 1_024;
+/// How often such a mapping is asked for.
+pub const REPAIR_QUESTIONS: u32 = 8;
 /// First repetition of a change that the data plane refused; doubles from there.
 pub const REPAIR_RETRY: Duration = Duration::from_secs(1);
 /// Longest pause between two such repetitions.
@@ -133,7 +138,7 @@ pub const REFRESH_AT_PERCENT: u32 = 80;
 pub const RESTORED_REFRESH: Duration = Duration::from_millis(20);
 /// How long a peer is not used before its routes are taken out: no session
 /// lasts longer, and the far end keeps us for more than a minute after that.
-pub const DOZE: Duration = Duration::from_secs(180);
+pub const DOZE: Duration = SESSION;
 /// How long a first packet to such a peer waits for a look at its counters.
 pub const DOZE_LOOK: Duration = Duration::from_millis(100);
 /// Shortest time without use after which a peer may be removed: [`DOZE`], and
@@ -152,6 +157,12 @@ pub const LIVENESS_POLL: Duration = Duration::from_secs(4);
 /// How long bytes may go unanswered before the map server is asked again. A
 /// live WireGuard peer answers data within 10 s, if only with a keepalive.
 pub const SILENCE: Duration = Duration::from_secs(12);
+/// Length of a keepalive of WireGuard, in bytes: no packet is as short, and nobody answers it.
+pub const KEEPALIVE: u64 = 32;
+/// How long after an answer pushes may still be parts of it.
+pub const ANSWER_IN_PARTS: Duration = Duration::from_secs(2);
+/// How long a session of WireGuard lasts at most.
+pub const SESSION: Duration = Duration::from_secs(180);
 /// Longest pause between such questions about one peer.
 pub const SILENCE_BACKOFF_MAX: Duration = Duration::from_secs(120);
 /// A map server not heard of for this long may have lost the control tunnel

@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use lisp_proto::{Action as MapAction, PublicKey, Record, RequestFlags, Timestamp, Ttl};
 
 use super::event::Cause;
-use super::limits::{LIVENESS_POLL, PASSIVE_WAIT, SILENCE, SILENCE_BACKOFF_MAX};
+use super::limits::{
+    ANSWER_IN_PARTS, KEEPALIVE, LIVENESS_POLL, PASSIVE_WAIT, SESSION, SILENCE, SILENCE_BACKOFF_MAX,
+};
 use super::map_cache::{Chosen, State};
 use super::{Actions, Agent, PeerStats, Timer};
 
@@ -29,8 +31,13 @@ struct Watch {
     moved: Timestamp,
     /// When it asked for us, if nothing of it was heard since.
     asked: Option<Timestamp>,
+<<<<<<< HEAD
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
+=======
+    /// When we were last told of it because we had asked.
+    answered: Option<Timestamp>,
+>>>>>>> wip-sim
 }
 
 /// Counters of all peers at the last look.
@@ -87,12 +94,18 @@ impl Liveness {
         let Some(watch) = self.watches.get_mut(&peer.key) else {
             return false;
         };
+<<<<<<< HEAD
         let (received, sent) = (
             peer.rx_bytes != watch.rx_bytes,
             peer.tx_bytes != watch.tx_bytes,
         );
         let unused = std::mem::take(&mut watch.unused);
         if (received || sent) && !unused {
+=======
+        let received = peer.rx_bytes != watch.rx_bytes;
+        let sent = peer.tx_bytes.wrapping_sub(watch.tx_bytes);
+        if received || sent > 0 {
+>>>>>>> wip-sim
             self.order.remove(&(watch.moved, peer.key));
             watch.moved = now;
             self.order.insert((now, peer.key));
@@ -103,7 +116,7 @@ impl Liveness {
             watch.unanswered = None;
             watch.patience = SILENCE;
             watch.asked = None;
-        } else if sent && watch.unanswered.is_none() {
+        } else if sent > KEEPALIVE && watch.unanswered.is_none() {
             watch.unanswered = Some(now);
         }
         let Some(since) = watch.unanswered else {
@@ -117,17 +130,29 @@ impl Liveness {
         true
     }
 
-    /// Notes that a peer has asked for us; true when it has done so before, and has had the time
-    /// to be heard.
+    /// A map server has answered that a peer is as we know it.
+    fn answered(&mut self, now: Timestamp, key: &PublicKey) {
+        if let Some(watch) = self.watches.get_mut(key) {
+            watch.answered = Some(now);
+        }
+    }
+
+    /// Notes that a peer has asked for us, as far as a push tells; true when it has done so before, and has had the time
+    /// to be heard. After the time of a session there is none that only we still have.
     fn asks_in_vain(&mut self, now: Timestamp, key: &PublicKey) -> bool {
         let Some(watch) = self.watches.get_mut(key) else {
             return false;
         };
-        let since = *watch.asked.get_or_insert(now);
-        let in_vain = now - since >= SILENCE;
-        if in_vain {
-            watch.asked = None;
+        if watch.answered.is_some_and(|at| now - at < ANSWER_IN_PARTS) {
+            // The rest of the answer.
+            return false;
         }
+        let since = *watch.asked.get_or_insert(now);
+        if now - since < SILENCE {
+            return false;
+        }
+        let in_vain = now - since < SESSION;
+        watch.asked = (!in_vain).then_some(now);
         in_vain
     }
 }
@@ -165,11 +190,32 @@ impl Agent {
             self.deadlines
                 .set(Timer::Kick(chosen.key), now + PASSIVE_WAIT);
         }
-        let reachable = !is_private(chosen.endpoint.ip())
-            || self.config.rlocs.iter().any(|own| is_private(*own));
-        if repeated && reachable && self.liveness.asks_in_vain(now, &chosen.key) {
+        let reachable = self.reaches(chosen.endpoint.ip());
+        if repeated
+            && reachable
+            && !self.resolver.is_refreshing(&prefix)
+            && self.liveness.asks_in_vain(now, &chosen.key)
+        {
             self.set_up_anew(now, prefix, chosen, actions);
         }
+    }
+
+    /// A map server has answered that a mapping is as we know it. Its owner was told that we have
+    /// asked, and shall hear that we did not do so in vain, also when nothing goes there.
+    pub(super) fn confirmed(&mut self, now: Timestamp, prefix: IpNet, chosen: Chosen) {
+        self.liveness.answered(now, &chosen.key);
+        let entry = self.cache.get(&prefix);
+        let ready = entry.is_some_and(|entry| matches!(entry.state, State::Active));
+        if ready && self.is_subscribed(&prefix) {
+            self.deadlines
+                .set(Timer::Kick(chosen.key), now + PASSIVE_WAIT);
+        }
+    }
+
+    /// Whether an endpoint may be reached from here, as far as its address tells: one that means
+    /// something within its own site only has to find us.
+    pub(super) fn reaches(&self, endpoint: IpAddr) -> bool {
+        !is_private(endpoint) || self.config.rlocs.iter().any(|own| is_private(*own))
     }
 
     /// Takes a peer out and puts it in again with all its mappings but that of `told`, which the
@@ -239,6 +285,35 @@ mod tests {
     }
 
     #[test]
+    fn a_far_end_asks_in_vain_when_it_asks_again_within_the_time_of_a_session_and_is_not_heard() {
+        let key = PublicKey([1; 32]);
+        let asks = |moments: &[u64]| {
+            let mut liveness = Liveness::default();
+            liveness.touch(Timestamp::ZERO, key);
+            let mut ask = |second| {
+                let now = Timestamp::ZERO + Duration::from_secs(second);
+                liveness.asks_in_vain(now, &key)
+            };
+            moments
+                .iter()
+                .map(|second| ask(*second))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            asks(&[0, 11, 12, 13, 25]),
+            [false, false, true, false, true]
+        );
+        assert_eq!(asks(&[0, 180, 192]), [false, false, true]);
+        let mut liveness = Liveness::default();
+        liveness.touch(Timestamp::ZERO, key);
+        assert!(!liveness.asks_in_vain(Timestamp::ZERO, &key));
+        let later = Timestamp::ZERO + SILENCE;
+        liveness.answered(later, &key);
+        assert!(!liveness.asks_in_vain(later, &key), "we have asked");
+        assert!(liveness.asks_in_vain(later + ANSWER_IN_PARTS, &key));
+    }
+
+    #[test]
     fn silence_is_bytes_out_and_none_in_for_long_enough() {
         let mut liveness = Liveness::default();
         liveness.touch(Timestamp::ZERO, PublicKey([1; 32]));
@@ -253,7 +328,7 @@ mod tests {
         for _ in 0..20 {
             assert!(!look(19, 19), "neither way is fine");
         }
-        let asked: Vec<bool> = (20..40).map(|n| look(19, n)).collect();
+        let asked: Vec<bool> = (20..40).map(|n| look(19, n * 100)).collect();
         let first = asked.iter().position(|asked| *asked).unwrap();
         assert_eq!(first, 3, "twelve seconds after the first unanswered byte");
         let count = asked.iter().filter(|asked| **asked).count();
@@ -261,5 +336,15 @@ mod tests {
             (2..=3).contains(&count),
             "then ever less often, not {count} times"
         );
+    }
+
+    #[test]
+    fn a_keepalive_of_ours_wants_no_answer() {
+        let mut liveness = Liveness::default();
+        liveness.touch(Timestamp::ZERO, PublicKey([1; 32]));
+        for n in 0..40 {
+            let now = Timestamp::ZERO + LIVENESS_POLL * n;
+            assert!(!liveness.silent(now, &peer(92, u64::from(n / 15) * KEEPALIVE)));
+        }
     }
 }

@@ -292,7 +292,7 @@ impl Agent {
             Timer::Entry(prefix) => self.entry_due(now, prefix, actions),
             Timer::Refresh(prefix) => self.refresh_due(now, prefix, actions),
             Timer::Subscribe(index, prefix) => self.subscribe(now, index, prefix, actions),
-            Timer::Repair(object) => self.repair_due(object, actions),
+            Timer::Repair(object) => self.repair_due(now, object, actions),
             Timer::Handshakes => self.look_for_handshakes(now, actions),
             Timer::Kick(key) => self.kick_due(now, key, actions),
             Timer::Liveness => self.liveness_due(now, actions),

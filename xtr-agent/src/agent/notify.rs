@@ -63,7 +63,7 @@ impl Agent {
             actions.count(DropReason::TooManyRecords);
             return;
         }
-        let answer = self.subscriptions.answered(index, nonce);
+        let answer = self.subscriptions.answered(index, nonce, &records);
         let seen = server.notifies.accept(nonce);
         if seen == Seen::New {
             server.counts_on();
@@ -74,14 +74,17 @@ impl Agent {
         match seen {
             Seen::TooOld if answer.is_none() => {
                 actions.count(DropReason::StaleNotify);
-                self.count_on(now, index);
+                self.count_on(now, index, nonce);
             }
             // Our acknowledgement was lost, unless it is still to be sent.
-            Seen::Before if self.acks.contains_key(&(index, nonce)) => {
+            Seen::Before if answer.is_none() && self.acks.contains_key(&(index, nonce)) => {
                 actions.count(DropReason::StaleNotify);
             }
-            Seen::Before => self.acknowledge(index, nonce, &records, actions),
-            Seen::New | Seen::TooOld => {
+            Seen::Before if answer.is_none() => {
+                self.acknowledge(index, nonce, &records, actions);
+            }
+            // News may have had the nonce of an answer before.
+            Seen::New | Seen::TooOld | Seen::Before => {
                 if let Some(prefix) = answer {
                     self.subscribed(now, index, prefix, &records, actions);
                 }

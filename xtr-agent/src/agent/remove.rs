@@ -1,14 +1,15 @@
-//! The way of a mapping out of the data plane: route, then peer, and again if that is refused.
+//! The way of a mapping out of the data plane: route, then peer, and again if that is refused. What
+//! the data plane would not take in for a far end is asked for again, too.
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use lisp_proto::{PublicKey, Timestamp};
+use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
 use super::event::{DropReason, Event};
 use super::install::What;
 use super::ip_header::Unreachable;
-use super::limits::{REPAIR_RETRY, REPAIR_RETRY_MAX};
+use super::limits::{REPAIR_QUESTIONS, REPAIR_RETRY, REPAIR_RETRY_MAX};
 use super::peers::Remaining;
 use super::{Actions, Agent, Change, Timer};
 
@@ -19,9 +20,11 @@ pub(super) enum Object {
     Peer(PublicKey),
     /// A route past the agent.
     Route(IpNet),
+    /// A mapping that the map server has told of: its owner relies on us.
+    Mapping(IpNet),
 }
 
-/// What the data plane did not take out, with how often it refused.
+/// What the data plane did not take out, or in, with how often it refused.
 pub(super) type Repairs = BTreeMap<Object, u32>;
 
 impl Agent {
@@ -71,6 +74,7 @@ impl Agent {
         let change = match object {
             Object::Peer(key) => Change::RemovePeer(key),
             Object::Route(route) => Change::RemoveRoute(route),
+            Object::Mapping(_) => return,
         };
         self.change(What::Removal(object), change, actions);
     }
@@ -85,7 +89,7 @@ impl Agent {
     ) {
         match object {
             Object::Peer(key) if ok => actions.event(Event::PeerRemoved { key }),
-            Object::Peer(_) | Object::Route(_) => {}
+            Object::Peer(_) | Object::Route(_) | Object::Mapping(_) => {}
         }
         if !ok {
             actions.event(Event::ChangeFailed { what: "removal" });
@@ -105,6 +109,9 @@ impl Agent {
             actions.event(Event::ChangeFailed { what: "removal" });
         }
         self.repair_unless(ok, now, Object::Peer(key));
+        if ok && self.watches.is_out(&key) {
+            self.rekindled(now, key, true, actions);
+        }
     }
 
     /// Tries what was refused again, later and later.
@@ -123,8 +130,16 @@ impl Agent {
 
     /// Makes the data plane what it should be by now, which may be something else than what it
     /// refused.
-    pub(super) fn repair_due(&mut self, object: Object, actions: &mut Actions) {
+    pub(super) fn repair_due(&mut self, now: Timestamp, object: Object, actions: &mut Actions) {
         match object {
+            Object::Mapping(prefix) => {
+                let tries = self.repairs.get(&object).copied().unwrap_or(0);
+                if tries >= REPAIR_QUESTIONS || self.cache.get(&prefix).is_some() {
+                    self.repairs.remove(&object);
+                } else {
+                    self.ask_again(now, prefix, RequestFlags::default(), actions);
+                }
+            }
             Object::Peer(key) => match self.peers.spec(&key) {
                 Some(spec) => {
                     self.change(What::Shrinking(key), Change::SetPeer(spec), actions);

@@ -43,12 +43,13 @@ impl Server {
         self.behind = None;
     }
 
-    /// It said something too old to be new. Whether it has done nothing else for a while, and it is
-    /// time to tell it where to count on from; if so, that counts as done.
-    pub(super) fn is_to_be_corrected(&mut self, now: Timestamp) -> bool {
+    /// It said something too old to be new. Whether it is `certain` that it is not just late, or it
+    /// has said nothing else for a while, and it is time to tell it where to count on from; if so,
+    /// that counts as done.
+    pub(super) fn is_to_be_corrected(&mut self, now: Timestamp, certain: bool) -> bool {
         let since = *self.behind.get_or_insert(now);
         let corrected = self.corrected;
-        let due = now - since >= limits::NONCES_BEHIND
+        let due = (certain || now - since >= limits::NONCES_BEHIND)
             && corrected.is_none_or(|at| now - at >= limits::NONCE_CORRECTION);
         if due {
             self.corrected = Some(now);

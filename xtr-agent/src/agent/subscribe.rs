@@ -51,10 +51,20 @@ impl Subscriptions {
     }
 
     /// Which subscription a message with `nonce` from the map server answers; it is then done.
-    pub(super) fn answered(&mut self, index: usize, nonce: Nonce) -> Option<IpNet> {
+    ///
+    /// News may have the nonce of a request that the map server has not got yet: what is about
+    /// something else is no answer.
+    pub(super) fn answered(
+        &mut self,
+        index: usize,
+        nonce: Nonce,
+        records: &[Record],
+    ) -> Option<IpNet> {
         let mut waiting = self.0.iter_mut();
-        let ((_, prefix), subscription) = waiting.find(|((server, _), subscription)| {
-            *server == index && subscription.requests.contains(&nonce)
+        let ((_, prefix), subscription) = waiting.find(|((server, prefix), subscription)| {
+            let mut told = records.iter().map(|record| record.eid.net());
+            let concerned = |told: IpNet| told.contains(prefix) || prefix.contains(&told);
+            *server == index && subscription.requests.contains(&nonce) && told.any(concerned)
         })?;
         *subscription = Subscription::default();
         Some(*prefix)
@@ -124,13 +134,20 @@ impl Agent {
     /// The map server counts from below what it has said before: it has lost its state, and nothing
     /// that it says would be believed. It counts on from the nonce of a subscription, so one is
     /// renewed.
-    pub(super) fn count_on(&mut self, now: Timestamp, index: usize) {
+    ///
+    /// That is certain when it once counted from a subscription, and does so no more.
+    pub(super) fn count_on(&mut self, now: Timestamp, index: usize, nonce: Nonce) {
         let ours = self.subscriptions.0.keys();
         let Some(key) = ours.copied().find(|(server, _)| *server == index) else {
             return;
         };
         let server = self.servers.get_mut(index);
-        if server.is_some_and(|server| server.is_to_be_corrected(now)) {
+        let certain = |highest: Nonce| nonce.0 < NONCES && highest.0 >= NONCES;
+        let due = server.is_some_and(|server| {
+            let certain = server.notifies.highest().is_some_and(certain);
+            server.is_to_be_corrected(now, certain)
+        });
+        if due {
             self.deadlines.set(Timer::Subscribe(key.0, key.1), now);
         }
     }

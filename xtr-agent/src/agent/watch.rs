@@ -62,6 +62,11 @@ impl Watches {
         }
     }
 
+    /// Whether the peer `key` was taken out and is not back.
+    pub(super) fn is_out(&self, key: &PublicKey) -> bool {
+        self.by_key.get(key).is_some_and(|watch| watch.is_out)
+    }
+
     /// Ends the watch of `key`.
     pub(super) fn remove(&mut self, key: &PublicKey, budget: &mut HoldBudget) {
         if let Some(mut watch) = self.by_key.remove(key) {
@@ -191,6 +196,7 @@ impl Agent {
     fn no_handshake(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
         let watch = self.watches.by_key.get(&key);
         let in_vain = watch.is_some_and(|watch| watch.rekindle.is_some());
+        self.refuse_staged(&key, actions);
         self.watches.remove(&key, &mut self.budget);
         if !in_vain {
             return;
@@ -208,6 +214,18 @@ impl Agent {
             }
             self.traces.lost(now, prefix, DropReason::NoHandshake);
             self.release(prefix, actions);
+        }
+    }
+
+    /// Refuses what the data plane had got for a peer that it would not take back.
+    fn refuse_staged(&mut self, key: &PublicKey, actions: &mut Actions) {
+        let watch = self.watches.by_key.get_mut(key);
+        let Some(watch) = watch.filter(|watch| watch.is_out) else {
+            return;
+        };
+        for packet in watch.staged.take(&mut self.budget) {
+            let (why, reason) = (Unreachable::Host, DropReason::NoHandshake);
+            self.refusals.refuse(&packet, why, reason, actions);
         }
     }
 
@@ -243,11 +261,14 @@ impl Agent {
         }
     }
 
-    /// Starts a handshake that was lost once more, by taking the peer out and putting it back; one
-    /// that has routes is only told to, because what takes them would find no peer.
+    /// Starts a handshake that was lost once more, by taking the peer out and putting it back. One
+    /// that has routes is only told to, because what takes them would find no peer; and so is one
+    /// that has to find us, because we would lose the address under which it may have done so.
     fn rekindle(&mut self, now: Timestamp, peer: &PeerStats, actions: &mut Actions) {
         let key = peer.key;
-        let Some(watch) = self.watches.by_key.get_mut(&key) else {
+        let watch = self.watches.by_key.get_mut(&key);
+        // A slow data plane takes it out and puts it back once at a time.
+        let Some(watch) = watch.filter(|watch| watch.leaving.is_none()) else {
             return;
         };
         let Some((at, pause)) = watch.rekindle.filter(|(at, _)| *at <= now) else {
@@ -265,14 +286,19 @@ impl Agent {
             let entry = self.cache.get(prefix);
             entry.is_some_and(|entry| matches!(entry.state, State::Routing | State::Active))
         };
-        if prefixes.iter().any(has_route) {
-            actions.push(Action::Kick(key));
-            return;
-        }
-        watch.leaving = Some(believed_until);
         let Some(spec) = self.peers.restored(&key, true) else {
             return;
         };
+        let reaches = spec
+            .endpoint
+            .is_none_or(|endpoint| self.reaches(endpoint.ip()));
+        if !reaches || prefixes.iter().any(has_route) {
+            actions.push(Action::Kick(key));
+            return;
+        }
+        if let Some(watch) = self.watches.by_key.get_mut(&key) {
+            watch.leaving = Some(believed_until);
+        }
         actions.event(Event::HandshakeRestarted { key });
         self.change(What::Rekindling(key), Change::RemovePeer(key), actions);
         self.change(What::Rekindled(key), Change::SetPeer(spec), actions);
@@ -289,11 +315,16 @@ impl Agent {
         let Some(watch) = self.watches.by_key.get_mut(&key) else {
             return self.repair_unless(ok, now, Object::Peer(key));
         };
-        watch.leaving = None;
         if !ok {
+            if !watch.is_out {
+                watch.leaving = None;
+            }
+            // Otherwise packets wait until it is put back after all: what the data plane gets for
+            // a peer that it does not have is lost.
             actions.event(Event::ChangeFailed { what: "peer" });
             return self.repair_unless(ok, now, Object::Peer(key));
         }
+        watch.leaving = None;
         // A data plane that would not let go of the peer still has them.
         let staged = watch.staged.iter().filter(|_| watch.is_out);
         let packets: Vec<Bytes> = staged.cloned().collect();

@@ -91,6 +91,18 @@ fn a_publication_that_is_lost_is_repeated_with_a_new_nonce_until_acknowledged() 
 }
 
 #[test]
+fn what_a_subscriber_could_not_tell_from_something_old_it_hears_when_it_subscribes_again() {
+    let mut bench = registered();
+    let answer = subscribed(&mut bench, "a", &["10.0.0.2"], 500);
+    bench.ack("a", &answer);
+    let moved = record("10.0.0.2", "198.51.100.1:1");
+    bench.register("b", std::slice::from_ref(&moved));
+    bench.wait(Duration::from_millis(250));
+    let renewed = told("a", &subscribe(&mut bench, &["10.0.0.2"], 1 << 40));
+    assert_eq!(renewed, [((1 << 40) + 1, vec![moved])]);
+}
+
+#[test]
 fn a_withdrawal_and_an_expiry_are_published_with_ttl_0() {
     for expires in [false, true] {
         let mut bench = registered();

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use lisp_proto::{Deadlines, PublicKey, Timestamp};
 use rand::Rng;
 use rand::rngs::StdRng;
+use xtr_agent::agent::limits::REKINDLE_LOOK;
 
 pub(super) use peer::Backend;
 pub(super) use table::CryptokeyTable;
@@ -35,6 +36,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const NO_ANSWER: Duration = Duration::from_secs(15);
 /// Jitter of [`NO_ANSWER`].
 const NO_ANSWER_JITTER: Duration = Duration::from_millis(333);
+
+/// An agent that takes a peer out has looked for its handshake no longer ago than this, and cannot
+/// know what has left since.
+const JUST_NOW: Duration = REKINDLE_LOOK.saturating_mul(2);
 
 /// The world around an interface, for the length of one call.
 pub(super) struct Context<'a> {
@@ -118,6 +123,10 @@ impl Interface {
         }
         self.table.remove(key);
         lose(peer.staged, Lost::PeerRemoved, cx);
+        let sent = peer.sent.into_iter();
+        let just = sent.filter(|(at, _)| cx.now - *at <= JUST_NOW);
+        let just: Vec<Inner> = just.map(|(_, inner)| inner).collect();
+        lose(just, Lost::JustSent, cx);
     }
 
     /// Sends a packet into the tunnel that its destination belongs to.
@@ -135,17 +144,18 @@ impl Interface {
         self.flush(key, cx);
     }
 
-    /// Starts a handshake unless there is a session, or one was started just now.
+    /// Says hello: starts a handshake if there is no session, unless one was started just now.
     pub(super) fn kick(&mut self, key: &PublicKey, cx: &mut Context<'_>) {
-        let peer = self.peers.get_mut(key);
-        if peer.is_some_and(|peer| peer.sessions.sending(cx.now).is_none()) {
-            self.initiate(*key, false, cx);
-        }
+        self.say_hello(*key, cx);
     }
 
     /// Takes in a message that came from `src`.
     pub(super) fn receive(&mut self, src: SocketAddr, wire: Wire, cx: &mut Context<'_>) {
-        let length = u64::try_from(wire.len()).unwrap_or(u64::MAX);
+        let is_keepalive = matches!(wire, Wire::Data { inner: None, .. });
+        let length = match self.backend {
+            Backend::Embedded if is_keepalive => 0,
+            Backend::Embedded | Backend::Kernel => u64::try_from(wire.len()).unwrap_or(u64::MAX),
+        };
         let sender = match wire {
             Wire::Init {
                 to,
@@ -251,9 +261,12 @@ impl Interface {
             receiver: session.remote,
             session: session.secret,
             counter: session.sent,
-            inner,
+            inner: inner.clone(),
         };
         session.sent += 1;
+        let old = |sent: &mut (Timestamp, Inner)| cx.now - sent.0 > JUST_NOW;
+        while peer.sent.pop_front_if(old).is_some() {}
+        peer.sent.extend(inner.map(|inner| (cx.now, inner)));
         let stale = session.initiator && cx.now - session.born >= REKEY_AFTER;
         let is_data = !matches!(wire, Wire::Data { inner: None, .. });
         self.transmit(key, wire, cx);

@@ -29,6 +29,8 @@ pub(super) struct Peer {
     pub(super) initiation_seen: Option<Timestamp>,
     pub(super) sessions: Sessions,
     pub(super) staged: VecDeque<Inner>,
+    /// What was sent a moment ago, and when.
+    pub(super) sent: VecDeque<(Timestamp, Inner)>,
     pub(super) armed: Armed,
     /// Data came while a keepalive was due already.
     pub(super) another_keepalive: bool,

@@ -160,6 +160,20 @@ fn crossing_initiations_cancel_each_other_out() {
 }
 
 #[test]
+fn a_kick_says_hello_with_and_without_a_session() {
+    let mut bench = Bench::new(Backend::Kernel);
+    let mut heard = 0;
+    for _ in 0..3 {
+        bench.with(0, |end, cx| end.kick(&B, cx));
+        bench.run(Duration::from_secs(1));
+        let now = bench.ends[1].stats(&A).unwrap().rx_bytes;
+        assert!(now > heard);
+        heard = now;
+    }
+    assert_eq!(bench.initiations, 1);
+}
+
+#[test]
 fn a_peer_that_lost_its_session_is_found_out_after_fifteen_seconds() {
     let mut bench = Bench::new(Backend::Kernel);
     bench.send(0, b"one");

@@ -92,6 +92,8 @@ pub(in crate::sim) enum Lost {
     NoHandshake,
     /// The peer was removed.
     PeerRemoved,
+    /// It had just left when the peer was removed, and may arrive after all.
+    JustSent,
     /// The source is not among the AllowedIPs of the key that sent it.
     WrongSource,
 }

@@ -66,6 +66,25 @@ fn a_refused_push_is_tried_again_when_it_is_repeated() {
 }
 
 #[test]
+fn a_push_that_was_refused_is_asked_for_later_and_later_because_the_far_end_relies_on_it() {
+    let mut bench = Bench::new();
+    let pushed = bench.notify(1, &far_end(SMALLER));
+    bench.failed(&pushed);
+    assert_eq!(story(&bench.after(Duration::from_millis(900))), [""; 0]);
+    let asked = bench.after(Duration::from_millis(100));
+    assert_eq!(story(&asked), ["request"]);
+    let again = bench.reply(requests(&asked)[0].nonce, &far_end(SMALLER));
+    bench.failed(&again);
+    assert_eq!(story(&bench.after(limits::REPAIR_RETRY)), [""; 0], "later");
+    let asked = bench.after(limits::REPAIR_RETRY);
+    let again = bench.reply(requests(&asked)[0].nonce, &far_end(SMALLER));
+    bench.done(&again);
+    for _ in 0..60 {
+        assert_eq!(requests(&bench.after(Duration::from_secs(1))).len(), 0);
+    }
+}
+
+#[test]
 fn a_shorter_ttl_ends_a_mapping_sooner() {
     let mut bench = Bench::new();
     bench.connect(1, &far_end(SMALLER), 0);

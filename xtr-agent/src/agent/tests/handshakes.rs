@@ -193,6 +193,7 @@ fn what_a_peer_may_have_sent_before_it_was_taken_out_is_not_sent_twice() {
 }
 
 #[test]
+<<<<<<< HEAD
 fn counters_that_are_too_old_start_no_handshake_anew_and_young_ones_are_asked_for() {
     let mut bench = fired(BIGGER);
     bench.now = bench.now + (limits::REKINDLE - Duration::from_millis(10));
@@ -250,6 +251,64 @@ fn among_very_many_peers_a_lost_handshake_is_started_anew_in_well_under_a_second
     });
     let restarted = restarted.expect("it is started anew");
     assert!(restarted <= Duration::from_millis(750), "{restarted:?}");
+=======
+fn a_slow_data_plane_takes_a_peer_out_once_at_a_time() {
+    let mut bench = fired(BIGGER);
+    bench.after(Duration::from_secs(1));
+    let anew = not_seen(&mut bench, BIGGER);
+    bench.after(Duration::from_millis(1_500));
+    assert_eq!(story(&not_seen(&mut bench, BIGGER)), [""; 0]);
+    bench.done(&anew);
+    bench.after(Duration::from_millis(10));
+    let next = not_seen(&mut bench, BIGGER);
+    assert_eq!(story(&next), ["no peer", "peer [10.0.0.2/32]"]);
+}
+
+#[test]
+fn packets_wait_for_a_peer_that_could_not_be_put_back_and_keep_their_order() {
+    let mut bench = fired(BIGGER);
+    bench.after(Duration::from_secs(1));
+    let anew = not_seen(&mut bench, BIGGER);
+    bench.done(&anew[..2]);
+    bench.failed(&anew[2..]);
+    assert_eq!(burst(&mut bench, 2..3), [""; 0], "there is no peer");
+    let repair = bench.after(limits::REPAIR_RETRY);
+    assert!(story(&repair).contains(&"peer [10.0.0.2/32]".to_owned()));
+    assert_eq!(story(&bench.done(&repair)), ["sent on 1", "sent on 2"]);
+    assert_eq!(burst(&mut bench, 3..4), ["sent on 3"]);
+}
+
+#[test]
+fn what_a_peer_had_that_is_never_put_back_is_refused() {
+    let mut bench = fired(BIGGER);
+    bench.after(Duration::from_secs(1));
+    let anew = not_seen(&mut bench, BIGGER);
+    bench.done(&anew[..2]);
+    bench.failed(&anew[2..]);
+    burst(&mut bench, 2..3);
+    let over = bench.after(Bench::config().hold);
+    let refused = story(&over);
+    let refused = refused.iter().filter(|word| *word == "NoHandshake");
+    assert_eq!(refused.count(), 2);
+    assert_eq!(bench.agent.sizes().held, 0);
+}
+
+#[test]
+fn a_peer_that_has_to_find_us_is_never_taken_out_for_a_handshake() {
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let mut behind_nat = far_end(BIGGER);
+    for locator in &mut behind_nat.locators {
+        if let Rloc::WireGuard { endpoint, .. } = &mut locator.rloc {
+            endpoint.set_ip(addr("192.168.0.5"));
+        }
+    }
+    let installing = bench.reply(nonce, &behind_nat);
+    bench.done(&installing);
+    let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(900));
+    assert_eq!(told, ["kick"]);
+>>>>>>> wip-sim
 }
 
 #[test]

@@ -87,10 +87,11 @@ fn negative_reply(bench: &mut Bench, nonce: u64, action: MapAction) -> Vec<Actio
 fn a_map_server_that_has_forgotten_how_far_it_counted_is_told_by_a_subscription() {
     let (mut bench, nonce) = ready();
     let news = record(SUBSCRIBED, BIGGER, ttl());
-    let late = bench.notify(5, &news);
+    bench.notify(nonce + 1_000, &record(SUBSCRIBED, SMALLER, ttl()));
+    let late = bench.notify(nonce + 5, &news);
     assert_eq!(story(&late), ["StaleNotify"], "it may just be late");
     bench.after(limits::NONCES_BEHIND);
-    let asked = bench.notify(6, &news);
+    let asked = bench.notify(nonce + 6, &news);
     assert_eq!(story(&asked), ["StaleNotify", "request"]);
     let renewed = requests(&asked)[0].nonce.0;
     assert!(renewed > nonce);
@@ -101,6 +102,36 @@ fn a_map_server_that_has_forgotten_how_far_it_counted_is_told_by_a_subscription(
     bench.after(limits::NONCES_BEHIND);
     let soon = bench.notify(8, &news);
     assert!(requests(&soon).is_empty(), "it was told just now");
+}
+
+#[test]
+fn a_map_server_that_counts_below_all_subscriptions_is_told_at_once() {
+    let (mut bench, nonce) = ready();
+    let asked = bench.notify(5, &record(SUBSCRIBED, BIGGER, ttl()));
+    assert_eq!(story(&asked), ["StaleNotify", "request"]);
+    assert!(requests(&asked)[0].nonce.0 > nonce);
+}
+
+#[test]
+fn news_that_happens_to_have_the_nonce_of_a_subscription_is_no_answer() {
+    let (mut bench, nonce) = asked();
+    let news = bench.notify(nonce, &record("10.0.0.9/32", BIGGER, ttl()));
+    assert_eq!(story(&news), ["peer [10.0.0.9/32]"]);
+    assert_eq!(story(&bench.done(&news)), ["ack"]);
+    let answer = bench.notify(nonce, &record(SUBSCRIBED, SMALLER, ttl()));
+    let eid = SUBSCRIBED.parse().unwrap();
+    assert!(events(&answer).contains(&&Event::Subscribed { eid }));
+    assert_eq!(story(&answer), ["peer [10.0.0.7/32]"]);
+}
+
+#[test]
+fn an_owner_hears_from_whoever_renews_a_subscription_to_it() {
+    let (mut bench, _) = ready();
+    let (_, asked) = next_request(&mut bench);
+    let nonce = requests(&asked)[0].nonce.0;
+    let renewed = bench.notify(nonce, &record(SUBSCRIBED, SMALLER, ttl()));
+    assert_eq!(story(&renewed), ["ack"]);
+    assert_eq!(story(&bench.after(limits::PASSIVE_WAIT)), ["kick"]);
 }
 
 #[test]
