@@ -31,13 +31,10 @@ struct Watch {
     moved: Timestamp,
     /// When it asked for us, if nothing of it was heard since.
     asked: Option<Timestamp>,
-<<<<<<< HEAD
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
-=======
     /// When we were last told of it because we had asked.
     answered: Option<Timestamp>,
->>>>>>> wip-sim
 }
 
 /// Counters of all peers at the last look.
@@ -94,18 +91,10 @@ impl Liveness {
         let Some(watch) = self.watches.get_mut(&peer.key) else {
             return false;
         };
-<<<<<<< HEAD
-        let (received, sent) = (
-            peer.rx_bytes != watch.rx_bytes,
-            peer.tx_bytes != watch.tx_bytes,
-        );
-        let unused = std::mem::take(&mut watch.unused);
-        if (received || sent) && !unused {
-=======
         let received = peer.rx_bytes != watch.rx_bytes;
         let sent = peer.tx_bytes.wrapping_sub(watch.tx_bytes);
-        if received || sent > 0 {
->>>>>>> wip-sim
+        let unused = std::mem::take(&mut watch.unused);
+        if (received || sent > 0) && !unused {
             self.order.remove(&(watch.moved, peer.key));
             watch.moved = now;
             self.order.insert((now, peer.key));

@@ -193,7 +193,6 @@ fn what_a_peer_may_have_sent_before_it_was_taken_out_is_not_sent_twice() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn counters_that_are_too_old_start_no_handshake_anew_and_young_ones_are_asked_for() {
     let mut bench = fired(BIGGER);
     bench.now = bench.now + (limits::REKINDLE - Duration::from_millis(10));
@@ -251,7 +250,9 @@ fn among_very_many_peers_a_lost_handshake_is_started_anew_in_well_under_a_second
     });
     let restarted = restarted.expect("it is started anew");
     assert!(restarted <= Duration::from_millis(750), "{restarted:?}");
-=======
+}
+
+#[test]
 fn a_slow_data_plane_takes_a_peer_out_once_at_a_time() {
     let mut bench = fired(BIGGER);
     bench.after(Duration::from_secs(1));
@@ -308,7 +309,6 @@ fn a_peer_that_has_to_find_us_is_never_taken_out_for_a_handshake() {
     bench.done(&installing);
     let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(900));
     assert_eq!(told, ["kick"]);
->>>>>>> wip-sim
 }
 
 #[test]
