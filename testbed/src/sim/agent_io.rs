@@ -137,7 +137,10 @@ impl World {
 
     fn agent_dropped(&mut self, number: u32, reason: DropReason) {
         let now = self.now();
-        if reason == DropReason::IcmpLimited {
+        if matches!(
+            reason,
+            DropReason::IcmpLimited | DropReason::TooManyDestinations
+        ) {
             self.ledger.refused_silently(number);
         }
         self.trace

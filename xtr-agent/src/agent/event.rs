@@ -157,7 +157,9 @@ pub enum DropReason {
     IcmpLimited,
     /// Too many packets held in all.
     HoldFull,
-    /// Too many destinations being resolved.
+    /// A packet to a new destination, when too many wait already: its sender is not told.
+    TooManyDestinations,
+    /// A packet waited for its destination to be asked for, and others took its place.
     TooManyRequests,
     /// Too many peers, all of them in use.
     TooManyPeers,

@@ -140,7 +140,15 @@ impl Agent {
         }
     }
 
-    pub(super) fn change(&mut self, what: What, change: Change, actions: &mut Actions) -> ChangeId {
+    pub(super) fn change(
+        &mut self,
+        what: What,
+        mut change: Change,
+        actions: &mut Actions,
+    ) -> ChangeId {
+        if let Change::SetPeer(spec) = &mut change {
+            spec.allowed_ips = self.allowed(&spec.key, &spec.allowed_ips);
+        }
         let id = ChangeId(self.next_change);
         self.next_change += 1;
         let places = match &change {

@@ -151,7 +151,7 @@ impl Agent {
         actions: &mut Actions,
     ) {
         if self.resolver.len() >= OUTSTANDING_REQUESTS || self.overloaded() {
-            return actions.count(DropReason::TooManyRequests);
+            return actions.count(DropReason::TooManyDestinations);
         }
         let at_once = self.ration.is_empty() && self.ration.take(now);
         let mut place = None;
@@ -159,7 +159,7 @@ impl Agent {
             self.ration.calm(now);
         } else {
             let Some((own, last)) = self.ration.place(now, packet, src, dst) else {
-                return actions.count(DropReason::TooManyRequests);
+                return actions.count(DropReason::TooManyDestinations);
             };
             place = Some(own);
             if let Some(last) = last {
@@ -331,21 +331,12 @@ impl Agent {
         self.deadlines.set(Timer::Request(dst), retry);
     }
 
-    /// Others take the place of `dst`, which was not asked for yet: nobody has said that it cannot
-    /// be reached, so nothing is said to those who may try again.
+    /// Others take the place of `dst` in its lane: it goes, unless it was asked for or waits in front.
     fn make_way(&mut self, now: Timestamp, dst: IpAddr, actions: &mut Actions) {
         let pending = self.resolver.pending_mut(&dst);
-        if pending.is_none_or(|pending| pending.tries > 0 || pending.in_front) {
-            return;
+        if pending.is_some_and(|pending| pending.tries == 0 && !pending.in_front) {
+            self.give_up(now, dst, actions);
         }
-        self.deadlines.cancel(&Timer::Request(dst));
-        let pending = self.resolver.finish(&dst);
-        let held = pending.map(|mut pending| pending.held.take(&mut self.budget));
-        for _ in held.into_iter().flatten() {
-            actions.count(DropReason::TooManyRequests);
-        }
-        let reason = DropReason::TooManyRequests;
-        self.traces.failed(now, dst, reason);
     }
 
     /// Nobody answered: tells the senders and refuses the destination for a moment.

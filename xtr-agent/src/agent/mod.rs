@@ -5,6 +5,7 @@
 //! servers, `install` for the way of a mapping into the data plane.
 
 mod action;
+mod allowed;
 mod answer;
 mod asked;
 mod bucket;

@@ -51,6 +51,7 @@ impl Agent {
         self.release_routes(prefix, actions);
         if let Some(chosen) = entry.chosen {
             self.drop_prefix(prefix, chosen.key, actions);
+            self.give_back(&prefix, actions);
         }
     }
 

@@ -41,12 +41,41 @@ fn a_route_stays_while_another_mapping_needs_it() {
             ttl: Ttl::WITHDRAW,
             ..if n == 1 { wide.clone() } else { exact.clone() }
         };
-        assert_eq!(story(&bench.notify(3, &gone(first))), ["no peer"]);
+        let told = story(&bench.notify(3, &gone(first)));
+        let to_the_wider = ["no peer", "peer [10.0.0.0/8]"];
+        assert_eq!(told, to_the_wider[..first]);
         assert_eq!(
             story(&bench.notify(4, &gone(second))),
             ["no route 10.0.0.0/8", "no peer"]
         );
     }
+}
+
+#[test]
+fn a_peer_is_believed_only_what_is_looked_up_and_not_what_is_excluded() {
+    // 10.64.0.0/10 is excluded.
+    let mut bench = Bench::with(Config {
+        overlay: vec![net("10.0.0.0/10"), net("10.128.0.0/9"), net("fd00:1::/48")],
+        ..Bench::config()
+    });
+    let all = record("10.0.0.0/8", SMALLER, ttl());
+    let told = story(&bench.notify(1, &all));
+    assert_eq!(told, ["peer [10.0.0.0/10, 10.128.0.0/9]"]);
+    // As long as a part of the other one: AllowedIPs have one owner.
+    let half = record("10.128.0.0/9", BIGGER, ttl());
+    assert_eq!(story(&bench.notify(2, &half)), ["peer [10.128.0.0/9]"]);
+    let more = record("fd00:1::/64", SMALLER, ttl());
+    let told = story(&bench.notify(3, &more));
+    assert_eq!(told, ["peer [10.0.0.0/10, fd00:1::/64]"]);
+    let part = record("10.200.0.0/16", PublicKey([8; 32]), ttl());
+    assert_eq!(story(&bench.notify(4, &part)), ["peer [10.200.0.0/16]"]);
+    let gone = Record {
+        ttl: Ttl::WITHDRAW,
+        ..half
+    };
+    let told = story(&bench.notify(5, &gone));
+    let given_back = "peer [10.0.0.0/10, 10.128.0.0/9, fd00:1::/64]";
+    assert_eq!(told, ["no peer", given_back]);
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn a_mapping_wider_than_the_overlay_gets_routes_for_the_overlay_only() {
     let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
     let nonce = requests(&asked)[0].nonce;
     let installing = bench.reply(nonce, &record("0.0.0.0/0", SMALLER, Ttl::from_minutes(15)));
-    assert_eq!(story(&installing), ["peer [0.0.0.0/0]"]);
+    assert_eq!(story(&installing), ["peer [10.0.0.0/8]"]);
     assert_eq!(story(&bench.done(&installing)), ["sent on 1"]);
     assert_eq!(story(&bench.handshake(SMALLER, 92)), ["route 10.0.0.0/8"]);
 }

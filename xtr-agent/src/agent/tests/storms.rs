@@ -203,7 +203,7 @@ fn packets_of_a_scan_that_find_no_room_are_counted_and_nothing_else() {
         bench.input(Input::TunPacket(&packet))
     });
     let dropped = storm.filter(|actions| {
-        let held = [Action::Count(DropReason::TooManyRequests)];
+        let held = [Action::Count(DropReason::TooManyDestinations)];
         actions.as_slice() == held
     });
     // Those that take the place of others in longer lanes are few.
