@@ -117,8 +117,9 @@ fn a_file_that_is_read_again_changes_what_tunnels_do_not_notice() {
     daemon
         .wait_since(position, "subscribed", PATIENCE, |_| true)
         .unwrap();
-    let (partial, _) = reloaded(&format!("mtu = 1380\n{subscribe}"), "reload_partial");
-    assert_eq!(partial.text("key"), "mtu");
+    let (refused, _) = reloaded(&format!("mtu = 1380\n{subscribe}"), "reload_failed");
+    let error = refused.text("error");
+    assert!(error.contains("config.toml:1: mtu: has changed"), "{error}");
 
     assert_eq!(once().replies.len(), 1);
     let events = network.log.since(position);
@@ -126,6 +127,67 @@ fn a_file_that_is_read_again_changes_what_tunnels_do_not_notice() {
     let touched =
         events.any(|event| event.is("alpha", "peer_removed") || event.is("alpha", "caught"));
     assert!(!touched, "the tunnel has noticed nothing");
+}
+
+#[test]
+fn what_lives_here_and_what_is_looked_up_change_while_a_flow_goes_on() {
+    let network = Network::start(&NetworkOptions::default()).unwrap();
+    let [alpha, beta] = network.endpoints.as_slice() else {
+        panic!("two endpoints");
+    };
+    // The map server may have it from the start: it lies in what alpha may register.
+    let flow = flow_from(alpha, beta.eids[1]);
+    sleep(Duration::from_secs(1));
+    let good = std::fs::read_to_string(&alpha.node.config).unwrap();
+    let own = format!("\"{}/32\", ", alpha.eids[0]);
+    assert!(good.contains(&own) && good.contains("\"10.0.0.0/8\""));
+    let moved = good
+        .replacen(&own, "", 1)
+        .replacen("\"10.0.0.0/8\"", "\"11.0.0.0/8\"", 1);
+    let hang_up = |text: &str| {
+        std::fs::write(&alpha.node.config, text).unwrap();
+        let position = network.log.position();
+        let daemon = alpha.node.daemon().unwrap();
+        daemon.signal(Signal::SIGHUP).unwrap();
+        daemon
+            .wait_since(position, "reloaded", PATIENCE, |_| true)
+            .unwrap();
+    };
+    let shown = |arguments: &[&str]| {
+        let mut command = Command::new("ip");
+        command.args(arguments);
+        let output = alpha.namespace().run(|| command.output().unwrap());
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    hang_up(&moved);
+    let routes = shown(&["-4", "route", "show"]);
+    assert!(
+        routes.contains("11.0.0.0/8") && !routes.contains("10.0.0.0/8"),
+        "{routes}"
+    );
+    let address = format!("{}/32", alpha.eids[0]);
+    assert!(!shown(&["addr", "show"]).contains(&address));
+    let gone = Ping {
+        timeout: Duration::from_secs(5),
+        ..Ping::once(alpha.eids[0])
+    };
+    let report = gone.run(beta.namespace()).unwrap();
+    assert_eq!(report.replies.len(), 0, "it is withdrawn");
+    hang_up(&good);
+    assert!(shown(&["addr", "show"]).contains(&address));
+    let back = Ping {
+        count: 1,
+        timeout: Duration::from_secs(20),
+        ..Ping::once(alpha.eids[0])
+    };
+    // Beta was told that nobody has it, and is told that somebody has again.
+    sleep(Duration::from_secs(1));
+    assert_eq!(back.run(beta.namespace()).unwrap().replies.len(), 1);
+    assert_eq!(
+        flow.join().unwrap(),
+        FLOW,
+        "replies of the flow in the other family"
+    );
 }
 
 #[test]

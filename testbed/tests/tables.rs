@@ -19,8 +19,10 @@ use testbed::{Binaries, DataPlane, Endpoint, Network, NetworkOptions, Ping};
 const PORT: u16 = 9_000;
 /// What lives at beta in instance 7, and at gamma in instance 8.
 const SAME: &str = "10.50.0.1";
-/// Instance, table, and who has which address there; each agent has its own instance 0 as well.
-const PLAN: [(u32, u32, [(usize, &str); 2]); 2] = [
+/// Instance, table, and who has which address there.
+type Plan = (u32, u32, [(usize, &'static str); 2]);
+/// Each agent has its own instance 0 as well.
+const PLAN: [Plan; 2] = [
     (7, 107, [(0, "10.7.0.1"), (1, SAME)]),
     (8, 70_008, [(0, "10.8.0.1"), (2, SAME)]),
 ];

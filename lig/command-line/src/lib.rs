@@ -1,7 +1,9 @@
 //! What the commands of this workspace do alike: read arguments, end with a code, say, complain, log.
 
+mod manuals;
+
 use std::fmt::Display;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -23,17 +25,40 @@ pub enum LogFormat {
     Json,
 }
 
-/// Reads the arguments of this process.
+/// Reads the arguments of this process. Every command has `completions` and `man` beside its own.
 ///
 /// # Errors
-/// Help, version and what is wrong have been printed; the command ends with this code.
+/// Help, version, completions, pages and what is wrong have been printed; the command ends with this
+/// code.
 pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
-    A::try_parse().map_err(|error| {
+    let mut command = manuals::extended(A::command());
+    let refused = |error: clap::Error| {
         let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
         // A closed terminal is no reason for another exit code.
         drop(error.print());
         ExitCode::from(code)
-    })
+    };
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let matches = matches.map_err(refused)?;
+    match manuals::answer(&command, &matches) {
+        Ok(None) => {
+            let arguments = A::from_arg_matches(&matches);
+            arguments.map_err(|error| refused(error.format(&mut command)))
+        }
+        Ok(Some(manuals::Answer::Print(text))) => {
+            // Whoever reads it may have read enough.
+            drop(std::io::stdout().write_all(&text));
+            Err(ExitCode::SUCCESS)
+        }
+        Ok(Some(manuals::Answer::Written(directory))) => {
+            say(&format!("written to {}", directory.display()));
+            Err(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            complain(command.get_name(), &format!("writing pages: {error}"));
+            Err(ExitCode::from(EXIT_FAILURE))
+        }
+    }
 }
 
 /// Returns the code with which `program` ends; a failure is complained about.

@@ -109,6 +109,7 @@ impl World {
                         handshake_seen: choices.below(2) == 0,
                         rx_bytes: u64::from(choices.byte()),
                         tx_bytes: u64::from(choices.byte()),
+                        read_at: self.now,
                     })
                     .collect();
                 return self.step(Input::PeerStats(&stats), 0);
@@ -218,6 +219,7 @@ impl World {
                 Action::Kick(_)
                 | Action::RenewControlTunnel(_)
                 | Action::ReadPeerStats(_)
+                | Action::ReadPeerStatsAnew(_)
                 | Action::Deliver(_)
                 | Action::Count(_)
                 | Action::Event(_) => {}

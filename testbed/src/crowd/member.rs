@@ -244,8 +244,9 @@ impl Member {
                 let Directory { key, endpoint, .. } = self.directory;
                 self.control = self.control_identity.tunnel(&key, self.address, endpoint);
             }
-            Action::ReadPeerStats(keys) => {
-                let stats: Vec<_> = keys.iter().filter_map(|key| self.stats(key)).collect();
+            Action::ReadPeerStats(keys) | Action::ReadPeerStatsAnew(keys) => {
+                let stats = keys.iter().filter_map(|key| self.stats(now, key));
+                let stats: Vec<_> = stats.collect();
                 self.agent.handle(now, Input::PeerStats(&stats), actions);
             }
             // Nobody sends anything here but in answer, and nobody reads the log.
@@ -282,10 +283,11 @@ impl Member {
         }
     }
 
-    fn stats(&self, key: &PublicKey) -> Option<PeerStats> {
+    fn stats(&self, now: Timestamp, key: &PublicKey) -> Option<PeerStats> {
         let (handshake_seen, rx_bytes, tx_bytes) = self.peers.get(key)?.tunnel.stats();
         Some(PeerStats {
             key: *key,
+            read_at: now,
             handshake_seen,
             rx_bytes,
             tx_bytes,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use tokio::sync::Mutex;
 
@@ -119,6 +120,16 @@ impl Device {
             Plane::Kernel(_) => self.link.stay(),
             Plane::Embedded(_) => {}
         }
+    }
+
+    /// Gives the interface these addresses and no others, and waits until they can be used; tunnels
+    /// do not notice.
+    ///
+    /// # Errors
+    /// An address is refused, or CAP_NET_ADMIN is missing.
+    pub async fn set_addresses(&self, addresses: &[IpNet]) -> Result<(), DeviceError> {
+        self.link.set_addresses(addresses)?;
+        self.link.settle(addresses).await
     }
 
     /// Returns which data plane the interface runs on.

@@ -91,9 +91,15 @@ impl LinkGuard {
     /// what is as it shall be is not touched.
     pub(crate) fn fit(&self, mtu: u16, addresses: &[IpNet]) -> Result<(), DeviceError> {
         let failed = |source| DeviceError::system(BRINGING_UP, self.name(), source);
+        self.links().set_mtu(self.index, mtu).map_err(failed)?;
+        self.set_addresses(addresses)
+    }
+
+    /// Gives the interface these addresses and no others; those that stay are not touched.
+    pub(crate) fn set_addresses(&self, addresses: &[IpNet]) -> Result<(), DeviceError> {
+        let failed = |source| DeviceError::system(BRINGING_UP, self.name(), source);
         let mut links = self.links();
         links.mark(self.index).map_err(failed)?;
-        links.set_mtu(self.index, mtu).map_err(failed)?;
         let present = links.addresses(self.index).map_err(failed)?;
         for old in present.iter().filter(|old| !addresses.contains(old)) {
             links.remove_address(self.index, *old).map_err(failed)?;

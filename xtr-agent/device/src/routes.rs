@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -160,6 +160,36 @@ impl Routes {
         }
         state.added.insert(spec.clone());
         Ok(())
+    }
+
+    /// Adds a route in the place of one that this process added, in one step: there is no moment
+    /// without either.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn replace(&self, spec: &RouteSpec) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        let mut added = state.added.iter();
+        let Some(old) = added.find(|old| old.place() == spec.place()).cloned() else {
+            drop(state);
+            return self.add(spec);
+        };
+        let index = state.index_of(ADDING, &spec.device)?;
+        let message = RouteNetlinkMessage::NewRoute(message(spec, index));
+        let socket = state.links.socket();
+        let replaced = socket.execute(message, NLM_F_CREATE | NLM_F_REPLACE);
+        replaced.map_err(|e| DeviceError::system(ADDING, &spec.prefix.to_string(), e))?;
+        state.added.remove(&old);
+        state.added.insert(spec.clone());
+        Ok(())
+    }
+
+    /// The routes that this process added through `device`, in no particular order.
+    #[must_use]
+    pub fn through(&self, device: &str) -> Vec<RouteSpec> {
+        let state = self.state();
+        let through = state.added.iter().filter(|spec| spec.device == device);
+        through.cloned().collect()
     }
 
     /// Removes a route this process added; anything else is left alone.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use lisp_proto::{
     EidPrefix, Locator, MapNotify, Message, Nonce, Record, RegisterFlags, RegisterParams, Rloc,
-    Timestamp, decode, encode_map_register,
+    Timestamp, Ttl, decode, encode_map_register,
 };
 
 use super::event::{DropReason, Event};
@@ -54,12 +54,16 @@ impl Agent {
 
     /// Registers all prefixes with one map server; a TTL of 0 withdraws them.
     fn register(&mut self, now: Timestamp, index: usize, actions: &mut Actions) {
-        let records: Vec<Record> = self
-            .config
-            .eid_prefixes
-            .iter()
-            .map(|prefix| self.own_record(*prefix))
-            .collect();
+        let own = self.config.eid_prefixes.iter();
+        let mut records: Vec<Record> = own.map(|prefix| self.own_record(*prefix)).collect();
+        if let Some(server) = self.servers.get(index) {
+            let leaving = server.registration.leaving().iter();
+            records.extend(leaving.map(|prefix| Record {
+                ttl: Ttl::WITHDRAW,
+                locators: Vec::new(),
+                ..self.own_record(*prefix)
+            }));
+        }
         let nonce = self.register_nonce;
         self.register_nonce = Nonce(nonce.0.wrapping_add(1));
         let (Some(map_server), Some(server)) = (
@@ -175,7 +179,7 @@ impl Agent {
             return;
         }
         for record in notify.records().take(RECORDS_PER_MESSAGE) {
-            if let Some(eid) = record.eid() {
+            if let Some(eid) = record.eid().filter(|eid| self.is_own(eid)) {
                 actions.event(Event::Registered { eid });
             }
         }
@@ -218,16 +222,20 @@ impl Agent {
     /// The routes that send packets for `prefix` past the agent: never more
     /// than the overlay, whatever a mapping claims.
     pub(super) fn routes_for(&self, prefix: &IpNet) -> Vec<IpNet> {
-        let overlay = &self.config.overlay;
-        if overlay.iter().any(|net| net.contains(prefix)) {
-            return vec![*prefix];
-        }
-        let inside = overlay.iter().filter(|net| prefix.contains(*net));
-        inside.copied().collect()
+        routes_within(&self.config.overlay, prefix)
     }
 
     pub(super) fn is_own(&self, eid: &EidPrefix) -> bool {
         let own = &self.config.eid_prefixes;
         own.iter().any(|prefix| prefix.contains(&eid.net()))
     }
+}
+
+/// What `overlay` and `prefix` have in common.
+pub(super) fn routes_within(overlay: &[IpNet], prefix: &IpNet) -> Vec<IpNet> {
+    if overlay.iter().any(|net| net.contains(prefix)) {
+        return vec![*prefix];
+    }
+    let inside = overlay.iter().filter(|net| prefix.contains(*net));
+    inside.copied().collect()
 }

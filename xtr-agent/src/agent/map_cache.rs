@@ -361,6 +361,12 @@ impl Resolver {
         Some(pending)
     }
 
+    /// All destinations being resolved.
+    #[must_use]
+    pub(super) fn destinations(&self) -> Vec<IpAddr> {
+        self.pending.keys().copied().collect()
+    }
+
     /// Destinations being resolved that lie within `prefix`.
     #[must_use]
     pub(super) fn within(&self, prefix: &IpNet) -> Vec<IpAddr> {

@@ -42,7 +42,7 @@ impl Agent {
         }
         server.heard(now);
         let nonce = notify.nonce;
-        if is_about(&self.config, notify) {
+        if is_about(&self.config, server.registration.leaving(), notify) {
             if server.registration.acknowledge(nonce, now) {
                 self.registered(now, index, notify, actions);
                 return;
@@ -322,11 +322,11 @@ impl Agent {
     }
 }
 
-/// Whether `notify` names nothing but what we register ourselves: a push may happen to carry the
-/// nonce of a Map-Register.
-fn is_about(own: &Config, notify: &MapNotify<'_>) -> bool {
+/// Whether `notify` names nothing but what we register ourselves, or withdraw: a push may happen to
+/// carry the nonce of a Map-Register.
+fn is_about(own: &Config, leaving: &[IpNet], notify: &MapNotify<'_>) -> bool {
     let registered = |eid: EidPrefix| {
-        let mut prefixes = own.eid_prefixes.iter();
+        let mut prefixes = own.eid_prefixes.iter().chain(leaving);
         eid.iid() == own.iid && prefixes.any(|prefix| prefix.contains(&eid.net()))
     };
     notify

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{Timestamp, Ttl};
+use lisp_proto::{EidPrefix, Timestamp, Ttl};
 
+use super::control::routes_within;
 use super::{Actions, Agent};
 
 /// The part of a [`Config`](super::Config) that a running agent can change.
@@ -18,6 +19,10 @@ pub struct Adjustable {
     pub hold: Duration,
     /// Destinations that are kept ready before a packet goes there.
     pub subscriptions: Vec<IpNet>,
+    /// The prefixes that live here.
+    pub eid_prefixes: Vec<IpNet>,
+    /// Destinations that are looked up.
+    pub overlay: Vec<IpNet>,
 }
 
 impl Agent {
@@ -29,11 +34,14 @@ impl Agent {
             register_interval: self.config.register_interval,
             hold: self.config.hold,
             subscriptions: self.config.subscriptions.clone(),
+            eid_prefixes: self.config.eid_prefixes.clone(),
+            overlay: self.config.overlay.clone(),
         }
     }
 
     /// Puts `wanted` into effect. The map servers are told at once; new subscriptions begin when
-    /// they have answered. Mappings, peers and routes stay as they are.
+    /// they have answered. Mappings, peers and routes stay as they are, but for those that another
+    /// overlay has no room for, or that lie where we live now.
     pub fn reconfigure(&mut self, now: Timestamp, wanted: Adjustable, actions: &mut Actions) {
         if wanted == self.adjustable() || self.stopping {
             return;
@@ -43,12 +51,55 @@ impl Agent {
             register_interval,
             hold,
             subscriptions,
+            eid_prefixes,
+            overlay,
         } = wanted;
         self.config.ttl = ttl;
         self.config.register_interval = register_interval;
         self.config.hold = hold;
         self.config.subscriptions = subscriptions;
+        self.move_house(now, eid_prefixes, overlay, actions);
         self.unsubscribe_unwanted(now, actions);
         self.register_all(now, actions);
+    }
+
+    /// Other prefixes live here, or others are looked up, from now on.
+    fn move_house(
+        &mut self,
+        now: Timestamp,
+        own: Vec<IpNet>,
+        overlay: Vec<IpNet>,
+        actions: &mut Actions,
+    ) {
+        if own != self.config.eid_prefixes {
+            for server in &mut self.servers {
+                server.registration.replace(&self.config.eid_prefixes, &own);
+            }
+        }
+        let before = &self.config.overlay;
+        let is_touched = |prefix: &IpNet| {
+            let lives_here = own.iter().any(|own| own.contains(prefix));
+            lives_here || routes_within(before, prefix) != routes_within(&overlay, prefix)
+        };
+        let mappings = self.cache.iter().map(|(prefix, _)| prefix);
+        let touched: Vec<IpNet> = mappings.filter(is_touched).collect();
+        let mut waiting = Vec::new();
+        for prefix in touched {
+            if let Some(entry) = self.cache.get_mut(&prefix) {
+                waiting.extend(entry.held.take(&mut self.budget));
+            }
+            self.forget(prefix, actions);
+        }
+        self.config.eid_prefixes = own;
+        self.config.overlay = overlay;
+        for dst in self.resolver.destinations() {
+            let eid = EidPrefix::host(self.config.iid, dst);
+            if self.is_own(&eid) || !self.in_overlay(&IpNet::from(dst)) {
+                self.give_up(now, dst, actions);
+            }
+        }
+        for packet in waiting {
+            self.tun_packet(now, &packet, actions);
+        }
     }
 }

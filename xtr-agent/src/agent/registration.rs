@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use lisp_proto::{Nonce, Timestamp};
 
 use super::limits::{REGISTER_RETRY, REGISTER_RETRY_MAX};
@@ -17,6 +18,8 @@ pub(super) struct Registration {
     sent: Timestamp,
     /// From a Map-Register to its acknowledgement, the last time.
     rtt: Option<Duration>,
+    /// Prefixes that live here no more, until the map server has acknowledged that.
+    leaving: Vec<IpNet>,
 }
 
 impl Default for Registration {
@@ -27,6 +30,7 @@ impl Default for Registration {
             acknowledged: None,
             sent: Timestamp::ZERO,
             rtt: None,
+            leaving: Vec::new(),
         }
     }
 }
@@ -47,6 +51,20 @@ impl Registration {
         self.retry = REGISTER_RETRY;
     }
 
+    /// From now on `own` is registered, and what was before is withdrawn.
+    pub(super) fn replace(&mut self, before: &[IpNet], own: &[IpNet]) {
+        self.leaving.extend(before);
+        self.leaving.sort_unstable();
+        self.leaving.dedup();
+        self.leaving.retain(|prefix| !own.contains(prefix));
+        self.afresh();
+    }
+
+    /// What is to be withdrawn.
+    pub(super) fn leaving(&self) -> &[IpNet] {
+        &self.leaving
+    }
+
     /// Whether a Map-Notify with `nonce` acknowledges the Map-Register that is
     /// out; if so it is done.
     pub(super) fn acknowledge(&mut self, nonce: Nonce, now: Timestamp) -> bool {
@@ -54,6 +72,7 @@ impl Registration {
             return false;
         }
         self.outstanding = None;
+        self.leaving.clear();
         self.retry = REGISTER_RETRY;
         self.acknowledged = Some(now);
         // Every Map-Register has a nonce of its own: the answer is to the latest one.

@@ -8,10 +8,12 @@
 //! | Which values make sense for one instance? | `instance.rs` |
 //! | What is left of an overlay without what is excluded? | `without.rs` |
 //! | What does a complaint look like? | `error.rs` |
+//! | Where is a key that cannot change now? | `place.rs` |
 
 mod check;
 mod error;
 mod instance;
+mod place;
 mod raw;
 mod without;
 
@@ -25,6 +27,7 @@ use toml::Spanned;
 use wg_device::BackendChoice;
 
 pub use error::ConfigError;
+pub use place::Section;
 
 use error::Source;
 use raw::{RawConfig, RawMapServer};
@@ -134,11 +137,31 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the line, the key and a remedy.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(path, &text)
+        Self::parse(path, &read(path)?)
+    }
+
+    /// Reads the file at `path` for an agent that runs with `self`: `fixed` names what differs from
+    /// that and cannot change now.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or what `fixed` has named, with where it is in the file.
+    pub fn reload(
+        &self,
+        path: &Path,
+        fixed: impl FnOnce(&Self, &Self) -> Vec<(Section, &'static str)>,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let text = read(path).map_err(|error| vec![error])?;
+        let wanted = Self::parse(path, &text).map_err(|error| vec![error])?;
+        let source = Source { path, text: &text };
+        let changed = fixed(self, &wanted).into_iter();
+        let errors: Vec<_> = changed
+            .map(|(section, key)| source.fixed(section, key))
+            .collect();
+        if errors.is_empty() {
+            Ok(wanted)
+        } else {
+            Err(errors)
+        }
     }
 
     /// Checks the configuration `text` that came from `path`.
@@ -192,6 +215,13 @@ impl Config {
             instances,
         })
     }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Tells a tunnelled map server from a plain one; half of either is an error.

@@ -72,17 +72,48 @@ impl DataPlane {
             forwarding,
         };
         for prefix in &instance.overlay {
-            let source = made.source(prefix);
-            let catch = RouteSpec {
-                prefix: *prefix,
-                device: made.miss.name().to_owned(),
-                metric: MISS_METRIC,
-                source,
-                table: made.table,
-            };
-            made.routes.add(&catch)?;
+            made.routes.add(&made.catch_route(prefix))?;
         }
         Ok(made)
+    }
+
+    /// Takes over what `instance` says about the overlay and what lives here; tunnels do not notice.
+    /// There is no moment in which packets to the overlay find no route of ours.
+    ///
+    /// # Errors
+    /// An address or a route is refused; what was done by then stays.
+    pub(super) async fn move_house(&mut self, instance: &Instance) -> Result<(), DeviceError> {
+        let wanted = host_addresses(&instance.eid_prefixes);
+        let as_nets = |addresses: &[IpAddr]| -> Vec<IpNet> {
+            addresses.iter().map(|addr| IpNet::from(*addr)).collect()
+        };
+        // With an address go the routes that name it as their source.
+        let mut both = self.sources.clone();
+        both.extend(wanted.iter().filter(|addr| !self.sources.contains(addr)));
+        self.data.set_addresses(&as_nets(&both)).await?;
+        self.sources = wanted;
+        for prefix in &instance.overlay {
+            self.routes.replace(&self.catch_route(prefix))?;
+        }
+        for route in self.routes.through(self.data.name()) {
+            self.routes.replace(&self.data_route(&route.prefix))?;
+        }
+        for route in self.routes.through(self.miss.name()) {
+            if !instance.overlay.contains(&route.prefix) {
+                self.routes.remove(&route)?;
+            }
+        }
+        self.data.set_addresses(&as_nets(&self.sources)).await
+    }
+
+    fn catch_route(&self, prefix: &IpNet) -> RouteSpec {
+        RouteSpec {
+            prefix: *prefix,
+            device: self.miss.name().to_owned(),
+            metric: MISS_METRIC,
+            source: self.source(prefix),
+            table: self.table,
+        }
     }
 
     /// From now on interfaces and routes are left in place for the next run, where the kernel has

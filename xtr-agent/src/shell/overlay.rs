@@ -329,6 +329,7 @@ impl Overlay {
         &mut self,
         shared: &mut Shared,
         wanted: Adjustable,
+        instance: &Instance,
     ) -> Result<()> {
         let now = shared.clock.now();
         self.agent.reconfigure(now, wanted, &mut self.actions);
@@ -337,7 +338,16 @@ impl Overlay {
             .reserve(self.agent.register_nonce())
             .context("writing register.nonce")?;
         self.act(shared).await;
-        self.settle(shared).await
+        self.settle(shared).await?;
+        let before = (&self.instance.overlay, &self.instance.eid_prefixes);
+        if before != (&instance.overlay, &instance.eid_prefixes)
+            && let Err(error) = self.plane.move_house(instance).await
+        {
+            let log = || warn!(event = "reload_partial", %error, "correct the file, or restart");
+            self.span.in_scope(log);
+        }
+        self.instance = instance.clone();
+        Ok(())
     }
 
     /// How far the first packet to `eid` has come.

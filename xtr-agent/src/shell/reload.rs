@@ -1,31 +1,25 @@
 //! SIGHUP: what changed in the configuration file takes effect, where no tunnel would notice.
 
-use std::collections::BTreeSet;
-
 use anyhow::Result;
 use tracing::{info, warn};
 
 use super::Shell;
 use crate::agent::Adjustable;
-use crate::config::{Config, Instance};
+use crate::config::{Config, Instance, Section};
 
 impl Shell {
-    /// Reads the configuration file again. One that cannot be run changes nothing.
+    /// Reads the configuration file again. One that cannot be run, or that changes what cannot change
+    /// now, changes nothing.
     pub(super) async fn reload(&mut self) -> Result<()> {
-        let wanted = match Config::load(&self.config_path) {
+        let wanted = match self.config.reload(&self.config_path, needs_restart) {
             Ok(wanted) => wanted,
-            Err(error) => {
-                warn!(event = "reload_failed", %error, "going on with what was read before");
+            Err(errors) => {
+                for error in errors {
+                    warn!(event = "reload_failed", %error, "going on with what was read before");
+                }
                 return Ok(());
             }
         };
-        let waiting = needs_restart(&self.config, &wanted);
-        for key in &waiting {
-            warn!(
-                event = "reload_partial",
-                key, "takes effect with the next start"
-            );
-        }
         for overlay in &mut self.overlays {
             let iid = overlay.iid;
             let mut instances = wanted.instances.iter();
@@ -33,12 +27,12 @@ impl Shell {
                 continue;
             };
             let settings = adjustable(&wanted, instance);
-            overlay.reconfigure(&mut self.shared, settings).await?;
+            overlay
+                .reconfigure(&mut self.shared, settings, instance)
+                .await?;
         }
         info!(event = "reloaded", path = %self.config_path.display());
-        if waiting.is_empty() {
-            self.config = wanted;
-        }
+        self.config = wanted;
         Ok(())
     }
 }
@@ -49,22 +43,48 @@ fn adjustable(config: &Config, instance: &Instance) -> Adjustable {
         register_interval: config.register_interval,
         hold: config.hold,
         subscriptions: instance.subscribe.clone(),
+        eid_prefixes: instance.eid_prefixes.clone(),
+        overlay: instance.overlay.clone(),
     }
 }
 
-/// The keys that differ and cannot change while the agent runs.
-fn needs_restart(now: &Config, wanted: &Config) -> Vec<&'static str> {
-    let mut keys = differing(fixed(now), fixed(wanted));
-    for instance in &now.instances {
-        let mut others = wanted.instances.iter();
+/// The keys that differ and cannot change while the agent runs, and where they are.
+fn needs_restart(now: &Config, wanted: &Config) -> Vec<(Section, &'static str)> {
+    let keys = differing(fixed(now), fixed(wanted));
+    let mut keys: Vec<_> = keys.into_iter().map(|key| (Section::Whole, key)).collect();
+    let mut tables = 0;
+    for instance in &wanted.instances {
+        let section = if is_outer(instance) {
+            Section::Whole
+        } else {
+            tables += 1;
+            Section::Instance(tables - 1)
+        };
+        let mut others = now.instances.iter();
         if let Some(other) = others.find(|other| other.iid == instance.iid) {
-            let more = differing(fixed_of_one(instance), fixed_of_one(other));
-            keys.extend(more);
+            let more = differing(fixed_of_one(other), fixed_of_one(instance));
+            let more = more.into_iter().map(|key| (section, key));
+            keys.extend(
+                more.filter(|key| !(key.1 == "mtu" && keys.contains(&(Section::Whole, "mtu"))))
+                    .collect::<Vec<_>>(),
+            );
         }
     }
-    let mut named = BTreeSet::new();
-    keys.retain(|key| named.insert(*key));
     keys
+}
+
+/// Whether the keys of `instance` are outside of all tables.
+fn is_outer(instance: &Instance) -> bool {
+    instance.key_file == "data.key"
+}
+
+/// For which address families the instance is a gateway: what forwarding needs is set at the start.
+fn gateway(instance: &Instance) -> [bool; 2] {
+    [true, false].map(|is_ipv4| {
+        let mut prefixes = instance.eid_prefixes.iter();
+        prefixes
+            .any(|net| net.prefix_len() < net.max_prefix_len() && net.addr().is_ipv4() == is_ipv4)
+    })
 }
 
 /// A key of the configuration, and its value as text without secrets.
@@ -104,17 +124,17 @@ fn fixed(config: &Config) -> [Fixed; 10] {
         ("max_peers", format!("{max_peers:?}")),
         ("interfaces.control", format!("{control_interface:?}")),
         ("map_server", format!("{map_server:?}")),
-        ("instance_id", format!("{iids:?}")),
+        ("instance", format!("{iids:?}")),
     ]
 }
 
 /// What cannot change of one instance.
-fn fixed_of_one(instance: &Instance) -> [Fixed; 9] {
+fn fixed_of_one(instance: &Instance) -> [Fixed; 8] {
     let Instance {
         iid: _,
         subscribe: _,
-        overlay,
-        eid_prefixes,
+        overlay: _,
+        eid_prefixes: _,
         listen_port,
         mtu,
         netns,
@@ -124,8 +144,7 @@ fn fixed_of_one(instance: &Instance) -> [Fixed; 9] {
         key_file,
     } = instance;
     [
-        ("overlay or exclude", format!("{overlay:?}")),
-        ("eid_prefixes", format!("{eid_prefixes:?}")),
+        ("eid_prefixes", format!("{:?}", gateway(instance))),
         ("listen_port", format!("{listen_port:?}")),
         ("mtu", format!("{mtu:?}")),
         ("netns", format!("{netns:?}")),
@@ -133,7 +152,7 @@ fn fixed_of_one(instance: &Instance) -> [Fixed; 9] {
         ("forward", format!("{forward:?}")),
         ("interfaces", format!("{interfaces:?}")),
         // Its name tells whether the instance has a table.
-        ("[[instance]]", format!("{key_file:?}")),
+        ("instance_id", format!("{key_file:?}")),
     ]
 }
 
@@ -161,11 +180,19 @@ key = "secret"
     fn only_what_tunnels_would_notice_waits_for_a_restart() {
         let now = config(FILE);
         let same = config(&FILE.replace("ttl_min = 15", "ttl_min = 5\nhold_ms = 900"));
-        assert_eq!(needs_restart(&now, &same), [""; 0]);
+        assert_eq!(needs_restart(&now, &same), []);
         assert_ne!(
             adjustable(&same, &same.instances[0]),
             adjustable(&now, &now.instances[0])
         );
+        for (from, to) in [
+            ("10.0.0.1/32", "10.0.0.2/32"),
+            ("10.0.0.0/8", "10.0.0.0/9"),
+            ("ttl_min", "exclude = [\"10.9.0.0/16\"]\nttl_min"),
+        ] {
+            let moved = config(&FILE.replacen(from, to, 1));
+            assert_eq!(needs_restart(&now, &moved), []);
+        }
         for (from, to, key) in [
             ("ttl_min", "mtu = 1380\nttl_min", "mtu"),
             ("ttl_min", "idle_s = 600\nttl_min", "idle_s"),
@@ -173,17 +200,27 @@ key = "secret"
             ("ttl_min", "forward = true\nttl_min", "forward"),
             ("ttl_min", "listen_port = 9\nttl_min", "listen_port"),
             ("ttl_min", "table = 9\nttl_min", "table"),
-            ("ttl_min", "instance_id = 9\nttl_min", "instance_id"),
-            (
-                "ttl_min",
-                "exclude = [\"10.9.0.0/16\"]\nttl_min",
-                "overlay or exclude",
-            ),
+            ("ttl_min", "instance_id = 9\nttl_min", "instance"),
             ("192.0.2.1", "192.0.2.9", "map_server"),
-            ("10.0.0.1/32", "10.0.0.2/32", "eid_prefixes"),
+            ("10.0.0.1/32", "10.0.0.0/24", "eid_prefixes"),
         ] {
             let waiting = needs_restart(&now, &config(&FILE.replacen(from, to, 1)));
-            assert_eq!(waiting, [key]);
+            assert_eq!(waiting, [(Section::Whole, key)]);
         }
+    }
+
+    #[test]
+    fn what_cannot_change_now_is_named_with_its_line_and_nothing_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        let text = FILE.replace("ttl_min = 15", "ttl_min = 5\nidle_s = 600");
+        std::fs::write(&path, text).unwrap();
+        let refused = config(FILE).reload(&path, needs_restart).unwrap_err();
+        let [error] = refused.as_slice() else {
+            panic!("{refused:?}");
+        };
+        let error = error.to_string();
+        let said = "agent.toml:5: idle_s: has changed, and does not while the agent runs; restart to change it";
+        assert!(error.ends_with(said), "{error}");
     }
 }

@@ -64,6 +64,41 @@ fn a_route_in_another_table_is_there_only_and_is_adopted_and_removed_there() {
 }
 
 #[test]
+fn a_route_that_is_replaced_has_its_new_source_and_is_removed_with_it() {
+    in_namespace(|| async {
+        let routes = with_two_interfaces();
+        for (prefix, sources) in [
+            ("10.1.0.0/16", ["10.0.0.1", "10.0.0.2"]),
+            ("fd00:2::/48", ["fd00:1::1", "fd00:1::2"]),
+        ] {
+            let mut specs = Vec::new();
+            for source in sources {
+                let rest = match source.contains(':') {
+                    true => "/128 dev left0 nodad",
+                    false => "/32 dev left0",
+                };
+                ip(&format!("addr add {source}{rest}"));
+                specs.push(RouteSpec {
+                    source: Some(source.parse().unwrap()),
+                    ..route(prefix, "left0")
+                });
+                // The first one is not there yet.
+                routes.replace(specs.last().unwrap()).unwrap();
+            }
+            let shown = show(prefix);
+            assert!(shown.contains(sources[1]) && !shown.contains(&format!("{} ", sources[0])));
+            assert_eq!(
+                (count(prefix), routes.through("left0")),
+                (1, vec![specs[1].clone()])
+            );
+            assert_eq!(routes.through("right0"), []);
+            routes.remove(&specs[1]).unwrap();
+            assert_eq!(count(prefix), 0);
+        }
+    });
+}
+
+#[test]
 fn adding_twice_is_one_route_and_removing_twice_is_none() {
     in_namespace(|| async {
         let routes = with_two_interfaces();

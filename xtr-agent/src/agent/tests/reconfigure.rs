@@ -69,3 +69,89 @@ fn a_subscription_that_is_added_is_asked_for_and_one_that_is_removed_ends() {
         assert!(!asks, "it is over");
     }
 }
+
+/// Each record of the Map-Registers in `actions`, with its TTL.
+fn registered(actions: &[Action]) -> Vec<(String, Ttl)> {
+    let messages = sent(actions)
+        .into_iter()
+        .map(|bytes| decode(bytes).unwrap());
+    let records = messages.flat_map(|message| match message {
+        Message::MapRegister(register) => {
+            let records = register.records();
+            let records = records.map(|record| (record.eid().unwrap().to_string(), record.ttl()));
+            records.collect::<Vec<_>>()
+        }
+        _ => Vec::new(),
+    });
+    records.collect()
+}
+
+#[test]
+fn what_lives_here_no_more_is_withdrawn_until_that_is_acknowledged_and_what_is_new_registered() {
+    let mut bench = Bench::new();
+    bench.input(Input::Start);
+    let ttl = Ttl::from_minutes(15);
+    bench.notify(1000, &record("10.0.0.1/32", OWN, ttl));
+    let actions = changed(&mut bench, |wanted| {
+        wanted.eid_prefixes = vec![net("10.0.0.7/32"), net("fd00:1::1/128")];
+    });
+    let told = [
+        ("10.0.0.7/32".to_owned(), ttl),
+        ("fd00:1::1/128".to_owned(), ttl),
+        ("10.0.0.1/32".to_owned(), Ttl::WITHDRAW),
+    ];
+    assert_eq!(registered(&actions), told);
+    let again = bench.after(limits::REGISTER_RETRY);
+    assert_eq!(registered(&again), told, "nobody has acknowledged it");
+    let gone = record("10.0.0.1/32", OWN, Ttl::WITHDRAW);
+    let acknowledged = bench.notify(1002, &gone);
+    assert_eq!(story(&acknowledged), [""; 0], "it is no push");
+    let later = bench.after(Duration::from_secs(100));
+    assert_eq!(registered(&later), told[..2]);
+    let from = packet("10.0.0.1", "10.0.0.2", &[1]);
+    assert_eq!(
+        story(&bench.input(Input::TunPacket(&from)))[0],
+        "SourceNotOurs"
+    );
+}
+
+#[test]
+fn another_overlay_takes_what_it_has_no_room_for_and_touches_nothing_else() {
+    let mut bench = Bench::new();
+    let kept = far_end(SMALLER);
+    bench.connect(1, &kept, 92);
+    let lost = record("10.9.0.0/16", BIGGER, Ttl::from_minutes(15));
+    let installing = bench.notify(2, &lost);
+    bench.done(&installing);
+    let fired = bench.handshake(BIGGER, 92);
+    bench.done(&fired);
+    bench.input(Input::TunPacket(&packet("10.0.0.1", "10.9.9.9", &[1])));
+    bench.input(Input::TunPacket(&packet("10.0.0.1", "10.200.0.1", &[2])));
+    let smaller = |wanted: &mut Adjustable| wanted.overlay = vec![net("10.0.0.0/16")];
+    let actions = changed(&mut bench, smaller);
+    let told = [
+        "no route 10.9.0.0/16",
+        "no peer",
+        "NoAnswer",
+        "icmp",
+        "register",
+    ];
+    assert_eq!(story(&actions), told);
+    let through = bench.input(Input::TunPacket(&to_far_end(&[3])));
+    assert_eq!(story(&through), ["sent on 3"]);
+    let outside = bench.input(Input::TunPacket(&packet("10.0.0.1", "10.9.9.9", &[4])));
+    assert_eq!(story(&outside), ["NotOverlay"]);
+}
+
+#[test]
+fn an_address_that_comes_to_live_here_is_no_destination_any_more() {
+    let mut bench = Bench::new();
+    bench.connect(1, &far_end(SMALLER), 92);
+    let actions = changed(&mut bench, |wanted| {
+        wanted.eid_prefixes.push(net("10.0.0.2/32"));
+    });
+    assert_eq!(
+        story(&actions),
+        ["no route 10.0.0.2/32", "no peer", "register"]
+    );
+}
