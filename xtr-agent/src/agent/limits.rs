@@ -159,7 +159,7 @@ pub const LIVENESS_POLL: Duration = Duration::from_secs(4);
 pub const SILENCE: Duration = Duration::from_secs(12);
 /// Length of a keepalive of WireGuard, in bytes: no packet is as short, and nobody answers it.
 pub const KEEPALIVE: u64 = 32;
-/// How long after an answer pushes may still be parts of it.
+/// How long after an answer a push may still be the rest of it.
 pub const ANSWER_IN_PARTS: Duration = Duration::from_secs(2);
 /// How long a session of WireGuard lasts at most.
 pub const SESSION: Duration = Duration::from_secs(180);

@@ -33,6 +33,8 @@ struct Watch {
     asked: Option<Timestamp>,
     /// When we were last told of it because we had asked.
     answered: Option<Timestamp>,
+    /// When a push was the rest of that answer.
+    excused: Option<Timestamp>,
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
 }
@@ -132,8 +134,11 @@ impl Liveness {
         let Some(watch) = self.watches.get_mut(key) else {
             return false;
         };
-        if watch.answered.is_some_and(|at| now - at < ANSWER_IN_PARTS) {
-            // The rest of the answer.
+        let answered = watch.answered.take();
+        if answered.is_some_and(|at| now - at < ANSWER_IN_PARTS) {
+            watch.excused = Some(now);
+        }
+        if watch.excused == Some(now) {
             return false;
         }
         let since = *watch.asked.get_or_insert(now);
@@ -298,8 +303,13 @@ mod tests {
         assert!(!liveness.asks_in_vain(Timestamp::ZERO, &key));
         let later = Timestamp::ZERO + SILENCE;
         liveness.answered(later, &key);
-        assert!(!liveness.asks_in_vain(later, &key), "we have asked");
-        assert!(liveness.asks_in_vain(later + ANSWER_IN_PARTS, &key));
+        for _ in 0..2 {
+            assert!(!liveness.asks_in_vain(later, &key), "we have asked");
+        }
+        assert!(liveness.asks_in_vain(later + PASSIVE_WAIT, &key));
+        liveness.answered(later, &key);
+        assert!(!liveness.asks_in_vain(later + ANSWER_IN_PARTS, &key));
+        assert!(liveness.asks_in_vain(later + ANSWER_IN_PARTS + SILENCE, &key));
     }
 
     #[test]
