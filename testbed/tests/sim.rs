@@ -145,7 +145,11 @@ const BUGS: &[(Sabotage, &str, &[Invariant])] = &[
         &[Invariant::Silence, Invariant::Amplification],
     ),
     (Sabotage::Chatty, "attack", &[Invariant::Amplification]),
-    (Sabotage::DropPublications, "move", &[Invariant::Subscribed]),
+    (
+        Sabotage::DropPublications,
+        "crash",
+        &[Invariant::Subscribed],
+    ),
     (Sabotage::Dice, "none", &[Invariant::Determinism]),
 ];
 

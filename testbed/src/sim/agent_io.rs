@@ -137,7 +137,11 @@ impl World {
 
     fn agent_dropped(&mut self, number: u32, reason: DropReason) {
         let now = self.now();
-        if reason == DropReason::IcmpLimited {
+        // In a storm what finds no room is counted, and nobody is told.
+        if matches!(
+            reason,
+            DropReason::IcmpLimited | DropReason::TooManyRequests
+        ) {
             self.ledger.refused_silently(number);
         }
         self.trace
