@@ -241,25 +241,21 @@ impl Device {
         self.stats.of(keys, urgency, self.peer_stats()).await
     }
 
-    /// Says hello: starts a handshake now if there is no session, and sends a keepalive if there is
-    /// one. Waits for neither.
+    /// Makes this side start a handshake now, unless there is a session; does not wait for it.
     ///
     /// # Errors
-    /// The peer was never set, or the data plane refuses.
+    /// The peer was never set.
     pub async fn kick(&self, key: &PublicKey) -> Result<(), DeviceError> {
         let table = self.table.lock().await;
-        let Some(spec) = table.spec(key) else {
+        let Some(keepalive) = table.keepalive(key) else {
             let name = self.name().to_owned();
             return Err(DeviceError::UnknownPeer { name, key: *key });
         };
         match &self.plane {
             Plane::Kernel(kernel) => kernel
-                .kick(key, spec.keepalive)
-                .map_err(|e| self.error(STARTING_HANDSHAKE, e))?,
-            Plane::Embedded(embedded) => embedded
-                .kick(&spec)
-                .await
-                .map_err(|e| self.error(STARTING_HANDSHAKE, io::Error::other(e)))?,
+                .kick(key, keepalive)
+                .map_err(|e| self.error("starting a handshake on interface", e))?,
+            Plane::Embedded(embedded) => embedded.kick(key),
         }
         Ok(())
     }
@@ -337,6 +333,5 @@ fn is_ip(packet: &[u8]) -> bool {
     }
 }
 
-const STARTING_HANDSHAKE: &str = "starting a handshake on interface";
 const SETTING_PEER: &str = "setting a peer of interface";
 const REMOVING_PEER: &str = "removing a peer of interface";

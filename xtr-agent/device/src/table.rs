@@ -100,15 +100,9 @@ impl CryptokeyTable {
         self.peers.keys()
     }
 
-    /// Returns a peer as it is, wherever it lives, or `None` when there is no such peer.
-    pub(crate) fn spec(&self, key: &PublicKey) -> Option<PeerSpec> {
-        let row = self.peers.get(key)?;
-        Some(PeerSpec {
-            key: *key,
-            endpoint: None,
-            allowed_ips: row.allowed_ips.iter().copied().collect(),
-            keepalive: row.keepalive,
-        })
+    /// Returns the keepalive of a peer, or `None` when there is no such peer.
+    pub(crate) fn keepalive(&self, key: &PublicKey) -> Option<Option<u16>> {
+        self.peers.get(key).map(|row| row.keepalive)
     }
 }
 

@@ -143,9 +143,18 @@ impl Interface {
         self.flush(key, cx);
     }
 
-    /// Says hello: starts a handshake if there is no session, unless one was started just now.
+    /// Starts a handshake if there is no session, unless one was started just now; in a session the
+    /// kernel says hello, and gotatun nothing.
     pub(super) fn kick(&mut self, key: &PublicKey, cx: &mut Context<'_>) {
-        self.say_hello(*key, cx);
+        match self.backend {
+            Backend::Kernel => self.say_hello(*key, cx),
+            Backend::Embedded => {
+                let peer = self.peers.get_mut(key);
+                if peer.is_some_and(|peer| peer.sessions.sending(cx.now).is_none()) {
+                    self.initiate(*key, false, cx);
+                }
+            }
+        }
     }
 
     /// Takes in a message that came from `src`.

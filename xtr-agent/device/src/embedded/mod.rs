@@ -5,7 +5,6 @@
 //!   key does. Adding, changing and removing peers leaves sockets and sessions alone.
 //! - An AllowedIP that moves to another peer stays in the old peer's own list, and changing the
 //!   old peer in any way would take it back. So a peer is always changed with its whole list.
-//! - A keepalive that arrives is no received byte.
 //! - Changes happen under a lock that packets take too: between two packets, never during one.
 
 mod packet_io;
@@ -14,7 +13,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gotatun::device::configure::PeerMut;
 use gotatun::device::{Device, DeviceBuilder, Error, Peer};
 use gotatun::noise::TimerParams;
 use gotatun::packet::Packet;
@@ -136,32 +134,10 @@ impl Embedded {
             .collect()
     }
 
-    /// Says hello: sends an initiation now if there is neither a session nor one on its way, and a
-    /// keepalive within its tick of 250 ms if there is a session. Waits for neither.
-    pub(crate) async fn kick(&self, spec: &PeerSpec) -> Result<(), Error> {
-        let key = x25519::PublicKey::from(spec.key.0);
-        self.device
-            .write(async |device| {
-                let off = |peer: &mut PeerMut| {
-                    peer.clear_allowed_ips();
-                    peer.add_allowed_ips(spec.allowed_ips.iter().map(network));
-                    peer.set_keepalive(None);
-                };
-                // The first one is sent when they are switched on.
-                let on = |peer: &mut PeerMut| {
-                    peer.set_keepalive(Some(spec.keepalive.unwrap_or(SELDOM)));
-                };
-                if device.modify_peer(&key, off).await {
-                    device.modify_peer(&key, on).await;
-                }
-            })
-            .await?;
-        self.initiate(spec.key);
-        Ok(())
-    }
-
-    fn initiate(&self, key: PublicKey) {
+    /// Sends an initiation unless there is a session or an initiation on its way; does not wait.
+    pub(crate) fn kick(&self, key: &PublicKey) {
         let device = Arc::clone(&self.device);
+        let key = *key;
         tokio::spawn(async move {
             let dh_key = x25519::PublicKey::from(key.0);
             let handshake = device.force_handshake(&dh_key);
@@ -224,10 +200,6 @@ fn failed_to_start(error: Error, config: &DeviceConfig, name: &str) -> DeviceErr
 /// Twice what an agent holds for all its destinations together: they may be sent on at once.
 /// The queue takes memory for what is in it, not for this bound.
 const INJECTED_PACKETS: usize = 32_768;
-
-/// Persistent keepalives that are on for the first one of them, in seconds: the next one follows
-/// after 18 hours, or never.
-const SELDOM: u16 = u16::MAX;
 
 const KICK_WAIT: Duration = Duration::from_secs(1);
 

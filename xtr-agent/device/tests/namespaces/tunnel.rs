@@ -217,28 +217,6 @@ fn a_kick_starts_a_handshake_without_traffic() {
 }
 
 #[test]
-fn a_kick_says_hello_to_the_far_end_of_a_session_too() {
-    with_each_backend(|choice| async move {
-        let (_cable, near, far) = joined_pair(choice).await;
-        near.device.kick(&far.key.public()).await.unwrap();
-        near.wait_for_handshake(&far).await;
-        // What belongs to the handshake is over.
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        let before = near.stats_of(&far).await.tx_bytes;
-        near.device.kick(&far.key.public()).await.unwrap();
-        let said = async {
-            while near.stats_of(&far).await.tx_bytes == before {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let said = tokio::time::timeout(Duration::from_secs(10), said).await;
-        said.expect("no keepalive");
-        let (more, keepalive) = (near.stats_of(&far).await.tx_bytes - before, 32);
-        assert_eq!(more, keepalive, "no new handshake");
-    });
-}
-
-#[test]
 fn an_initiation_that_came_too_early_is_healed_by_a_kick_from_the_other_side() {
     with_each_backend(|choice| async move {
         let cable = Cable::lay();
