@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use command_line::say;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::guest;
 
@@ -91,6 +91,21 @@ impl Plan {
             say(&format!("written to {}", path.display()));
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Everything that was measured, of each data plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Report<P> {
+    /// By name, the worst of all data planes.
+    pub(crate) ratios: BTreeMap<String, f64>,
+    /// Each data plane by itself.
+    pub(crate) planes: Vec<P>,
+}
+
+impl<P: Display> Display for Report<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_report(f, &self.planes, &self.ratios)
     }
 }
 

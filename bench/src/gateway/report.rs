@@ -1,24 +1,17 @@
 //! What was measured of a gateway, as JSON and as a table.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use testbed::Distribution;
 
-use crate::plan::write_report;
+use crate::plan;
 
 /// The name of the file in the output directory.
 pub(crate) const FILE: &str = "gateway.json";
 
-/// Everything that was measured.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Report {
-    /// By name, the worst of all data planes.
-    pub(crate) ratios: BTreeMap<String, f64>,
-    /// Each data plane by itself.
-    pub(crate) planes: Vec<Plane>,
-}
+/// What was measured of all data planes.
+pub(crate) type Report = plan::Report<Plane>;
 
 /// What was measured of one data plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -121,12 +114,6 @@ impl Report {
             ratios: ratios.into(),
             planes,
         }
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_report(f, &self.planes, &self.ratios)
     }
 }
 
