@@ -44,6 +44,13 @@ struct Watch {
     rekindle: Option<(Timestamp, Duration)>,
 }
 
+impl Watch {
+    /// What the data plane got now would be lost.
+    fn is_leaving_or_out(&self) -> bool {
+        self.leaving.is_some() || self.is_out
+    }
+}
+
 /// All peers whose first handshake is awaited.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
@@ -135,7 +142,7 @@ impl Agent {
         ) else {
             return;
         };
-        if watch.leaving.is_some() {
+        if watch.is_leaving_or_out() {
             return;
         }
         let mut count = 0;
@@ -268,7 +275,7 @@ impl Agent {
         let key = peer.key;
         let watch = self.watches.by_key.get_mut(&key);
         // A slow data plane takes it out and puts it back once at a time.
-        let Some(watch) = watch.filter(|watch| watch.leaving.is_none()) else {
+        let Some(watch) = watch.filter(|watch| !watch.is_leaving_or_out()) else {
             return;
         };
         let Some((at, pause)) = watch.rekindle.filter(|(at, _)| *at <= now) else {

@@ -206,6 +206,26 @@ fn a_slow_data_plane_takes_a_peer_out_once_at_a_time() {
 }
 
 #[test]
+fn packets_wait_for_a_peer_that_is_taken_out_after_its_handshake_was_given_up() {
+    let mut bench = fired(BIGGER);
+    bench.after(Duration::from_secs(1));
+    let anew = not_seen(&mut bench, BIGGER);
+    assert_eq!(story(&anew), ["no peer", "peer [10.0.0.2/32]"]);
+    bench.after(Bench::config().hold);
+    let second = record("10.0.0.3/32", BIGGER, Ttl::from_minutes(15));
+    let asked = bench.input(Input::TunPacket(&packet("10.0.0.1", "10.0.0.3", &[2])));
+    let nonce = requests(&asked)[0].nonce;
+    let installing = bench.reply(nonce, &second);
+    assert_eq!(story(&bench.done(&installing)), ["sent on 2"]);
+    bench.done(&anew[1..2]);
+    let packet = packet("10.0.0.1", "10.0.0.3", &[3]);
+    let sent = bench.input(Input::TunPacket(&packet));
+    assert_eq!(story(&sent), [""; 0], "there is no peer");
+    let back = story(&bench.done(&anew[2..]));
+    assert_eq!(back, ["kick", "sent on 3"], "2 may have been sent before");
+}
+
+#[test]
 fn packets_wait_for_a_peer_that_could_not_be_put_back_and_keep_their_order() {
     let mut bench = fired(BIGGER);
     bench.after(Duration::from_secs(1));
