@@ -24,4 +24,6 @@ mod routes;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod traffic;
+#[cfg(test)]
 mod tunnel;
