@@ -170,7 +170,8 @@ mod tests {
 
     /// What a calm look says of `key`.
     async fn look(stats: &PacedStats, slow: &Slow, key: PublicKey) -> Vec<PeerStats> {
-        let found = stats.of(&[key], Urgency::None, slow.read());
+        let keys = [key];
+        let found = stats.of(&keys, Urgency::None, slow.read());
         found.await.unwrap()
     }
 
