@@ -1,8 +1,10 @@
 //! `bench`: measurements against a limit or a peer in the same run.
 
+mod by_hand;
 mod establish;
 mod gateway;
 mod guest;
+mod handover;
 mod pairs;
 mod plan;
 
@@ -27,6 +29,7 @@ enum Command {
     Establish(establish::Args),
     Pairs(pairs::Args),
     Gateway(gateway::Args),
+    Handover(handover::Args),
     /// One end of a tunnel configured by hand
     #[command(hide = true)]
     Bare(establish::bare::Args),
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Establish(args) => establish::run(&args),
         Command::Pairs(args) => pairs::run(&args),
         Command::Gateway(args) => gateway::run(&args),
+        Command::Handover(args) => handover::run(&args),
         Command::Bare(args) => establish::bare::run(args),
         Command::Vm(args) => testbed::vm::cli::run(args),
     };

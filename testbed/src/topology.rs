@@ -124,6 +124,41 @@ impl Topology {
         })
     }
 
+    /// Gives `host` the address `to` instead of its other one of that family, as if it had moved to
+    /// another network. Everybody knows the way.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no address of that family.
+    pub fn move_host(&mut self, host: &mut Host, to: IpAddr) -> Result<(), TestbedError> {
+        let mut own = host.addresses.iter_mut();
+        let old = own.find(|address| address.is_ipv4() == to.is_ipv4());
+        let old = old.ok_or(TestbedError::Unexpected("no address to move from"))?;
+        let [mac, _] = host.link.macs();
+        for other in &mut self.neighbours {
+            if other.namespace.name() == host.namespace.name() {
+                for address in other.addresses.iter_mut().filter(|address| *address == old) {
+                    *address = to;
+                }
+            } else {
+                let namespace = &other.namespace;
+                namespace.add_neighbour(HOST_INTERFACE, to, mac)?;
+            }
+        }
+        let net = |address: IpAddr| match address {
+            IpAddr::V4(_) => IpNet::new(address, UNDERLAY_V4_LENGTH),
+            IpAddr::V6(_) => IpNet::new(address, UNDERLAY_V6_LENGTH),
+        };
+        let (Ok(before), Ok(after)) = (net(*old), net(to)) else {
+            return Err(TestbedError::Unexpected("a prefix length out of range"));
+        };
+        // Away with it first: all others of its subnet would go with it.
+        host.namespace.delete_address(HOST_INTERFACE, before)?;
+        host.namespace.add_address(HOST_INTERFACE, after)?;
+        *old = to;
+        Ok(())
+    }
+
     /// The namespace of the switch.
     pub fn switch(&self) -> &Namespace {
         &self.switch

@@ -14,7 +14,7 @@ use command_line::say;
 use testbed::Distribution;
 
 use crate::plan::Plan;
-use crate::{FLOOR_ROUND_TRIPS, guest, own_program, plane_name};
+use crate::{FLOOR_ROUND_TRIPS, guest, plane_name};
 use report::{Plane, Report};
 
 /// A guest is given so long, plus so long per cold start.

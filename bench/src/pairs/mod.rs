@@ -101,7 +101,13 @@ fn measure(plane: testbed::DataPlane, loss: u8, count: u32) -> Result<Series> {
     for (number, (one, other)) in apart.take(count).enumerate() {
         let pick = |at: usize| network.endpoints.get(at).context("no such endpoint");
         let (one, other) = (pick(one)?, pick(other)?);
-        series.add(one.name(), other.name(), meet(one, other, number)?);
+        let reply = meet(one, other, number)?;
+        // Only while it is fresh does the agent know what took so long.
+        let way = match reply {
+            Some(reply) if !series.is_slow(reply) => None,
+            Some(_) | None => Some(way(one, other)?),
+        };
+        series.add(format!("{} to {}", one.name(), other.name()), reply, way);
         sleep(PAUSE);
         if (number + 1) % PROGRESS == 0 || number + 1 == count {
             say(&format!(
@@ -113,6 +119,13 @@ fn measure(plane: testbed::DataPlane, loss: u8, count: u32) -> Result<Series> {
     }
     network.stop_all()?;
     Ok(series)
+}
+
+/// What the agent of `one` says of its first packet to `other`.
+fn way(one: &Endpoint, other: &Endpoint) -> Result<String> {
+    let eid = other.eids[0].to_string();
+    let said = one.node.ask(&["trace", &eid])?;
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
 /// The time until the first packet is answered, the longer one if both ends start; `None` if one

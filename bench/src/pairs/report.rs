@@ -44,7 +44,17 @@ pub(crate) struct Series {
     /// Pairs of which a first packet got no reply.
     lost: usize,
     /// The slowest, and those without a reply.
-    slowest: Vec<(String, Option<f64>)>,
+    slowest: Vec<Slow>,
+}
+
+/// A pair that took long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Slow {
+    pair: String,
+    /// Until the reply, if there was one.
+    ms: Option<f64>,
+    /// How far its first packet came when, as the agent tells it; of those that took too long.
+    way: Option<String>,
 }
 
 impl Series {
@@ -65,19 +75,24 @@ impl Series {
         self.round_trip_ms * FLOOR_ROUND_TRIPS
     }
 
+    /// Whether a pair took more than four round trips and 50 ms.
+    pub(super) fn is_slow(&self, reply: Duration) -> bool {
+        reply.as_secs_f64() * 1e3 > self.floor_ms() + ALLOWANCE_MS
+    }
+
     /// Takes in what became of one pair.
-    pub(super) fn add(&mut self, one: &str, other: &str, reply: Option<Duration>) {
+    pub(super) fn add(&mut self, pair: String, reply: Option<Duration>, way: Option<String>) {
         let ms = reply.map(|reply| reply.as_secs_f64() * 1e3);
-        self.slowest.push((format!("{one} to {other}"), ms));
-        let time = |ms: Option<f64>| ms.unwrap_or(f64::INFINITY);
-        self.slowest
-            .sort_by(|(_, a), (_, b)| time(*b).total_cmp(&time(*a)));
+        self.over_4_round_trips_and_50_ms +=
+            usize::from(reply.is_some_and(|reply| self.is_slow(reply)));
+        self.slowest.push(Slow { pair, ms, way });
+        let time = |slow: &Slow| slow.ms.unwrap_or(f64::INFINITY);
+        self.slowest.sort_by(|a, b| time(b).total_cmp(&time(a)));
         self.slowest.truncate(SLOWEST);
         let Some(ms) = ms else {
             self.lost += 1;
             return;
         };
-        self.over_4_round_trips_and_50_ms += usize::from(ms > self.floor_ms() + ALLOWANCE_MS);
         self.over_1s += usize::from(ms > 1_000.0);
         self.first_reply_ms.values.push(ms);
     }
@@ -145,9 +160,12 @@ impl fmt::Display for Series {
             f,
             "  above 4 round trips + 50 ms: {late}; above 1 s: {over}; without a reply: {lost}"
         )?;
-        for (pair, ms) in &self.slowest {
+        for Slow { pair, ms, way } in &self.slowest {
             let ms = ms.map_or_else(|| "no reply".into(), |ms| format!("{ms:.1} ms"));
             writeln!(f, "  slow: {pair}, {ms}")?;
+            for line in way.iter().flat_map(|way| way.lines()) {
+                writeln!(f, "    {line}")?;
+            }
         }
         Ok(())
     }
@@ -161,18 +179,21 @@ mod tests {
     fn what_is_late_or_lost_is_counted_apart_for_lossy_paths() {
         let mut clean = Series::new("any", 0, Duration::from_millis(20));
         let mut lossy = Series::new("any", 1, Duration::from_millis(20));
-        clean.add("a", "b", Some(Duration::from_millis(120)));
+        let add = |series: &mut Series, ms: Option<u64>| {
+            series.add("a to b".into(), ms.map(Duration::from_millis), None);
+        };
+        add(&mut clean, Some(120));
         for ms in [131, 1_001] {
-            lossy.add("a", "b", Some(Duration::from_millis(ms)));
+            add(&mut lossy, Some(ms));
         }
-        lossy.add("c", "d", None);
+        add(&mut lossy, None);
         let report = Report::of(vec![clean, lossy]);
         let ratio = |name: &str| report.ratios[name];
         assert_eq!(ratio("over_4_round_trips_and_50_ms"), 0.0);
         assert_eq!(ratio("over_4_round_trips_and_50_ms_lossy"), 2.0);
         assert_eq!((ratio("over_1s_lossy"), ratio("lost_lossy")), (1.0, 1.0));
         assert_eq!(ratio("p50_vs_floor"), 1.5);
-        assert_eq!(report.series[1].slowest[0], ("c to d".into(), None));
+        assert_eq!(report.series[1].slowest[0].ms, None);
         let long = report.to_string().lines().any(|line| line.len() > 100);
         assert!(!long);
     }

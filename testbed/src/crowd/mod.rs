@@ -51,6 +51,9 @@ const MOST: u32 = 100_000;
 const ROUND: Duration = Duration::from_millis(20);
 /// Members that begin in one round: 1,000 a second.
 const BEGIN_AT_ONCE: usize = 20;
+/// Members that have begun and are not registered yet: one thread shakes hands for all of them, and a
+/// handshake that is answered too late is begun again, and answered too late.
+const BEGINNERS: usize = 64;
 /// Rounds in which the tunnels of all members are looked after once.
 const ROUNDS_OF_ALL: usize = 50;
 /// Datagrams that are taken in before anything else is done.
@@ -271,6 +274,9 @@ impl Runner {
         let wanted = self.shared.wanted.load(Ordering::Relaxed);
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         for _ in 0..BEGIN_AT_ONCE {
+            if self.unregistered.len() >= BEGINNERS {
+                return;
+            }
             let number = self.members.len();
             let enrolments = Arc::clone(&self.enrolments);
             let Some(enrolment) = enrolments.get(number).filter(|_| number < wanted) else {

@@ -106,7 +106,7 @@ pub struct Network {
     directory: Option<Directory>,
     binaries: Binaries,
     // Last: they outlive what runs in them.
-    _topology: Topology,
+    topology: Topology,
     testbed: Testbed,
 }
 
@@ -200,7 +200,7 @@ impl Network {
             log,
             directory: directory_of_crowd,
             binaries,
-            _topology: topology,
+            topology,
             testbed,
         })
     }
@@ -247,6 +247,17 @@ impl Network {
             endpoint.node.stop()?;
         }
         self.server.stop()
+    }
+
+    /// Gives the endpoint with this index, counted from 0, another address on the underlay.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such endpoint, or it has no address of that family.
+    pub fn move_endpoint(&mut self, index: usize, to: IpAddr) -> Result<(), TestbedError> {
+        let endpoint = self.endpoints.get_mut(index);
+        let endpoint = endpoint.ok_or(TestbedError::Unexpected("no such endpoint"))?;
+        self.topology.move_host(&mut endpoint.node.host, to)
     }
 
     /// Asks the map server for `eid` from an endpoint, with `lig`; returns what it printed.

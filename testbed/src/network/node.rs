@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::daemon::{Daemon, DaemonSpec, EventLog};
@@ -77,6 +77,23 @@ impl Node {
             .as_ref()
             .ok_or_else(missing)
             .doing("find", format_args!("daemon {}", self.name()))
+    }
+
+    /// Has another instance of the daemon's program ask the running one, with the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be started.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Output, TestbedError> {
+        let program = &self.spec.program;
+        let mut command = Command::new(program);
+        command.args(arguments).arg("--config").arg(&self.config);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = self.host.namespace.spawn(command)?;
+        child.wait_with_output().doing("run", program.display())
     }
 
     /// Starts the daemon, or starts it again.

@@ -183,6 +183,22 @@ impl UdpReport {
         report
     }
 
+    /// The longest time without an arrival, when packets were sent `interval` apart: from the first
+    /// one sent on. What never arrived again lasts to the end.
+    pub fn longest_gap(&self, interval: Duration) -> Duration {
+        let end = interval * self.sent;
+        let arrival = |(number, delay): &(u32, Duration)| interval * *number + *delay;
+        let mut times: Vec<_> = self.delays.iter().map(arrival).collect();
+        times.sort_unstable();
+        let mut last = Duration::ZERO;
+        let mut longest = Duration::ZERO;
+        for time in times.into_iter().chain([end]) {
+            longest = longest.max(time.saturating_sub(last));
+            last = time;
+        }
+        longest
+    }
+
     /// Whether every packet arrived once and in order.
     pub fn is_perfect(&self) -> bool {
         self.lost.is_empty() && self.duplicates == 0 && self.reordered == 0
@@ -234,5 +250,22 @@ mod tests {
             (report.duplicates, report.reordered, report.received),
             (1, 1, 3)
         );
+    }
+
+    #[test]
+    fn a_gap_ends_with_the_next_arrival_or_never() {
+        let ms = Duration::from_millis;
+        let arrived = |numbers: &[u32]| UdpReport {
+            sent: 10,
+            delays: numbers.iter().map(|number| (*number, ms(2))).collect(),
+            ..UdpReport::default()
+        };
+        assert_eq!(
+            arrived(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).longest_gap(ms(10)),
+            ms(10)
+        );
+        assert_eq!(arrived(&[0, 1, 5, 6, 7, 8, 9]).longest_gap(ms(10)), ms(40));
+        assert_eq!(arrived(&[0, 1]).longest_gap(ms(10)), ms(88));
+        assert_eq!(arrived(&[]).longest_gap(ms(10)), ms(100));
     }
 }

@@ -66,7 +66,8 @@ pub use setup::Keys;
 const DATAGRAM_MAX: usize = 65_535;
 /// Packets read from each TUN in one go before other inputs get their turn.
 const TUN_BATCH: usize = 64;
-/// How long changes of addresses and routes are left to settle.
+/// How long after a change of addresses and routes the next one is looked at: the first one counts
+/// at once, and a host with thousands of them is not kept busy.
 const SETTLING: Duration = Duration::from_millis(50);
 /// How long its interfaces may take to close.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -127,7 +128,7 @@ struct Shell {
     /// At least one; each has another instance-id.
     overlays: Vec<Overlay>,
     addresses: Addresses,
-    /// When to look at changed addresses.
+    /// Until when changes of addresses are left to settle.
     settled: Option<Instant>,
     config: Config,
     config_path: PathBuf,
@@ -168,10 +169,11 @@ impl Shell {
                 }
                 _ = report.recv() => self.report_peers().await,
                 () = self.addresses.changed(), if self.settled.is_none() => {
+                    self.readdress().await?;
                     let clock = self.shared.clock;
                     self.settled = Some(clock.instant(clock.now() + SETTLING));
                 }
-                () = sleep_until(settled), if self.settled.is_some() => self.readdress().await?,
+                () = sleep_until(settled), if self.settled.is_some() => self.settled = None,
                 received = self.shared.control.socket.recv_from(&mut datagram) => {
                     self.received(received, &datagram).await?;
                     // Where anybody can send datagrams, they leave packets their turn.
@@ -274,7 +276,6 @@ impl Shell {
 
     /// Tells the agents the addresses that the host has by now.
     async fn readdress(&mut self) -> Result<()> {
-        self.settled = None;
         let rlocs = match self.addresses.now() {
             Ok(rlocs) => rlocs,
             Err(error) => {

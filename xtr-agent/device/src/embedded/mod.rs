@@ -11,6 +11,7 @@ mod packet_io;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use gotatun::device::{Device, DeviceBuilder, Error, Peer};
@@ -35,6 +36,8 @@ pub(crate) struct Embedded {
     injected: mpsc::Sender<Packet<gotatun::packet::Ip>>,
     paused: watch::Sender<bool>,
     listen_port: u16,
+    /// Peers that the device has.
+    peers: AtomicU32,
 }
 
 impl Embedded {
@@ -77,6 +80,7 @@ impl Embedded {
             injected,
             paused,
             listen_port,
+            peers: AtomicU32::new(0),
         })
     }
 
@@ -101,9 +105,10 @@ impl Embedded {
                     })
                     .await;
                 if !known {
+                    let others = self.peers.fetch_add(1, Ordering::Relaxed);
                     let mut peer = Peer::new(key)
                         .with_allowed_ips(allowed_ips.iter().copied())
-                        .dangerously_with_timer_params(timers());
+                        .dangerously_with_timer_params(timers(others));
                     peer.endpoint = spec.endpoint;
                     peer.keepalive = spec.keepalive;
                     device.add_peer(peer);
@@ -114,7 +119,9 @@ impl Embedded {
 
     pub(crate) async fn remove_peer(&self, key: &PublicKey) -> Result<(), Error> {
         let key = x25519::PublicKey::from(key.0);
-        self.device.remove_peer(&key).await?;
+        if self.device.remove_peer(&key).await? {
+            self.peers.fetch_sub(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -176,11 +183,19 @@ fn network(prefix: &IpNet) -> IpNetwork {
     IpNetwork::new(prefix.addr(), prefix.prefix_len()).unwrap_or_else(|_| prefix.addr().into())
 }
 
+/// When an unanswered initiation to one more peer than `others` is repeated.
+///
 /// A responder ignores an initiation from a key it does not know yet; with WireGuard's five
-/// seconds until the next try, an initiation that overtakes the push would cost that much.
-fn timers() -> TimerParams {
+/// seconds until the next try, an initiation that overtakes the push would cost that much. But all
+/// peers may be silent at once, when a link is back or this is a map server that was restarted: if
+/// more initiations were due in a second than a processor can make, each answer would come after
+/// the initiation that replaced what it answers, and nobody would ever be answered. So the more
+/// peers there are, the later: those that are not left to WireGuard's own pace make less than 2,000
+/// in a second, all together.
+fn timers(others: u32) -> TimerParams {
+    let first = (REPEATED_FIRST * (1 + others / 100)).min(REPEATED_LAST);
     TimerParams {
-        rekey_timeout: Duration::from_millis(300)..=Duration::from_millis(500),
+        rekey_timeout: first..=first + REPEATED_SPREAD,
         ..TimerParams::default()
     }
 }
@@ -201,7 +216,35 @@ fn failed_to_start(error: Error, config: &DeviceConfig, name: &str) -> DeviceErr
 /// The queue takes memory for what is in it, not for this bound.
 const INJECTED_PACKETS: usize = 32_768;
 
+/// When an initiation is repeated among few peers, and among very many, as WireGuard does.
+const REPEATED_FIRST: Duration = Duration::from_millis(300);
+const REPEATED_LAST: Duration = Duration::from_secs(5);
+/// So much later, by chance: two ends that initiate at once do not do so again.
+const REPEATED_SPREAD: Duration = Duration::from_millis(200);
+
 const KICK_WAIT: Duration = Duration::from_secs(1);
 
 /// gotatun's packet buffers have 4,096 bytes, with header and tag.
 const MAX_MTU: u16 = 4_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_peers_the_later_a_silent_one_is_tried_again() {
+        let first = |others| *timers(others).rekey_timeout.start();
+        assert_eq!(first(0), Duration::from_millis(300));
+        assert_eq!(first(99), first(0));
+        assert!(first(500) < Duration::from_secs(2));
+        assert_eq!(first(20_000), Duration::from_secs(5));
+        let rate = |peers| -> f64 { (0..peers).map(|n| 1.0 / first(n).as_secs_f64()).sum() };
+        assert!(rate(5_000) < 2_000.0, "{}", rate(5_000));
+        let by_itself = |peers: u32| f64::from(peers) / 5.0;
+        assert!(
+            rate(50_000) < 2_000.0 + by_itself(50_000),
+            "{}",
+            rate(50_000)
+        );
+    }
+}
