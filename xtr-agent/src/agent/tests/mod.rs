@@ -19,6 +19,7 @@ mod idle;
 mod order;
 mod overlaps;
 mod paths;
+mod publications;
 mod reconfigure;
 mod refusals;
 mod rules;
