@@ -9,6 +9,7 @@ mod allowed;
 mod answer;
 mod asked;
 mod bucket;
+mod choice;
 mod config;
 mod control;
 mod doubt;

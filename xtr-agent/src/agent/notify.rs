@@ -179,7 +179,7 @@ impl Agent {
         actions: &mut Actions,
     ) {
         let prefix = record.eid.net();
-        let chosen = self.choose(record);
+        let chosen = self.choose(record, &prefix);
         match chosen.filter(|_| !record.ttl.is_withdrawal()) {
             Some(chosen) => {
                 let Chosen { key, endpoint } = chosen;

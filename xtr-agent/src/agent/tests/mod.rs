@@ -68,6 +68,7 @@ impl Bench {
             eid_prefixes: vec![net("10.0.0.1/32"), net("fd00:1::1/128")],
             overlay: vec![net("10.0.0.0/8"), net("fd00:1::/48")],
             control_address: addr("fd4c:1::a"),
+            shared: false,
             public_key: OWN,
             listen_port: 51820,
             rlocs: vec![addr("192.0.2.1")],
