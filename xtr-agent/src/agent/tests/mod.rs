@@ -14,6 +14,8 @@ use lisp_proto::{
 mod changes;
 mod doubts;
 mod floods;
+mod handover;
+mod handover_words;
 mod handshakes;
 mod idle;
 mod order;
@@ -66,9 +68,9 @@ impl Bench {
             }],
             iid: InstanceId(0),
             eid_prefixes: vec![net("10.0.0.1/32"), net("fd00:1::1/128")],
+            shared: false,
             overlay: vec![net("10.0.0.0/8"), net("fd00:1::/48")],
             control_address: addr("fd4c:1::a"),
-            shared: false,
             public_key: OWN,
             listen_port: 51820,
             rlocs: vec![addr("192.0.2.1")],
