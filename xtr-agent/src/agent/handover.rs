@@ -11,11 +11,13 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use lisp_proto::{Nonce, PublicKey, Timestamp};
+use lisp_proto::{Nonce, PublicKey, RequestFlags, Timestamp};
 
 use super::event::Event;
 use super::install::What;
-use super::limits::{HANDOVER_RETRY, HANDOVER_RETRY_MAX, HANDOVERS, KEEPALIVE, SESSION, SILENCE};
+use super::limits::{
+    HANDOVER_DOUBT, HANDOVER_RETRY, HANDOVER_RETRY_MAX, HANDOVERS, KEEPALIVE, SESSION, SILENCE,
+};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
 
@@ -40,6 +42,8 @@ struct Armed {
     from: PublicKey,
     /// The change that installs the new peer.
     change: ChangeId,
+    /// When it should have shaken hands.
+    until: Timestamp,
     /// Since when the data plane has it; what was counted before says nothing.
     since: Option<Timestamp>,
     /// Bytes received from the new peer before, if there was a session with it that is over.
@@ -212,10 +216,13 @@ impl Agent {
         self.watch_liveness(now, key);
         let change = self.change(What::Arming(prefix), Change::SetPeer(spec), actions);
         let before = self.handovers.armed.remove(&prefix);
+        let hold = self.config.hold;
+        let until = now + hold;
         let armed = Armed {
             word,
             from: from.key,
             change,
+            until,
             since: None,
             received,
             first: None,
@@ -224,8 +231,8 @@ impl Agent {
             acks: before.map_or_else(Vec::new, |before| before.acks),
         };
         self.handovers.armed.insert(prefix, armed);
-        let until = now + self.config.hold;
-        self.deadlines.set(Timer::Handover(prefix), until);
+        let doubt = now + HANDOVER_DOUBT.min(hold / 2);
+        self.deadlines.set(Timer::Handover(prefix), doubt);
         let entry = self.cache.get_mut(&prefix);
         if let Some(entry) = entry.filter(|_| is_first) {
             // The old peer serves until this is decided, also beyond its time.
@@ -312,12 +319,19 @@ impl Agent {
         actions.event(Event::HandoverSwitched { eid, from, to });
     }
 
-    /// The new peer of `prefix` has not answered in time. A dead one is left all the same, but
+    /// The new peer of `prefix` has not answered in time. A dead old one is left all the same, but
     /// silence is certain only after a while: who has nothing to say answers data after 10 s.
     pub(super) fn handover_due(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
         let Some(armed) = self.handovers.armed.get(&prefix) else {
             return;
         };
+        if now < armed.until {
+            // It may not have been told of us: a question makes up for that.
+            let until = armed.until;
+            self.ask_again(now, prefix, RequestFlags::default(), actions);
+            self.deadlines.set(Timer::Handover(prefix), until);
+            return;
+        }
         let Some(unanswered) = armed.unanswered.filter(|_| !armed.heard) else {
             return self.handover_failed(now, prefix, actions);
         };

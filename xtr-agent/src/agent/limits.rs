@@ -134,6 +134,9 @@ pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
 /// Mappings that move to another peer at a time; more move before there is a session. And so many
 /// whose new peer did not answer are remembered.
 pub const HANDOVERS: usize = 1_024;
+/// How long the new peer of a mapping may be silent before the map server is asked, which tells it of
+/// us; or half of the time that it has.
+pub const HANDOVER_DOUBT: Duration = Duration::from_millis(750);
 /// How long a new peer that did not answer is left alone, while the old one lives; doubles with every
 /// further time.
 pub const HANDOVER_RETRY: Duration = Duration::from_secs(5);

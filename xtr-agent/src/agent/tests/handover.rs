@@ -155,6 +155,20 @@ fn a_handshake_that_was_lost_is_started_anew() {
 }
 
 #[test]
+fn a_new_peer_that_may_not_know_us_is_asked_for_while_the_old_one_serves() {
+    let mut bench = armed();
+    let asked = bench.after(limits::HANDOVER_DOUBT);
+    let asked = requests(&asked);
+    assert_eq!(asked.len(), 1);
+    let nonce = asked[0].nonce;
+    assert_eq!(story(&bench.reply(nonce, &served_by(BIGGER))), [""; 0]);
+    assert_eq!(peers(&bench)[0], only(SMALLER)[0]);
+    let moved = bench.handshake(BIGGER, 92);
+    assert_eq!(story(&bench.done(&moved)), ["ack"]);
+    assert_over(&bench);
+}
+
+#[test]
 fn a_mapping_stays_where_it_was_when_the_new_peer_does_not_answer() {
     for (received, sent) in [(200, 5_000), (100, 0)] {
         let mut bench = armed();
