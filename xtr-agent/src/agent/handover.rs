@@ -8,136 +8,15 @@
 //! A new peer that does not answer leaves the mapping where it was, unless the old one is dead. What
 //! the map server says meanwhile counts more than what it has said before.
 
-use std::collections::BTreeMap;
-
 use ipnet::IpNet;
 use lisp_proto::{Nonce, PublicKey, RequestFlags, Timestamp};
 
+use super::armed::{Armed, Word};
 use super::event::Event;
 use super::install::What;
-use super::limits::{
-    HANDOVER_DOUBT, HANDOVER_RETRY, HANDOVER_RETRY_MAX, HANDOVERS, KEEPALIVE, SESSION, SILENCE,
-};
+use super::limits::{HANDOVER_DOUBT, HANDOVERS, SESSION, SILENCE};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
-
-/// What a map server says of a mapping that we have.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Word {
-    /// Who serves it.
-    pub(super) to: Chosen,
-    /// What its owner has registered.
-    pub(super) region: IpNet,
-    /// When it stops being true.
-    pub(super) expires: Timestamp,
-    /// When it is asked for again.
-    pub(super) refresh: Timestamp,
-}
-
-/// A mapping whose new peer is shaking hands.
-#[derive(Debug)]
-struct Armed {
-    word: Word,
-    /// The peer that carries its traffic.
-    from: PublicKey,
-    /// The change that installs the new peer.
-    change: ChangeId,
-    /// When it should have shaken hands.
-    until: Timestamp,
-    /// Since when the data plane has it; what was counted before says nothing.
-    since: Option<Timestamp>,
-    /// Bytes received from the new peer before, if there was a session with it that is over.
-    received: Option<u64>,
-    /// Bytes received from and sent to the old peer when they were first looked at.
-    first: Option<(u64, u64)>,
-    /// Whether the old peer was heard since then.
-    heard: bool,
-    /// Since when bytes go to the old peer, if it was not heard.
-    unanswered: Option<Timestamp>,
-    /// The Map-Notifies that are acknowledged when it has moved.
-    acks: Vec<(usize, Nonce)>,
-}
-
-impl Armed {
-    /// Takes in what is counted of the old peer.
-    fn look_at_old(&mut self, now: Timestamp, peer: &PeerStats) {
-        let (received, sent) = *self.first.get_or_insert((peer.rx_bytes, peer.tx_bytes));
-        self.heard |= peer.rx_bytes != received;
-        if peer.tx_bytes.wrapping_sub(sent) > KEEPALIVE {
-            self.unanswered.get_or_insert(now);
-        }
-    }
-
-    /// Whether the counters of the new peer tell of a handshake since it was armed.
-    fn has_shaken_hands(&self, peer: &PeerStats) -> bool {
-        let is_new = |received| peer.rx_bytes != received;
-        peer.handshake_seen && self.received.is_none_or(is_new)
-    }
-}
-
-/// A mapping whose new peer did not answer.
-#[derive(Debug)]
-struct PutOff {
-    to: Chosen,
-    until: Timestamp,
-    /// How often it did not.
-    tries: u32,
-}
-
-/// Every mapping that is to move and has not.
-#[derive(Debug, Default)]
-pub(super) struct Handovers {
-    armed: BTreeMap<IpNet, Armed>,
-    put_off: BTreeMap<IpNet, PutOff>,
-}
-
-impl Handovers {
-    /// The peers whose counters tell how it goes.
-    pub(super) fn peers(&self) -> impl Iterator<Item = PublicKey> + '_ {
-        let armed = self.armed.values();
-        armed.flat_map(|armed| [armed.from, armed.word.to.key])
-    }
-
-    /// When the latest peer was armed.
-    pub(super) fn latest(&self) -> Option<Timestamp> {
-        self.armed.values().filter_map(|armed| armed.since).max()
-    }
-
-    /// Whether `prefix` is to move.
-    pub(super) fn concerns(&self, prefix: &IpNet) -> bool {
-        self.armed.contains_key(prefix) || self.put_off.contains_key(prefix)
-    }
-
-    /// The peer that `prefix` moves to when it has shaken hands.
-    pub(super) fn moves_to(&self, prefix: &IpNet) -> Option<PublicKey> {
-        self.armed.get(prefix).map(|armed| armed.word.to.key)
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.armed.len() + self.put_off.len()
-    }
-
-    /// Nobody waits for `ack` any more.
-    pub(super) fn forget_ack(&mut self, ack: (usize, Nonce)) {
-        for armed in self.armed.values_mut() {
-            armed.acks.retain(|waiting| *waiting != ack);
-        }
-    }
-
-    /// How often `to` did not answer for `prefix`, and until when it is not asked again.
-    fn refusals(&self, prefix: &IpNet, to: &Chosen) -> Option<(u32, Timestamp)> {
-        let put_off = self.put_off.get(prefix).filter(|off| off.to == *to)?;
-        Some((put_off.tries, put_off.until))
-    }
-
-    fn put_off(&mut self, prefix: IpNet, put_off: PutOff) {
-        if self.put_off.len() >= HANDOVERS {
-            self.put_off.pop_first();
-        }
-        self.put_off.insert(prefix, put_off);
-    }
-}
 
 impl Agent {
     /// Takes in the latest word on `prefix`. Says whether its present peer carries the traffic on for
@@ -165,8 +44,8 @@ impl Agent {
             self.end_handover(prefix, actions);
             return false;
         };
-        let refusals = self.handovers.refusals(&prefix, &word.to);
-        if refusals.is_some_and(|(_, until)| now < until) {
+        let left_alone = self.handovers.left_alone(&prefix, &word.to);
+        if left_alone.is_some_and(|until| now < until) {
             return true;
         }
         if !again {
@@ -209,7 +88,7 @@ impl Agent {
         actions: &mut Actions,
     ) {
         let Chosen { key, endpoint } = word.to;
-        let is_first = self.handovers.refusals(&prefix, &word.to).is_none();
+        let is_first = self.handovers.left_alone(&prefix, &word.to).is_none();
         let known = self.peers.handshake_seen(&key);
         let received = known.then(|| self.liveness.received(&key));
         let spec = self.peers.arm(key, endpoint, prefix);
@@ -219,16 +98,9 @@ impl Agent {
         let hold = self.config.hold;
         let until = now + hold;
         let armed = Armed {
-            word,
-            from: from.key,
-            change,
-            until,
-            since: None,
             received,
-            first: None,
-            heard: false,
-            unanswered: None,
             acks: before.map_or_else(Vec::new, |before| before.acks),
+            ..Armed::new(word, from.key, change, until)
         };
         self.handovers.armed.insert(prefix, armed);
         let doubt = now + HANDOVER_DOUBT.min(hold / 2);
@@ -293,7 +165,7 @@ impl Agent {
         let (Some(entry), Some(armed)) = (entry, self.handovers.armed.remove(&prefix)) else {
             return;
         };
-        self.handovers.put_off.remove(&prefix);
+        self.handovers.forget_refusal(&prefix);
         self.deadlines.cancel(&Timer::Handover(prefix));
         let Word {
             to,
@@ -352,21 +224,13 @@ impl Agent {
             return;
         };
         let to = armed.word.to;
-        let refusals = self.handovers.refusals(&prefix, &to);
-        let tries = refusals.map_or(0, |(tries, _)| tries);
-        let wait = HANDOVER_RETRY.saturating_mul(1 << tries.min(10));
-        let put_off = PutOff {
-            to,
-            until: now + wait.min(HANDOVER_RETRY_MAX),
-            tries: tries.saturating_add(1),
-        };
-        self.handovers.put_off(prefix, put_off);
+        self.handovers.put_off(now, prefix, to);
         self.disarm(prefix, actions);
     }
 
     /// What `prefix` was to move to counts no more.
     pub(super) fn end_handover(&mut self, prefix: IpNet, actions: &mut Actions) {
-        self.handovers.put_off.remove(&prefix);
+        self.handovers.forget_refusal(&prefix);
         self.disarm(prefix, actions);
     }
 
@@ -390,8 +254,7 @@ impl Agent {
     /// waits, or nothing if that is put off.
     pub(super) fn await_handover(&mut self, prefix: &IpNet, ack: (usize, Nonce)) -> Option<usize> {
         let Some(armed) = self.handovers.armed.get_mut(prefix) else {
-            let put_off = self.handovers.put_off.contains_key(prefix);
-            return (!put_off).then_some(0);
+            return (!self.handovers.is_put_off(prefix)).then_some(0);
         };
         if armed.acks.contains(&ack) {
             return Some(0);

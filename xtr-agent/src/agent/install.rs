@@ -7,8 +7,8 @@
 use ipnet::IpNet;
 use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
 
+use super::armed::Word;
 use super::event::{Cause, DropReason, Event};
-use super::handover::Word;
 use super::hold::Held;
 use super::ip_header::Unreachable;
 use super::limits::{

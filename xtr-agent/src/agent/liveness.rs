@@ -253,6 +253,8 @@ impl Agent {
             }
             if self.liveness.silent(now, peer) {
                 for prefix in self.peers.prefixes(&peer.key) {
+                    // Whoever is named may be the better one by now.
+                    self.handovers.forget_refusal(&prefix);
                     self.ask_again(now, prefix, RequestFlags::default(), actions);
                 }
             }

@@ -7,6 +7,7 @@
 mod action;
 mod allowed;
 mod answer;
+mod armed;
 mod asked;
 mod bucket;
 mod choice;
@@ -63,8 +64,8 @@ pub use snapshot::{SavedMapping, Snapshot};
 pub use status::{MappingState, MappingStatus, PeerStatus, ServerStatus, Status};
 pub use trace::{Failure, Reached, Stage, Trace};
 
+use armed::Handovers;
 use bucket::Bucket;
-use handover::Handovers;
 use hold::HoldBudget;
 use liveness::Liveness;
 use map_cache::{MapCache, Resolver};

@@ -209,6 +209,24 @@ fn a_new_peer_that_did_not_answer_gets_another_chance_ever_later() {
 }
 
 #[test]
+fn a_new_peer_that_did_not_answer_is_tried_at_once_when_the_old_one_falls_silent() {
+    let mut bench = armed();
+    later(&mut bench, hold());
+    for nonce in 3..6 {
+        later(&mut bench, HANDOVER_RETRY * 4);
+        let again = bench.notify(nonce, &served_by(BIGGER));
+        bench.done(&again);
+        later(&mut bench, hold());
+    }
+    counted(&mut bench, SMALLER, 100, 5_000);
+    bench.after(SILENCE);
+    let asked = counted(&mut bench, SMALLER, 100, 9_000);
+    let nonce = requests(&asked)[0].nonce;
+    let answered = bench.reply(nonce, &served_by(BIGGER));
+    assert_eq!(story(&answered), ["peer []"]);
+}
+
+#[test]
 fn a_dead_peer_is_left_although_the_new_one_does_not_answer() {
     let mut bench = armed();
     counted(&mut bench, SMALLER, 100, 0);
