@@ -158,7 +158,7 @@ fn replaced(seed: u64, faults: &str) -> usize {
     scenario.flows.push(Flow {
         from: 1,
         to: Target::Agent(0, 0),
-        ipv6: seed % 2 == 0,
+        ipv6: seed.is_multiple_of(2),
         echo: false,
         start_ms: 12_000,
         packets: 8_000,
