@@ -12,8 +12,8 @@ use std::thread;
 
 use clap::ValueEnum;
 use testbed::sim::{
-    Failure, FaultClass, FaultClasses, Invariant, Options, Outcome, Sabotage, Scenario, generate,
-    run, run_twice,
+    Failure, Fault, FaultClass, FaultClasses, FaultKind, Flow, Invariant, Options, Outcome,
+    Sabotage, Scenario, Target, generate, run, run_twice,
 };
 
 /// Seeds with faults of all classes at once.
@@ -121,6 +121,58 @@ fn the_same_seed_gives_the_same_trace_byte_for_byte() {
         let other = run(&Case::new(seed + 1, "all").scenario(), 0, &mut |_| {});
         assert_ne!(first.trace, other.trace, "seeds {seed} and the next");
     }
+}
+
+/// Seeds in which agents are replaced while others send to them.
+const SEEDS_OF_REPLACED: u64 = 60;
+
+#[test]
+fn whoever_sends_to_a_host_whose_agent_is_replaced_loses_no_packet() {
+    let handovers: usize = (0..SEEDS_OF_REPLACED)
+        .map(|seed| replaced(seed, "none"))
+        .sum();
+    println!("{handovers} handovers");
+    assert!(handovers > 300, "{handovers} handovers show little");
+}
+
+#[test]
+fn agents_that_are_replaced_while_all_goes_wrong_break_nothing() {
+    for seed in 0..SEEDS_OF_REPLACED {
+        replaced(seed, "all");
+    }
+}
+
+/// Runs a seed in which every third agent is replaced while others send to it; insists that all
+/// invariants hold, and returns how many mappings moved.
+fn replaced(seed: u64, faults: &str) -> usize {
+    let mut scenario = Case::new(seed, faults).scenario();
+    let agents = (0..scenario.agents).step_by(3);
+    let replace = |agent| Fault {
+        at_ms: 15_000 + 3_000 * u64::from(agent),
+        for_ms: 25_000,
+        kind: FaultKind::Replace { agent },
+    };
+    scenario.faults.extend(agents.map(replace));
+    scenario.faults.sort_by_key(|fault| fault.at_ms);
+    // So dense that a moment without a session loses some.
+    scenario.flows.push(Flow {
+        from: 1,
+        to: Target::Agent(0, 0),
+        ipv6: seed.is_multiple_of(2),
+        echo: false,
+        start_ms: 12_000,
+        packets: 8_000,
+        interval_us: 1_000,
+    });
+    let outcome = run(&scenario, usize::MAX, &mut |_| {});
+    if outcome.violation.is_some() {
+        explain_scenario(&format!("replaced-{faults}-{seed}"), &scenario, &outcome);
+    }
+    assert_eq!(outcome.violation, None, "seed {seed}");
+    let lines = outcome.lines.iter();
+    lines
+        .filter(|line| line.contains("HandoverSwitched"))
+        .count()
 }
 
 /// Bugs on purpose, the faults that bring them to light, and the invariants of which at least one
@@ -265,11 +317,16 @@ fn run_all(cases: &[Case]) -> Vec<Outcome> {
 }
 
 /// Shows the least that fails like `outcome`, and how to run it again.
-#[expect(clippy::print_stdout, reason = "the report of a failed test")]
 fn explain(case: &Case, outcome: &Outcome) {
+    let name = format!("{}-{}", case.options.faults, case.seed);
+    explain_scenario(&name, &case.scenario(), outcome);
+}
+
+#[expect(clippy::print_stdout, reason = "the report of a failed test")]
+fn explain_scenario(name: &str, scenario: &Scenario, outcome: &Outcome) {
     let violation = outcome.violation.clone().unwrap();
-    let failure = Failure::investigate(&case.scenario(), violation, true, LINES);
-    let file = scratch(&format!("sim-{}-{}.json", case.options.faults, case.seed));
+    let failure = Failure::investigate(scenario, violation, true, LINES);
+    let file = scratch(&format!("sim-{name}.json"));
     fs::write(&file, serde_json::to_string(&failure.smallest).unwrap()).unwrap();
     println!("\n{failure}");
     println!(

@@ -10,6 +10,7 @@ use xtr_agent::agent::{Agent, Input};
 use super::addresses::{self, CONTROL_TUNNEL_PORT, DATA_PORT, Role};
 use super::data_plane::DataPlane;
 use super::enrolment::agent_config;
+use super::former::Former;
 use super::net::Host;
 use super::sabotage::Sabotage;
 use super::wireguard::{Context, Interface};
@@ -37,6 +38,10 @@ pub(super) struct AgentHost {
     /// Counts starts.
     pub(super) life: u32,
     pub(super) running: Option<Box<RunningAgent>>,
+    /// UDP port of the data interface.
+    pub(super) data_port: u16,
+    /// What an agent before it had, and what still serves those who send there.
+    pub(super) former: Option<Former>,
     /// The next timer event that counts.
     pub(super) wake: Option<Timestamp>,
     /// Since when its mappings are withdrawn, or replaced by those of another key.
@@ -62,15 +67,8 @@ pub(super) enum Which {
     Control,
     /// To other agents.
     Data,
-}
-
-impl Which {
-    pub(super) const fn port(self) -> u16 {
-        match self {
-            Self::Control => CONTROL_TUNNEL_PORT,
-            Self::Data => DATA_PORT,
-        }
-    }
+    /// The same of an agent that was replaced.
+    Former,
 }
 
 impl AgentHost {
@@ -83,6 +81,8 @@ impl AgentHost {
             generation: 0,
             life: 0,
             running: None,
+            data_port: DATA_PORT,
+            former: None,
             wake: None,
             stale_since: None,
         }
@@ -139,7 +139,7 @@ impl World {
             number,
             registers,
             rloc,
-            key,
+            (key, host.data_port),
             Nonce(first_nonce),
         );
         let mut agent_seed = [0; 32];
@@ -273,14 +273,16 @@ impl World {
             return;
         };
         let wall_us = host.wall_us(now);
-        let src = SocketAddr::new(host.rloc, which.port());
-        let Some(running) = host.running.as_deref_mut() else {
+        let (running, former) = (host.running.as_deref_mut(), host.former.as_mut());
+        let found = match which {
+            Which::Control => running.map(|it| (&mut it.control, CONTROL_TUNNEL_PORT)),
+            Which::Data => running.map(|it| (&mut it.plane.interface, host.data_port)),
+            Which::Former => former.map(|it| (&mut it.interface, it.port)),
+        };
+        let Some((interface, port)) = found else {
             return;
         };
-        let interface = match which {
-            Which::Control => &mut running.control,
-            Which::Data => &mut running.plane.interface,
-        };
+        let src = SocketAddr::new(host.rloc, port);
         let mut out = Vec::new();
         let rng = &mut self.streams.wireguard;
         act(
@@ -312,7 +314,10 @@ impl World {
             .map(|next| running.started + (next - Timestamp::ZERO));
         let control = running.control.next_deadline();
         let data = running.plane.interface.next_deadline();
-        let next = core.into_iter().chain(control).chain(data).min();
+        let former = host.former.as_ref();
+        let former = former.and_then(|former| former.interface.next_deadline());
+        let own = core.into_iter().chain(control).chain(data);
+        let next = own.chain(former).min();
         if let Some(next) = next
             && host.wake.is_none_or(|wake| next < wake)
         {

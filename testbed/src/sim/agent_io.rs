@@ -39,9 +39,12 @@ impl World {
 
     /// A datagram of the underlay arrives at an agent's host.
     pub(super) fn agent_receives(&mut self, number: u32, port: u16, src: SocketAddr, wire: Wire) {
-        let which = match port {
-            addresses::CONTROL_TUNNEL_PORT => Which::Control,
-            _ => Which::Data,
+        let Some(which) = self
+            .agents
+            .get(number as usize)
+            .map(|host| host.which(port))
+        else {
+            return;
         };
         self.with_interface(number, which, |interface, cx| {
             interface.receive(src, wire, cx)
@@ -60,6 +63,7 @@ impl World {
         host.wake = None;
         self.with_interface(number, Which::Control, Interface::tick);
         self.with_interface(number, Which::Data, Interface::tick);
+        self.with_interface(number, Which::Former, Interface::tick);
         let running = self
             .agents
             .get(number as usize)
@@ -88,9 +92,11 @@ impl World {
                     },
                 );
             }
-            (Out::Receive { inner }, Which::Data) => self.deliver(number, &inner),
+            (Out::Receive { inner }, Which::Data | Which::Former) => self.deliver(number, &inner),
             (Out::Lost { .. }, Which::Control) => {}
-            (Out::Lost { inner, why }, Which::Data) => self.packet_lost(number, &inner, why),
+            (Out::Lost { inner, why }, Which::Data | Which::Former) => {
+                self.packet_lost(number, &inner, why);
+            }
         }
     }
 

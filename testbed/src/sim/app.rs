@@ -228,8 +228,9 @@ impl World {
         let Some(state) = self.flows.get_mut(number as usize) else {
             return;
         };
-        let mut last = None;
+        let (mut last, mut failed) = (None, false);
         while let Some(failure) = state.fail(now) {
+            failed = true;
             if failure.counts {
                 last = Some(failure.sent);
             }
@@ -237,6 +238,9 @@ impl World {
         let flow = state.flow;
         let woken = state.woken.unwrap_or(Timestamp::ZERO);
         let reopened = state.reopened.map(|(at, _)| at);
+        if failed {
+            self.lost_on_the_way(number, &flow);
+        }
         let (bound, deafness) = (self.bounds.convergence, self.deafness(&flow));
         if let Some(sent) = last
             && self.is_healthy(sent)

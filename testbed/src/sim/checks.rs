@@ -47,6 +47,7 @@ impl Scenario {
             | FaultKind::Cut { .. }
             | FaultKind::Crash { .. }
             | FaultKind::Stop { .. }
+            | FaultKind::Replace { .. }
             | FaultKind::CrashServer {
                 disk: Disk::Kept, ..
             }
@@ -80,6 +81,7 @@ impl Scenario {
                 kind,
                 FaultKind::Crash { .. }
                     | FaultKind::Stop { .. }
+                    | FaultKind::Replace { .. }
                     | FaultKind::Attack { .. }
                     | FaultKind::Scan { .. }
             )

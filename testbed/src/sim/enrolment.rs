@@ -8,7 +8,7 @@ use lisp_proto::{EidPrefix, InstanceId, Nonce, PublicKey, Ttl};
 use map_server::config::{Config as ServerConfig, ConfigError, Options, ReplyAfter, XtrConfig};
 use xtr_agent::agent::{Config, MapServer};
 
-use super::addresses::{self, CONTROL_TUNNEL_PORT, DATA_PORT, Role};
+use super::addresses::{self, CONTROL_TUNNEL_PORT, Role};
 use super::sabotage::Sabotage;
 use super::scenario::Scenario;
 use super::server_disk::ServerDisk;
@@ -90,7 +90,7 @@ pub(super) fn agent_config(
     number: u32,
     eid_prefixes: [IpNet; 2],
     rloc: IpAddr,
-    public_key: PublicKey,
+    (public_key, listen_port): (PublicKey, u16),
     first_nonce: Nonce,
 ) -> Config {
     let map_servers = (0..scenario.servers).map(|server| MapServer {
@@ -101,10 +101,11 @@ pub(super) fn agent_config(
         map_servers: map_servers.collect(),
         iid: InstanceId(0),
         eid_prefixes: eid_prefixes.to_vec(),
+        shared: false,
         overlay: addresses::overlay().to_vec(),
         control_address: addresses::control(number).ip(),
         public_key,
-        listen_port: DATA_PORT,
+        listen_port,
         rlocs: vec![rloc],
         ids: Some(addresses::ids(number)),
         keyless: false,

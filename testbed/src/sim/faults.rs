@@ -43,6 +43,7 @@ impl World {
             FaultKind::Cut { side, one_way } => self.network.set_cut(number, Cut { side, one_way }),
             FaultKind::Crash { agent, disk_lost } => self.crash_agent(agent, disk_lost),
             FaultKind::Stop { agent, .. } => self.stop_agent(agent),
+            FaultKind::Replace { agent } => self.replace_agent(agent),
             FaultKind::CrashServer { server, disk } => self.crash_server(server, disk),
             FaultKind::Move { agent } => self.move_agent(agent),
             FaultKind::NatRestart { agent } => self.network.restart_nat(agent),
@@ -87,6 +88,7 @@ impl World {
                 self.start_agent(agent);
             }
             FaultKind::CrashServer { server, .. } => self.start_server(server),
+            FaultKind::Replace { agent } => self.former_ends(agent),
             FaultKind::DataPlane { agent, .. } => self.with_plane(agent, |plane| {
                 plane.refusals = 0.0;
                 plane.slowness = 1;

@@ -53,6 +53,8 @@ invariants! {
     BlackHole => "black-hole",
     /// Some time after the last fault every packet between two hosts that are up arrives.
     Convergence => "convergence",
+    /// Whoever sends to a host whose agent is replaced loses no packet.
+    Handover => "handover",
     /// Without loss, the first packet to a new destination is answered within a second.
     ColdStart => "cold-start",
     /// Some time after the last fault every agent is registered with every map server.

@@ -13,7 +13,7 @@
 //! | Does a datagram arrive? | `net.rs`, `nat.rs` |
 //! | How does WireGuard behave? | `wireguard/` |
 //! | How does a data plane behave? | `data_plane.rs` |
-//! | What goes wrong? | `faults.rs`, `attack.rs`, and on purpose `sabotage.rs` |
+//! | What goes wrong? | `faults.rs`, `former.rs`, `attack.rs`, and on purpose `sabotage.rs` |
 //! | What is left of a failure that matters? | `shrink.rs`, `failure.rs` |
 
 mod addresses;
@@ -29,6 +29,7 @@ mod data_plane;
 mod enrolment;
 mod failure;
 mod faults;
+mod former;
 mod generate;
 mod generate_faults;
 mod invariant;

@@ -217,7 +217,7 @@ fn list<K: fmt::Display, V: fmt::Display>(values: &BTreeMap<K, V>) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-fn named(sizes: &xtr_agent::agent::Sizes) -> [(&'static str, usize); 6] {
+fn named(sizes: &xtr_agent::agent::Sizes) -> [(&'static str, usize); 7] {
     [
         ("map-cache", sizes.map_cache),
         ("peers", sizes.peers),
@@ -225,6 +225,7 @@ fn named(sizes: &xtr_agent::agent::Sizes) -> [(&'static str, usize); 6] {
         ("held", sizes.held),
         ("changes", sizes.changes),
         ("acks", sizes.acks),
+        ("handovers", sizes.handovers),
     ]
 }
 

@@ -145,6 +145,12 @@ pub enum FaultKind {
         /// Whether it does not start again at the end.
         for_good: bool,
     },
+    /// An agent is replaced by one with another key at another port; the interface that it had
+    /// serves on until the end. One behind a NAT is left alone.
+    Replace {
+        /// Which.
+        agent: u32,
+    },
     /// A map server crashes and starts again at the end.
     CrashServer {
         /// Which.

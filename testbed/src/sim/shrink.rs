@@ -166,6 +166,7 @@ fn agent_of(kind: &FaultKind) -> Option<u32> {
     match kind {
         FaultKind::Crash { agent, .. }
         | FaultKind::Stop { agent, .. }
+        | FaultKind::Replace { agent }
         | FaultKind::Move { agent }
         | FaultKind::NatRestart { agent }
         | FaultKind::ClockJump {

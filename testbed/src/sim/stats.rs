@@ -81,5 +81,6 @@ pub(super) fn peak(peak: &mut Sizes, sizes: &Sizes) {
         held: peak.held.max(sizes.held),
         changes: peak.changes.max(sizes.changes),
         acks: peak.acks.max(sizes.acks),
+        handovers: peak.handovers.max(sizes.handovers),
     };
 }

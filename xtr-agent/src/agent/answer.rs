@@ -69,7 +69,11 @@ impl Agent {
             eid: around(&asked, record.eid, records),
             ..record.clone()
         };
-        let chosen = self.choose(&record);
+        let used = match purpose {
+            Purpose::Resolve(_) => record.eid.net(),
+            Purpose::Refresh(prefix) => prefix,
+        };
+        let chosen = self.choose(&record, &used);
         if !record.locators.is_empty() && chosen.is_none() {
             actions.count(DropReason::NoUsableLocator);
         }

@@ -24,6 +24,8 @@ pub struct Config {
     pub iid: InstanceId,
     /// The prefixes that live here.
     pub eid_prefixes: Vec<IpNet>,
+    /// Whether others register the same prefixes, and all are answered together (RFC 9301 5.6).
+    pub shared: bool,
     /// Destinations that are looked up; nothing else is touched.
     pub overlay: Vec<IpNet>,
     /// Where map servers answer to: the agent's address inside the control

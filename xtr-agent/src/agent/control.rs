@@ -10,7 +10,6 @@ use lisp_proto::{
 
 use super::event::{DropReason, Event};
 use super::limits::{FAREWELL_RETRY, RECORDS_PER_MESSAGE};
-use super::map_cache::Chosen;
 use super::{Action, Actions, Agent, Timer};
 
 /// The port of a WireGuard locator that does not say one.
@@ -76,6 +75,7 @@ impl Agent {
             flags: RegisterFlags {
                 proxy_reply: true,
                 want_notify: true,
+                merge: self.config.shared,
                 ..RegisterFlags::default()
             },
             nonce,
@@ -187,30 +187,6 @@ impl Agent {
         let next = self.jitter(self.config.register_interval);
         self.deadlines.set(Timer::Register(index), now + next);
         self.subscribe_first(now, index, actions);
-    }
-
-    /// The best locator we can reach: lowest priority, then highest weight
-    /// (RFC 9301 5.4), of an address family that we have ourselves.
-    pub(super) fn choose(&self, record: &Record) -> Option<Chosen> {
-        record
-            .locators
-            .iter()
-            .filter(|locator| locator.priority != u8::MAX)
-            .filter_map(|locator| match locator.rloc {
-                Rloc::WireGuard { endpoint, key } => Some((locator, endpoint, key)),
-                Rloc::Plain(_) => None,
-            })
-            .filter(|(_, endpoint, key)| {
-                self.is_reachable(endpoint) && *key != self.config.public_key
-            })
-            .min_by_key(|(locator, ..)| (locator.priority, u8::MAX - locator.weight))
-            .map(|(_, endpoint, key)| Chosen { key, endpoint })
-    }
-
-    /// Whether we have an address of the family of `endpoint`.
-    pub(super) fn is_reachable(&self, endpoint: &SocketAddr) -> bool {
-        let mut own = self.config.rlocs.iter();
-        own.any(|rloc| rloc.is_ipv4() == endpoint.is_ipv4())
     }
 
     /// Whether a mapping for `prefix` is any business of ours.

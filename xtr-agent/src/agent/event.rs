@@ -83,6 +83,35 @@ pub enum Event {
         /// The peer.
         key: PublicKey,
     },
+    /// A mapping in use is to move: its new peer is installed, and shakes hands while the old one
+    /// carries the traffic.
+    HandoverArmed {
+        /// The prefix that moves.
+        eid: EidPrefix,
+        /// The peer that serves it.
+        from: PublicKey,
+        /// The peer that shall serve it.
+        to: PublicKey,
+    },
+    /// The mapping moves to its new peer.
+    HandoverSwitched {
+        /// The prefix that moves.
+        eid: EidPrefix,
+        /// The peer that served it.
+        from: PublicKey,
+        /// The peer that serves it.
+        to: PublicKey,
+    },
+    /// The mapping does not move there: the new peer does not answer, or the map server has said
+    /// something else since.
+    HandoverFailed {
+        /// The prefix that stays.
+        eid: EidPrefix,
+        /// The peer that served it.
+        from: PublicKey,
+        /// The peer that was to serve it.
+        to: PublicKey,
+    },
     /// A peer is gone from the data plane.
     PeerRemoved {
         /// The peer.

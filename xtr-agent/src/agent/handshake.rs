@@ -147,6 +147,7 @@ impl Agent {
         stats: &[PeerStats],
         actions: &mut Actions,
     ) {
+        let ready = self.look_at_handovers(now, stats);
         for peer in stats {
             if peer.handshake_seen && self.peers.note_handshake(&peer.key) {
                 actions.event(Event::Handshake { key: peer.key });
@@ -158,6 +159,9 @@ impl Agent {
             for prefix in self.peers.prefixes(&peer.key) {
                 self.refresh_used(now, prefix, peer, actions);
             }
+        }
+        for prefix in ready {
+            self.switch(now, prefix, actions);
         }
         self.check_liveness(now, stats, actions);
     }

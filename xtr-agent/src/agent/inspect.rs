@@ -22,6 +22,8 @@ pub struct Sizes {
     pub changes: usize,
     /// Map-Notifies to be acknowledged once their changes are done.
     pub acks: usize,
+    /// Mappings that are to move to another peer, or whose new peer did not answer.
+    pub handovers: usize,
 }
 
 impl Agent {
@@ -35,6 +37,7 @@ impl Agent {
             held: self.budget.used(),
             changes: self.changes.len(),
             acks: self.acks.len(),
+            handovers: self.handovers.len(),
         }
     }
 
@@ -45,7 +48,7 @@ impl Agent {
         let mut digest = Digest(DefaultHasher::new());
         let tables = (&self.cache, &self.resolver, &self.peers, &self.changes);
         let wanted = (&self.routes, &self.repairs, &self.subscriptions);
-        let messages = (&self.servers, &self.acks);
+        let messages = (&self.servers, &self.acks, &self.handovers);
         // Writing into a hasher cannot fail.
         write!(digest, "{tables:?}{wanted:?}{messages:?}").map_or(0, |()| digest.0.finish())
     }

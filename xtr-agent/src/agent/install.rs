@@ -7,6 +7,7 @@
 use ipnet::IpNet;
 use lisp_proto::{Nonce, PublicKey, Record, Timestamp};
 
+use super::armed::Word;
 use super::event::{Cause, DropReason, Event};
 use super::hold::Held;
 use super::ip_header::Unreachable;
@@ -24,7 +25,7 @@ pub(super) struct Pending {
     /// The peer whose endpoint it names.
     places: Option<PublicKey>,
     /// The Map-Notifies that are acknowledged after it.
-    acks: Vec<(usize, Nonce)>,
+    pub(super) acks: Vec<(usize, Nonce)>,
 }
 
 /// What a change is part of.
@@ -32,6 +33,8 @@ pub(super) struct Pending {
 pub(super) enum What {
     /// The mapping of this prefix gets its peer.
     Peer(IpNet),
+    /// The mapping of this prefix has its next peer installed, without the prefix.
+    Arming(IpNet),
     /// The mapping of this prefix gets this route.
     Route(IpNet, IpNet),
     /// This route was refused, and is set once more.
@@ -65,6 +68,16 @@ impl Agent {
             return false;
         }
         let refresh = now + refresh_after(ttl);
+        let word = Word {
+            to: chosen,
+            region,
+            expires,
+            refresh,
+        };
+        if self.hands_over(now, prefix, word, actions) {
+            self.resolver.refreshed(&prefix);
+            return true;
+        }
         let pending = !self.resolver.within(&prefix).is_empty();
         match self.cache.get_mut(&prefix) {
             Some(entry) if entry.chosen.is_some() => {
@@ -117,7 +130,7 @@ impl Agent {
 
     /// Moves a prefix to another locator. Giving the AllowedIPs to the new
     /// key takes them from the old one in the same step.
-    fn replace(
+    pub(super) fn replace(
         &mut self,
         now: Timestamp,
         prefix: IpNet,
@@ -193,7 +206,8 @@ impl Agent {
         for (_, pending) in self.changes.range_mut(ChangeId(before)..) {
             match pending.what {
                 What::Peer(_) | What::Removal(_) | What::Shrinking(_) => wait_for(pending),
-                What::Route(..)
+                What::Arming(_)
+                | What::Route(..)
                 | What::RouteAgain(_)
                 | What::Rekindling(_)
                 | What::Rekindled(_) => {}
@@ -308,6 +322,7 @@ impl Agent {
                     self.lose(prefix, actions);
                 }
             }
+            What::Arming(prefix) => self.armed(now, prefix, id, ok, actions),
             What::Route(prefix, route) => {
                 self.repair_unless(ok, now, Object::Route(route));
                 self.route_set(prefix, ok, actions);

@@ -131,6 +131,17 @@ pub const REKINDLE_LOOK: Duration = Duration::from_millis(20);
 pub const REKINDLE_LOOK_SHARE: u32 = 8;
 /// The same as [`REKINDLE`], where round trips take long.
 pub const REKINDLE_MAX: Duration = Duration::from_secs(2);
+/// Mappings that move to another peer at a time; more move before there is a session. And so many
+/// whose new peer did not answer are remembered.
+pub const HANDOVERS: usize = 1_024;
+/// How long the new peer of a mapping may be silent before the map server is asked, which tells it of
+/// us; or half of the time that it has.
+pub const HANDOVER_DOUBT: Duration = Duration::from_millis(750);
+/// How long a new peer that did not answer is left alone, while the old one lives; doubles with every
+/// further time.
+pub const HANDOVER_RETRY: Duration = Duration::from_secs(5);
+/// Longest such pause.
+pub const HANDOVER_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Share of a mapping's TTL after which a mapping in use is asked for again,
 /// in per cent.
 pub const REFRESH_AT_PERCENT: u32 = 80;

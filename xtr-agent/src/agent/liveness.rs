@@ -68,6 +68,11 @@ impl Liveness {
         }
     }
 
+    /// Bytes that had been received from a peer at the last look.
+    pub(super) fn received(&self, key: &PublicKey) -> u64 {
+        self.watches.get(key).map_or(0, |watch| watch.rx_bytes)
+    }
+
     /// How long the counters of a peer have not moved.
     pub(super) fn idle(&self, now: Timestamp, key: &PublicKey) -> Option<Duration> {
         self.watches.get(key).map(|watch| now - watch.moved)
@@ -248,6 +253,8 @@ impl Agent {
             }
             if self.liveness.silent(now, peer) {
                 for prefix in self.peers.prefixes(&peer.key) {
+                    // Whoever is named may be the better one by now.
+                    self.handovers.forget_refusal(&prefix);
                     self.ask_again(now, prefix, RequestFlags::default(), actions);
                 }
             }

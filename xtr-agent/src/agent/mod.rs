@@ -7,12 +7,15 @@
 mod action;
 mod allowed;
 mod answer;
+mod armed;
 mod asked;
 mod bucket;
+mod choice;
 mod config;
 mod control;
 mod doubt;
 mod event;
+mod handover;
 mod handshake;
 mod hold;
 mod idle;
@@ -61,6 +64,7 @@ pub use snapshot::{SavedMapping, Snapshot};
 pub use status::{MappingState, MappingStatus, PeerStatus, ServerStatus, Status};
 pub use trace::{Failure, Reached, Stage, Trace};
 
+use armed::Handovers;
 use bucket::Bucket;
 use hold::HoldBudget;
 use liveness::Liveness;
@@ -140,6 +144,8 @@ enum Timer {
     Repair(Object),
     /// Time to start a handshake with a key that has taken the place of another one.
     Kick(PublicKey),
+    /// The new peer of this mapping has had time to shake hands.
+    Handover(IpNet),
     /// Time to look for first handshakes.
     Handshakes,
     /// Time to look for peers that fell silent.
@@ -172,6 +178,8 @@ pub struct Agent {
     second_questions: Bucket,
     /// Peers whose first handshake is being looked for.
     watches: Watches,
+    /// Mappings that are to move to another peer.
+    handovers: Handovers,
     /// Mappings that await a handshake, or did.
     opening: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
@@ -212,6 +220,7 @@ impl Agent {
             questions: Bucket::per_second(limits::QUESTIONS_PER_SECOND),
             second_questions: Bucket::per_second(limits::SECOND_QUESTIONS_PER_SECOND),
             watches: Watches::default(),
+            handovers: Handovers::default(),
             opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
             restored: Vec::new(),
@@ -295,6 +304,7 @@ impl Agent {
             Timer::Repair(object) => self.repair_due(now, object, actions),
             Timer::Handshakes => self.look_for_handshakes(now, actions),
             Timer::Kick(key) => self.kick_due(now, key, actions),
+            Timer::Handover(prefix) => self.handover_due(now, prefix, actions),
             Timer::Liveness => self.liveness_due(now, actions),
         }
     }

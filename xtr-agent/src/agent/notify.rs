@@ -104,7 +104,7 @@ impl Agent {
         answer: Option<IpNet>,
         actions: &mut Actions,
     ) {
-        let mut changes = 0;
+        let (mut changes, mut put_off) = (0, false);
         for record in &records {
             let Some(prefixes) = self.concerned(record, &records, answer) else {
                 continue;
@@ -123,12 +123,18 @@ impl Agent {
                 };
                 self.told(now, &record, region, answer, actions);
                 changes += self.await_changes(before, prefix, ack);
+                match self.await_handover(&prefix, ack) {
+                    Some(moves) => changes += moves,
+                    None => put_off = true,
+                }
             }
             if answer.is_none() && record.ttl.is_withdrawal() {
                 self.subscribe_soon(now, ack.0, &region);
             }
         }
-        if changes == 0 {
+        if put_off {
+            self.leave_unacknowledged(ack);
+        } else if changes == 0 {
             self.acknowledge(ack.0, ack.1, &records, actions);
         } else {
             self.acks.insert(ack, PendingAck { records, changes });
@@ -179,7 +185,7 @@ impl Agent {
         actions: &mut Actions,
     ) {
         let prefix = record.eid.net();
-        let chosen = self.choose(record);
+        let chosen = self.choose(record, &prefix);
         match chosen.filter(|_| !record.ttl.is_withdrawal()) {
             Some(chosen) => {
                 let Chosen { key, endpoint } = chosen;
@@ -285,18 +291,25 @@ impl Agent {
             return;
         };
         if !ok {
-            // Not acknowledged: the map server repeats itself, and we retry.
-            self.acks.remove(&ack);
-            if let Some(server) = self.servers.get_mut(ack.0) {
-                server.notifies.forget(ack.1);
-            }
-            return;
+            return self.leave_unacknowledged(ack);
         }
         pending.changes = pending.changes.saturating_sub(1);
         if pending.changes == 0
             && let Some(pending) = self.acks.remove(&ack)
         {
             self.acknowledge(ack.0, ack.1, &pending.records, actions);
+        }
+    }
+
+    /// The Map-Notify is not acknowledged: the map server repeats itself, and we retry.
+    pub(super) fn leave_unacknowledged(&mut self, ack: (usize, Nonce)) {
+        self.acks.remove(&ack);
+        self.handovers.forget_ack(ack);
+        for pending in self.changes.values_mut() {
+            pending.acks.retain(|waiting| *waiting != ack);
+        }
+        if let Some(server) = self.servers.get_mut(ack.0) {
+            server.notifies.forget(ack.1);
         }
     }
 

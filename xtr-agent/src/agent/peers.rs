@@ -23,9 +23,18 @@ pub struct PeerSpec {
 pub(super) struct Peer {
     pub(super) endpoint: SocketAddr,
     pub(super) allowed_ips: BTreeSet<IpNet>,
+    /// Prefixes that it gets when it has shaken hands.
+    awaited: BTreeSet<IpNet>,
     pub(super) handshake_seen: bool,
     /// The data plane has refused the change that named the endpoint: the next one names it again.
     endpoint_refused: bool,
+}
+
+impl Peer {
+    /// Whether no mapping needs it.
+    fn is_unwanted(&self) -> bool {
+        self.allowed_ips.is_empty() && self.awaited.is_empty()
+    }
 }
 
 /// Every peer that the agent wants installed, by key.
@@ -51,6 +60,35 @@ impl Peers {
         endpoint: SocketAddr,
         prefix: IpNet,
     ) -> PeerSpec {
+        let (peer, moved) = self.place(key, endpoint);
+        peer.awaited.remove(&prefix);
+        peer.allowed_ips.insert(prefix);
+        spec(key, peer, moved)
+    }
+
+    /// Keeps `key` ready for `prefix`, which it does not get yet, and returns the peer as it shall
+    /// now be.
+    pub(super) fn arm(&mut self, key: PublicKey, endpoint: SocketAddr, prefix: IpNet) -> PeerSpec {
+        let (peer, moved) = self.place(key, endpoint);
+        peer.awaited.insert(prefix);
+        spec(key, peer, moved)
+    }
+
+    /// Notes that `key` does not get `prefix`; true when it is no longer wanted.
+    pub(super) fn disarm(&mut self, key: &PublicKey, prefix: &IpNet) -> bool {
+        let Some(peer) = self.by_key.get_mut(key) else {
+            return false;
+        };
+        peer.awaited.remove(prefix);
+        let unwanted = peer.is_unwanted();
+        if unwanted {
+            self.by_key.remove(key);
+        }
+        unwanted
+    }
+
+    /// The peer `key` at `endpoint`, and whether the data plane must be told of that.
+    fn place(&mut self, key: PublicKey, endpoint: SocketAddr) -> (&mut Peer, bool) {
         let mut moved = true;
         let peer = self
             .by_key
@@ -62,11 +100,11 @@ impl Peers {
             .or_insert_with(|| Peer {
                 endpoint,
                 allowed_ips: BTreeSet::new(),
+                awaited: BTreeSet::new(),
                 handshake_seen: false,
                 endpoint_refused: false,
             });
-        peer.allowed_ips.insert(prefix);
-        spec(key, peer, moved)
+        (peer, moved)
     }
 
     /// Takes `prefix` from `key`; `None` when `key` did not have it.
@@ -75,7 +113,7 @@ impl Peers {
         if !peer.allowed_ips.remove(prefix) {
             return None;
         }
-        if peer.allowed_ips.is_empty() {
+        if peer.is_unwanted() {
             self.by_key.remove(key);
             return Some(Remaining::Nothing);
         }

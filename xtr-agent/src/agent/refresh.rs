@@ -102,6 +102,10 @@ impl Agent {
         if !self.resolver.is_refreshing(&prefix) && !self.is_subscribed(&prefix) {
             return false;
         }
+        // A map server has said that it is no longer true.
+        if self.handovers.concerns(&prefix) {
+            return false;
+        }
         let entry = self.cache.get_mut(&prefix);
         let Some(entry) = entry.filter(|entry| entry.chosen.is_some()) else {
             return false;

@@ -44,6 +44,7 @@ impl Agent {
         self.opening.remove(&prefix);
         self.refresh_checks.remove(&prefix);
         self.resolver.refreshed(&prefix);
+        self.end_handover(prefix, actions);
         for packet in entry.held.take(&mut self.budget) {
             let (why, reason) = (Unreachable::Host, DropReason::MappingLost);
             self.refusals.refuse(&packet, why, reason, actions);
@@ -61,13 +62,16 @@ impl Agent {
             Some(Remaining::Peer(spec)) => {
                 self.change(What::Shrinking(key), Change::SetPeer(spec), actions);
             }
-            Some(Remaining::Nothing) => {
-                self.watches.remove(&key, &mut self.budget);
-                self.liveness.forget(&key);
-                self.take_out(Object::Peer(key), actions);
-            }
+            Some(Remaining::Nothing) => self.peer_unwanted(key, actions),
             None => {}
         }
+    }
+
+    /// No mapping needs the peer any more.
+    pub(super) fn peer_unwanted(&mut self, key: PublicKey, actions: &mut Actions) {
+        self.watches.remove(&key, &mut self.budget);
+        self.liveness.forget(&key);
+        self.take_out(Object::Peer(key), actions);
     }
 
     fn take_out(&mut self, object: Object, actions: &mut Actions) {

@@ -56,6 +56,8 @@ pub struct MappingStatus {
     pub key: Option<PublicKey>,
     /// Where the mapping says that the peer lives. It may have roamed since.
     pub endpoint: Option<SocketAddr>,
+    /// The peer that it moves to when that has shaken hands.
+    pub moves_to: Option<PublicKey>,
     /// How long it is still good for, in milliseconds.
     pub ttl_left_ms: u64,
     /// Time since it came, in milliseconds.
@@ -109,7 +111,10 @@ impl Agent {
             mappings: self
                 .cache
                 .iter()
-                .map(|(prefix, entry)| mapping_status(now, self.eid(prefix), entry))
+                .map(|(prefix, entry)| MappingStatus {
+                    moves_to: self.handovers.moves_to(&prefix),
+                    ..mapping_status(now, self.eid(prefix), entry)
+                })
                 .collect(),
             peers: self
                 .peers
@@ -157,6 +162,7 @@ fn mapping_status(now: Timestamp, eid: EidPrefix, entry: &Entry) -> MappingStatu
         cause: entry.cause,
         key: entry.chosen.map(|chosen| chosen.key),
         endpoint: entry.chosen.map(|chosen| chosen.endpoint),
+        moves_to: None,
         ttl_left_ms: milliseconds(entry.expires - now),
         age_ms: milliseconds(now - entry.since),
         stale: entry.stale.is_some(),

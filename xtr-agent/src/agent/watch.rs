@@ -74,6 +74,11 @@ impl Watches {
         self.by_key.get(key).is_some_and(|watch| watch.is_out)
     }
 
+    /// Whether the peer `key` is being taken out, or was, to be put back: a session with it is over.
+    pub(super) fn is_leaving_or_out(&self, key: &PublicKey) -> bool {
+        self.by_key.get(key).is_some_and(Watch::is_leaving_or_out)
+    }
+
     /// Ends the watch of `key`.
     pub(super) fn remove(&mut self, key: &PublicKey, budget: &mut HoldBudget) {
         if let Some(mut watch) = self.by_key.remove(key) {
@@ -173,10 +178,14 @@ impl Agent {
         for key in over {
             self.no_handshake(now, key, actions);
         }
-        let Some(latest) = self.watches.by_key.values().map(|watch| watch.since).max() else {
+        let latest = self.watches.by_key.values().map(|watch| watch.since).max();
+        let Some(latest) = latest.max(self.handovers.latest()) else {
             return;
         };
-        let keys = self.watches.by_key.keys().copied().collect();
+        let watched = self.watches.by_key.keys().copied();
+        let mut keys: Vec<PublicKey> = watched.chain(self.handovers.peers()).collect();
+        keys.sort_unstable();
+        keys.dedup();
         let due = |watch: &Watch| watch.rekindle.is_some_and(|(at, _)| at <= now);
         actions.push(if self.watches.by_key.values().any(due) {
             Action::ReadPeerStatsAnew(keys)

@@ -49,6 +49,7 @@ struct Mapping {
     state: String,
     cause: String,
     key: Option<String>,
+    moves_to: Option<String>,
     ttl_left_ms: u64,
     age_ms: u64,
     stale: bool,
@@ -192,6 +193,8 @@ fn mappings(mappings: &[Mapping]) -> Vec<String> {
     for mapping in mappings {
         let state = if mapping.stale {
             "stale"
+        } else if mapping.moves_to.is_some() {
+            "moving"
         } else {
             &mapping.state
         };

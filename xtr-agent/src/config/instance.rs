@@ -92,6 +92,7 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
         netns: draft.netns.as_ref().map(|netns| netns.get_ref().clone()),
         table: draft.table.as_ref().map_or(MAIN_TABLE, |at| *at.get_ref()),
         forward: draft.forward.as_ref().is_some_and(|at| *at.get_ref()),
+        shared: draft.shared.as_ref().is_some_and(|at| *at.get_ref()),
         interfaces: Interfaces {
             data: name(names.and_then(|names| names.data.as_ref()), "lisp"),
             miss: name(names.and_then(|names| names.miss.as_ref()), "lispm"),

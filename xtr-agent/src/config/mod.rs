@@ -75,6 +75,8 @@ pub struct Instance {
     pub overlay: Vec<IpNet>,
     /// Prefixes that live here.
     pub eid_prefixes: Vec<IpNet>,
+    /// Whether others register the same prefixes, and all are answered together.
+    pub shared: bool,
     /// UDP port of the data interface.
     pub listen_port: u16,
     /// MTU of the data interface, bytes.

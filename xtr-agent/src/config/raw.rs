@@ -33,6 +33,7 @@ pub(super) struct RawConfig {
     pub(super) netns: Option<Spanned<String>>,
     pub(super) table: Option<Spanned<u32>>,
     pub(super) forward: Option<Spanned<bool>>,
+    pub(super) shared: Option<Spanned<bool>>,
     pub(super) interfaces: Option<Spanned<RawInterfaces>>,
     #[serde(default)]
     pub(super) instance: Vec<RawInstance>,
@@ -62,6 +63,7 @@ pub(super) struct RawInstance {
     pub(super) netns: Option<Spanned<String>>,
     pub(super) table: Option<Spanned<u32>>,
     pub(super) forward: Option<Spanned<bool>>,
+    pub(super) shared: Option<Spanned<bool>>,
     pub(super) interfaces: Option<Spanned<RawOwnInterfaces>>,
 }
 
@@ -117,13 +119,14 @@ impl RawConfig {
         let netns = self.netns.as_ref().map(|at| at.span().start);
         let table = self.table.as_ref().map(|at| at.span().start);
         let forward = self.forward.as_ref().map(|at| at.span().start);
+        let shared = self.shared.as_ref().map(|at| at.span().start);
         let names = self.interfaces.as_ref().filter(|names| {
             let names = names.get_ref();
             names.data.is_some() || names.miss.is_some()
         });
         let names = names.map(|at| at.span().start);
         let keys = [
-            overlay, eids, iid, port, subscribe, exclude, netns, table, forward, names,
+            overlay, eids, iid, port, subscribe, exclude, netns, table, forward, shared, names,
         ];
         let first = keys.into_iter().flatten().next();
         let (overlay, eid_prefixes) = match (self.overlay.take(), self.eid_prefixes.take(), first) {
@@ -151,6 +154,7 @@ impl RawConfig {
             netns: self.netns.take(),
             table: self.table.take(),
             forward: self.forward.take(),
+            shared: self.shared.take(),
             interfaces: self.interfaces.as_ref().map(|interfaces| {
                 let RawInterfaces { data, miss, .. } = interfaces.get_ref().clone();
                 Spanned::new(interfaces.span(), RawOwnInterfaces { data, miss })

@@ -127,6 +127,14 @@ fn destinations_to_be_kept_ready_lie_in_the_overlay_and_elsewhere() {
 }
 
 #[test]
+fn prefixes_are_shared_with_others_where_the_file_says_so() {
+    let shared = |text: &str| parse(text).map(|config| config.instances[0].shared);
+    assert_eq!(shared(GOOD), Ok(false));
+    let text = GOOD.replacen("listen_port", "shared = true\nlisten_port", 1);
+    assert_eq!(shared(&text), Ok(true));
+}
+
+#[test]
 fn a_plain_map_server_takes_no_subscriptions() {
     let (head, _) = GOOD.split_once("public_key").unwrap();
     let head = head.replacen(

@@ -38,6 +38,15 @@ pub(super) fn event(event: &Event) {
         Event::HandshakeRestarted { key } => {
             warn!(event = "handshake_restarted", key = %key.short());
         }
+        Event::HandoverArmed { eid, from, to } => {
+            info!(event = "handover_armed", %eid, from = %from.short(), to = %to.short());
+        }
+        Event::HandoverSwitched { eid, from, to } => {
+            info!(event = "handover_switched", %eid, from = %from.short(), to = %to.short());
+        }
+        Event::HandoverFailed { eid, from, to } => {
+            warn!(event = "handover_failed", %eid, from = %from.short(), to = %to.short());
+        }
         Event::PeerRemoved { key } => info!(event = "peer_removed", key = %key.short()),
         Event::Subscribed { eid } => info!(event = "subscribed", %eid),
         Event::SubscriptionRefused { eid, action } => {

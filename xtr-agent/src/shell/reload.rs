@@ -129,7 +129,7 @@ fn fixed(config: &Config) -> [Fixed; 10] {
 }
 
 /// What cannot change of one instance.
-fn fixed_of_one(instance: &Instance) -> [Fixed; 8] {
+fn fixed_of_one(instance: &Instance) -> [Fixed; 9] {
     let Instance {
         iid: _,
         subscribe: _,
@@ -140,6 +140,7 @@ fn fixed_of_one(instance: &Instance) -> [Fixed; 8] {
         netns,
         table,
         forward,
+        shared,
         interfaces,
         key_file,
     } = instance;
@@ -150,6 +151,7 @@ fn fixed_of_one(instance: &Instance) -> [Fixed; 8] {
         ("netns", format!("{netns:?}")),
         ("table", format!("{table}")),
         ("forward", format!("{forward:?}")),
+        ("shared", format!("{shared:?}")),
         ("interfaces", format!("{interfaces:?}")),
         // Its name tells whether the instance has a table.
         ("instance_id", format!("{key_file:?}")),

@@ -14,11 +14,14 @@ use lisp_proto::{
 mod changes;
 mod doubts;
 mod floods;
+mod handover;
+mod handover_words;
 mod handshakes;
 mod idle;
 mod order;
 mod overlaps;
 mod paths;
+mod publications;
 mod reconfigure;
 mod refusals;
 mod rules;
@@ -65,6 +68,7 @@ impl Bench {
             }],
             iid: InstanceId(0),
             eid_prefixes: vec![net("10.0.0.1/32"), net("fd00:1::1/128")],
+            shared: false,
             overlay: vec![net("10.0.0.0/8"), net("fd00:1::/48")],
             control_address: addr("fd4c:1::a"),
             public_key: OWN,

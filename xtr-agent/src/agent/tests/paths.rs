@@ -204,6 +204,21 @@ fn registrations_are_repeated_with_growing_nonces_and_withdrawn_at_the_end() {
 }
 
 #[test]
+fn prefixes_that_others_register_too_have_the_merge_bit() {
+    for shared in [false, true] {
+        let mut bench = Bench::with(Config {
+            shared,
+            ..Bench::config()
+        });
+        let started = bench.input(Input::Start);
+        let Message::MapRegister(register) = decode(sent(&started)[0]).unwrap() else {
+            panic!("not registered");
+        };
+        assert_eq!(register.flags.merge, shared);
+    }
+}
+
+#[test]
 fn a_mapping_in_use_outlives_its_map_servers() {
     let mut bench = Bench::new();
     bench.connect(1, &record("10.0.0.2/32", SMALLER, Ttl::from_minutes(1)), 0);

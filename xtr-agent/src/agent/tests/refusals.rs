@@ -284,8 +284,9 @@ fn the_locator_is_chosen_by_priority_weight_and_family() {
     let mut answer = far_end(SMALLER);
     answer.locators = vec![
         locator(1, 1, "[2001:db8::2]:1", PublicKey([20; 32])),
-        locator(2, 100, "192.0.2.3:1", PublicKey([21; 32])),
-        locator(2, 200, "192.0.2.4:1", PublicKey([22; 32])),
+        locator(2, 0, "192.0.2.3:1", PublicKey([21; 32])),
+        locator(2, 1, "192.0.2.4:1", PublicKey([22; 32])),
+        locator(3, 200, "192.0.2.6:1", PublicKey([24; 32])),
         locator(255, 1, "192.0.2.5:1", PublicKey([23; 32])),
     ];
     let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));

@@ -1,0 +1,164 @@
+//! Which locator of a mapping do we use?
+//!
+//! One with the lowest priority; among several of those, weights say which share of the xTRs uses
+//! which (RFC 9301 5.4). Each xTR always draws the same, so that an answer that says nothing new
+//! moves nobody, and whoever uses one of the best stays with it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use lisp_proto::{PublicKey, Record, Rloc};
+
+use super::Agent;
+use super::map_cache::Chosen;
+
+/// The priority of a locator that must not be used (RFC 9301 5.4).
+const NOT_TO_BE_USED: u8 = u8::MAX;
+
+/// A locator that we could use.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    priority: u8,
+    weight: u8,
+    at: Chosen,
+}
+
+impl Candidate {
+    /// What the xTR `own` draws for it; who draws the least is the one. That falls to each
+    /// candidate as often as its weight says.
+    fn drawn_by(&self, own: &PublicKey) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        (own, self.at.key, self.at.endpoint).hash(&mut hasher);
+        let bits = u32::try_from(hasher.finish() >> 32).unwrap_or(u32::MAX);
+        let uniform = (f64::from(bits) + 1.0) / (f64::from(u32::MAX) + 1.0);
+        -uniform.ln() / f64::from(self.weight.max(1))
+    }
+}
+
+impl Agent {
+    /// The best locator of `record` that we can reach, of an address family that we have ourselves;
+    /// the one that we use for `prefix` if it is among the best.
+    pub(super) fn choose(&self, record: &Record, prefix: &IpNet) -> Option<Chosen> {
+        let own = &self.config.public_key;
+        let candidates = record.locators.iter().filter_map(|locator| {
+            let Rloc::WireGuard { endpoint, key } = locator.rloc else {
+                return None;
+            };
+            let usable = locator.priority != NOT_TO_BE_USED && key != *own;
+            let candidate = Candidate {
+                priority: locator.priority,
+                weight: locator.weight,
+                at: Chosen { key, endpoint },
+            };
+            (usable && self.is_reachable(&endpoint)).then_some(candidate)
+        });
+        let used = self.cache.get(prefix).and_then(|entry| entry.chosen);
+        best(own, candidates.collect(), used)
+    }
+
+    /// Whether we have an address of the family of `endpoint`.
+    pub(super) fn is_reachable(&self, endpoint: &SocketAddr) -> bool {
+        let mut own = self.config.rlocs.iter();
+        own.any(|rloc| rloc.is_ipv4() == endpoint.is_ipv4())
+    }
+}
+
+/// The one of `candidates` that the xTR `own` uses, if it uses `used` now.
+fn best(own: &PublicKey, mut candidates: Vec<Candidate>, used: Option<Chosen>) -> Option<Chosen> {
+    let lowest = candidates.iter().map(|it| it.priority).min()?;
+    candidates.retain(|it| it.priority == lowest);
+    // Without any weight the choice is ours.
+    if candidates.iter().any(|it| it.weight > 0) {
+        candidates.retain(|it| it.weight > 0);
+    }
+    if let Some(used) = used {
+        if candidates.iter().any(|it| it.at == used) {
+            return Some(used);
+        }
+        // It lives elsewhere now, and its session goes on.
+        if candidates.iter().any(|it| it.at.key == used.key) {
+            candidates.retain(|it| it.at.key == used.key);
+        }
+    }
+    let draw = |it: &Candidate| it.drawn_by(own);
+    let first = candidates
+        .into_iter()
+        .min_by(|one, other| draw(one).total_cmp(&draw(other)));
+    first.map(|it| it.at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: PublicKey = PublicKey([5; 32]);
+
+    fn at(number: u8) -> Chosen {
+        Chosen {
+            key: PublicKey([number; 32]),
+            endpoint: SocketAddr::new([192, 0, 2, number].into(), 51820),
+        }
+    }
+
+    fn candidate(number: u8, priority: u8, weight: u8) -> Candidate {
+        Candidate {
+            priority,
+            weight,
+            at: at(number),
+        }
+    }
+
+    #[test]
+    fn the_lowest_priority_wins_whatever_the_weights_say() {
+        let candidates = vec![candidate(1, 2, 100), candidate(2, 1, 1)];
+        assert_eq!(best(&OWN, candidates.clone(), None), Some(at(2)));
+        assert_eq!(best(&OWN, candidates, Some(at(1))), Some(at(2)));
+        assert_eq!(best(&OWN, Vec::new(), Some(at(1))), None);
+    }
+
+    #[test]
+    fn whoever_uses_one_of_the_best_stays_with_it() {
+        let candidates = [1, 2, 3].map(|number| candidate(number, 1, 100)).to_vec();
+        for number in [1, 2, 3] {
+            let used = Some(at(number));
+            assert_eq!(best(&OWN, candidates.clone(), used), used);
+        }
+        let elsewhere = Chosen {
+            key: at(2).key,
+            ..at(9)
+        };
+        assert_eq!(best(&OWN, candidates, Some(elsewhere)), Some(at(2)));
+    }
+
+    #[test]
+    fn the_choice_does_not_hang_on_the_order() {
+        let mut candidates = [1, 2, 3, 4].map(|number| candidate(number, 1, 50)).to_vec();
+        let first = best(&OWN, candidates.clone(), None);
+        for _ in 0..3 {
+            candidates.rotate_left(1);
+            assert_eq!(best(&OWN, candidates.clone(), None), first);
+        }
+    }
+
+    #[test]
+    fn weights_are_shares_of_those_who_choose() {
+        let share = |weights: [u8; 2]| {
+            let candidates: Vec<_> = (1..)
+                .zip(weights)
+                .map(|(n, w)| candidate(n, 1, w))
+                .collect();
+            let keys = (0..2_000u16).map(|n| {
+                let mut key = [7; 32];
+                key[..2].copy_from_slice(&n.to_be_bytes());
+                PublicKey(key)
+            });
+            let first = keys.filter(|own| best(own, candidates.clone(), None) == Some(at(1)));
+            first.count()
+        };
+        assert!((900..1_100).contains(&share([100, 100])));
+        assert!((900..1_100).contains(&share([0, 0])));
+        assert!((1_400..1_600).contains(&share([75, 25])));
+        assert_eq!(share([0, 1]), 0);
+    }
+}
