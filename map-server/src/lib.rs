@@ -8,6 +8,7 @@
 //! | May this registration follow the last one? | `server/register.rs`, `server/replay.rs` |
 //! | Which mapping answers for an EID? | `server/mappings.rs`, `server/prefix_table.rs` |
 //! | Who may ask, and what is the answer? | `server/request.rs`, `server/resolve.rs` |
+//! | Which of several owners does an agent use? | `server/assignments.rs`, `server/preference.rs`, `server/rehome.rs` |
 //! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
 //! | How does it reach them, and who waits for that? | `server/delivery.rs`, `server/notify.rs`, `server/held.rs` |
 //! | How much is too much? | `server/limits.rs`, `server/rate.rs` |

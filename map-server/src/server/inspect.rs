@@ -13,6 +13,8 @@ pub struct Sizes {
     pub notifies: usize,
     /// Map-Replies on hold.
     pub held: usize,
+    /// Agents that use one of several owners of a prefix.
+    pub assignments: usize,
 }
 
 impl Sizes {
@@ -22,16 +24,18 @@ impl Sizes {
         subscriptions: limits::SUBSCRIPTIONS,
         notifies: limits::OUTSTANDING_NOTIFIES,
         held: limits::HELD_REPLIES,
+        assignments: limits::ASSIGNMENTS,
     };
 
     /// The tables by name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, usize); 4] {
+    pub const fn named(&self) -> [(&'static str, usize); 5] {
         [
             ("mappings", self.mappings),
             ("subscriptions", self.subscriptions),
             ("notifies", self.notifies),
             ("held replies", self.held),
+            ("assignments", self.assignments),
         ]
     }
 }
@@ -45,6 +49,7 @@ impl MapServer {
             subscriptions: self.state.subscribers.len(),
             notifies: self.state.notifier.len(),
             held: self.state.held.len(),
+            assignments: self.state.assignments.len(),
         }
     }
 }

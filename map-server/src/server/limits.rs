@@ -94,6 +94,12 @@ pub(crate) const SUBSCRIPTIONS: usize = 1_048_576;
 /// Negative answers that an xTR with this many subscriptions gets lead to no more of them: whoever
 /// scans the address plan must not drive the subscriptions of others out.
 pub(crate) const SUBSCRIPTIONS_WHEN_DENIED: usize = 65_536;
+/// Agents of which it is remembered whom of several owners of a prefix they use.
+pub(crate) const ASSIGNMENTS: usize = 1_048_576;
+/// Parts of one shared prefix that an agent was told of, and is told of again after a restart.
+pub(crate) const PARTS_PER_ASSIGNMENT: usize = 64;
+/// What the priority number of a locator grows by where it is not that of the owner in use.
+pub(crate) const PRIORITY_BEHIND: u8 = 128;
 /// Plain sources remembered as registered; the one that would expire first gives way.
 pub(crate) const REGISTERED_SOURCES: usize = 65_536;
 

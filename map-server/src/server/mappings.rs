@@ -48,6 +48,17 @@ impl Mapping {
         self.registrations.keys().map(|registrant| registrant.xtr)
     }
 
+    /// Whether others may register it as well, by the merge bit.
+    pub(crate) fn is_merged(&self) -> bool {
+        self.registrations.values().all(|it| it.merge)
+    }
+
+    /// Lists what its owners have registered; one may be listed more than once.
+    pub(crate) fn offers(&self) -> impl Iterator<Item = (XtrIndex, &Registration)> {
+        let offers = self.registrations.iter();
+        offers.map(|(registrant, registration)| (registrant.xtr, registration))
+    }
+
     /// Lists those who share it with others by the merge bit, and want to be told about it.
     pub(crate) fn sharers(&self) -> impl Iterator<Item = (Registrant, Contact)> {
         let registrations = self.registrations.iter();

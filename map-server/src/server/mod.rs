@@ -4,6 +4,7 @@
 //! IO; what must be done is appended to [`Actions`].
 
 mod actions;
+mod assignments;
 #[cfg(test)]
 mod bench;
 mod contacts;
@@ -17,11 +18,15 @@ pub(crate) mod limits;
 mod mappings;
 mod notify;
 mod pairing;
+mod preference;
 mod prefix_table;
+#[cfg(test)]
+mod proxies;
 mod publish;
 mod pubsub;
 mod rate;
 mod register;
+mod rehome;
 mod replay;
 mod request;
 mod resolve;
@@ -44,6 +49,7 @@ pub use counters::{Counters, DropReason};
 pub use inspect::Sizes;
 
 use crate::config::{Config, Options};
+use assignments::Assignments;
 use contacts::Contacts;
 use held::HeldReplies;
 use mappings::Mappings;
@@ -77,6 +83,7 @@ struct State {
     subscribers: Subscribers,
     notifier: Notifier,
     held: HeldReplies,
+    assignments: Assignments,
 }
 
 /// Where a message came from.
@@ -102,6 +109,7 @@ impl MapServer {
                 subscribers: Subscribers::new(),
                 notifier: Notifier::new(options.notify_floor),
                 held: HeldReplies::default(),
+                assignments: Assignments::default(),
             },
             quiet_until: Timestamp::ZERO + options.quiet_period,
             requests: RateLimiter::new(options.request_rate),

@@ -218,7 +218,7 @@ impl Settings {
             ConfigError::Prefix { position, .. } => source.error(
                 spans.eid_prefixes.get(position).unwrap_or(&spans.xtr),
                 format_args!("xTR {other} has the same EID-prefix"),
-                "list every prefix once; prefixes of two xTRs may overlap only if one is longer",
+                "list every prefix once; only xTRs with a control tunnel may share one",
             ),
         }
     }
