@@ -9,6 +9,7 @@
 //! | Which mapping answers for an EID? | `server/mappings.rs`, `server/prefix_table.rs` |
 //! | Who may ask, and what is the answer? | `server/request.rs`, `server/resolve.rs` |
 //! | Which of several owners does an agent use? | `server/assignments.rs`, `server/preference.rs`, `server/rehome.rs` |
+//! | How does a client move to another owner? | `server/operator.rs`, `server/migrate.rs`, `server/moves.rs` |
 //! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
 //! | How does it reach them, and who waits for that? | `server/delivery.rs`, `server/notify.rs`, `server/held.rs` |
 //! | How much is too much? | `server/limits.rs`, `server/rate.rs` |
@@ -26,5 +27,8 @@ pub mod shell;
 mod store_event;
 
 pub use config::Config;
-pub use server::{Action, Actions, Counters, DropReason, Event, Input, MapServer, Sizes, Via};
+pub use server::{
+    Action, Actions, Clients, Command, Counters, DropReason, Event, Input, MapServer, Migration,
+    MigrationState, Refused, Sizes, Step, Via, Why,
+};
 pub use store_event::{StoreEvent, XtrIds};

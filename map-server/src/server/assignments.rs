@@ -137,10 +137,10 @@ impl Assignments {
 }
 
 impl MapServer {
-    /// Whether agents that are told of `mapping` are clients of one of its owners: these share it,
-    /// and can be told things themselves.
+    /// Whether agents that are told of `mapping` are clients of one of its owners: these let others
+    /// register it, and there are others that may. They are all agents themselves.
     pub(super) fn is_shared(&self, mapping: &Mapping) -> bool {
-        mapping.is_merged() && mapping.owners().all(|owner| self.is_agent(owner))
+        mapping.is_merged() && self.sites.may_share(&mapping.record().eid)
     }
 
     /// Returns the owner that `client` uses, or would if it were told of `mapping` now; `None` if it

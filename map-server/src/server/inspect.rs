@@ -15,6 +15,8 @@ pub struct Sizes {
     pub held: usize,
     /// Agents that use one of several owners of a prefix.
     pub assignments: usize,
+    /// Clients that are being moved to another owner, or wait for it.
+    pub migrations: usize,
 }
 
 impl Sizes {
@@ -25,17 +27,19 @@ impl Sizes {
         notifies: limits::OUTSTANDING_NOTIFIES,
         held: limits::HELD_REPLIES,
         assignments: limits::ASSIGNMENTS,
+        migrations: limits::MIGRATIONS,
     };
 
     /// The tables by name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, usize); 5] {
+    pub const fn named(&self) -> [(&'static str, usize); 6] {
         [
             ("mappings", self.mappings),
             ("subscriptions", self.subscriptions),
             ("notifies", self.notifies),
             ("held replies", self.held),
             ("assignments", self.assignments),
+            ("migrations", self.migrations),
         ]
     }
 }
@@ -50,6 +54,7 @@ impl MapServer {
             notifies: self.state.notifier.len(),
             held: self.state.held.len(),
             assignments: self.state.assignments.len(),
+            migrations: self.state.moves.len(),
         }
     }
 }

@@ -275,6 +275,12 @@ impl Mappings {
             .take_while(move |eid| eid.iid() == iid)
     }
 
+    /// Lists the prefixes of all instances that `xtr` has registered.
+    pub(crate) fn all_registered_by(&self, xtr: XtrIndex) -> impl Iterator<Item = EidPrefix> {
+        let held = self.ledger.by_xtr.get(&xtr).into_iter();
+        held.flat_map(|held| held.prefixes.keys().copied())
+    }
+
     /// Stores a registration for its lifetime. Without the merge bit it takes the place of all
     /// others, and those without the merge bit give way to it.
     ///

@@ -46,6 +46,9 @@ impl MapServer {
             .iter()
             .filter(|changed| changed.change != Change::None)
             .collect();
+        if !changes.is_empty() {
+            self.check_moves(now, actions);
+        }
         let mut news = News::new();
         for changed in &changes {
             self.gather(changed.eid, &mut news);
@@ -83,7 +86,7 @@ impl MapServer {
             }
         }
         for one in &rehomed {
-            self.dismiss(now, one.from, one.client, one.eid.iid(), actions);
+            self.dismiss(now, one.from, one.client, one.eid.iid(), true, actions);
         }
     }
 

@@ -109,14 +109,15 @@ impl MapServer {
     }
 
     /// Lets `owner` and `client`, which has left it, forget each other in one instance; unless one
-    /// of the two has asked for something else of the other. Returns what the owner was told to
-    /// forget.
+    /// of the two has asked for something else of the other. If it is not `mutual`, the client was not
+    /// told of the owner. Returns what the owner was told to forget.
     pub(super) fn dismiss(
         &mut self,
         now: Timestamp,
         owner: XtrIndex,
         client: XtrIndex,
         iid: InstanceId,
+        mutual: bool,
         actions: &mut Actions,
     ) -> Vec<EidPrefix> {
         let mappings = &self.state.mappings;
@@ -131,7 +132,8 @@ impl MapServer {
             mapping.is_some_and(|mapping| self.owner_of(mapping, client).is_none())
         });
         let own: Vec<_> = own.collect();
-        for (receiver, eids) in [(owner, &theirs), (client, &own)] {
+        let client_too = mutual.then_some((client, &own));
+        for (receiver, eids) in [(owner, &theirs)].into_iter().chain(client_too) {
             let mut forgotten: BTreeSet<_> = eids.iter().copied().collect();
             for eid in eids {
                 forgotten.extend(self.state.subscribers.parts(eid, receiver));

@@ -156,6 +156,12 @@ impl Sites {
         })
     }
 
+    /// Whether several xTRs may register `eid`.
+    pub(crate) fn may_share(&self, eid: &EidPrefix) -> bool {
+        let owned = self.by_prefix.longest_match(eid);
+        owned.is_some_and(|(_, owners)| owners.len() > 1)
+    }
+
     /// Whether `xtr` is part of an instance: some prefix of it is configured for the xTR.
     pub(crate) fn is_in(&self, xtr: XtrIndex, iid: InstanceId) -> bool {
         self.instances.contains(&(xtr, iid))
@@ -262,6 +268,9 @@ pub(super) mod tests {
         let default = eid("0.0.0.0/0");
         let may = [0, 1, 2].map(|xtr| sites.may_register(XtrIndex(xtr), &default));
         assert_eq!(may, [true, true, false]);
+        let shared = [default, eid("10.0.0.0/8"), eid("10.1.0.0/16")];
+        let shared = shared.map(|eid| sites.may_share(&eid));
+        assert_eq!(shared, [true, false, false]);
         let boundaries: Vec<_> = sites.boundaries().collect();
         assert_eq!(boundaries, [default, eid("10.0.0.0/8")]);
     }
