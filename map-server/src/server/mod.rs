@@ -21,6 +21,7 @@ mod moves;
 mod notify;
 mod operator;
 mod pairing;
+mod plan;
 mod preference;
 mod prefix_table;
 #[cfg(test)]

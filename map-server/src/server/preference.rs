@@ -71,6 +71,7 @@ pub(super) fn locators_for(
 pub(super) fn score(client: &str, owner: &str, weight: u32) -> u64 {
     let digest = digest([client, owner]);
     let chance = (f64::from(u32::try_from(digest >> 32).unwrap_or(0)) + 0.5) / 4_294_967_296.0;
+    // No weight at all is less than any.
     let weight = f64::from(weight).max(f64::MIN_POSITIVE.sqrt());
     // The order of positive numbers is that of their bits.
     (weight / -chance.ln()).to_bits()

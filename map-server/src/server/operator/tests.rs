@@ -1,6 +1,7 @@
 //! What is said about commands that make no sense.
 
 use super::*;
+use crate::server::Input;
 use crate::server::proxies::all_registered;
 
 #[test]
@@ -42,6 +43,30 @@ fn a_command_that_makes_no_sense_is_refused_with_what_to_do() {
         let refused = bench.server.plan(&command).unwrap_err();
         assert_eq!(refused.to_string(), expected);
     }
+}
+
+#[test]
+fn nobody_is_moved_to_an_owner_that_is_drained() {
+    let mut bench = all_registered();
+    let drain = Command::Drain {
+        from: "e".into(),
+        dry_run: false,
+    };
+    bench.input(Input::Operator(drain));
+    let command = Command::Migrate {
+        from: "d".into(),
+        to: "e".into(),
+        clients: Clients::All,
+        dry_run: false,
+    };
+    let refused = bench.server.plan(&command).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "e is drained; `map-server drain --undo e` lets it have clients again"
+    );
+    let before = bench.server.fingerprint();
+    assert_eq!(bench.input(Input::Operator(command)), []);
+    assert_eq!(bench.server.fingerprint(), before);
 }
 
 #[test]
