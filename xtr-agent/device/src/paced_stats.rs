@@ -168,40 +168,23 @@ mod tests {
         });
     }
 
+    /// What a calm look says of `key`.
+    async fn look(stats: &PacedStats, slow: &Slow, key: PublicKey) -> Vec<PeerStats> {
+        let keys = [key];
+        let found = stats.of(&keys, Urgency::None, slow.read());
+        found.await.unwrap()
+    }
+
     #[test]
     fn a_peer_that_was_removed_has_no_counters_until_the_next_reading() {
         run(async {
             let (slow, stats) = (Slow(AtomicU32::new(0)), PacedStats::default());
-            assert_eq!(
-                stats
-                    .of(&[BETA], Urgency::None, slow.read())
-                    .await
-                    .unwrap()
-                    .len(),
-                1
-            );
+            assert_eq!(look(&stats, &slow, BETA).await.len(), 1);
             stats.forget(&BETA);
-            assert_eq!(
-                stats.of(&[BETA], Urgency::None, slow.read()).await.unwrap(),
-                []
-            );
-            assert_eq!(
-                stats
-                    .of(&[ALPHA], Urgency::None, slow.read())
-                    .await
-                    .unwrap()
-                    .len(),
-                1
-            );
+            assert_eq!(look(&stats, &slow, BETA).await, []);
+            assert_eq!(look(&stats, &slow, ALPHA).await.len(), 1);
             tokio::time::advance(Duration::from_millis(50)).await;
-            assert_eq!(
-                stats
-                    .of(&[BETA], Urgency::None, slow.read())
-                    .await
-                    .unwrap()
-                    .len(),
-                1
-            );
+            assert_eq!(look(&stats, &slow, BETA).await.len(), 1);
         });
     }
 
@@ -209,15 +192,9 @@ mod tests {
     fn the_time_since_a_handshake_goes_on() {
         run(async {
             let (slow, stats) = (Slow(AtomicU32::new(0)), PacedStats::default());
-            stats
-                .of(&[ALPHA], Urgency::None, slow.read())
-                .await
-                .unwrap();
+            look(&stats, &slow, ALPHA).await;
             tokio::time::advance(Duration::from_millis(7)).await;
-            let later = stats
-                .of(&[ALPHA], Urgency::None, slow.read())
-                .await
-                .unwrap();
+            let later = look(&stats, &slow, ALPHA).await;
             assert_eq!(later[0].since_handshake, Some(Duration::from_millis(7)));
         });
     }
