@@ -106,7 +106,8 @@ impl Config {
     /// Checks that every xTR can be told from every other.
     ///
     /// # Errors
-    /// Two xTRs share a name, a control address or an EID-prefix, or one has no EID-prefix.
+    /// Two xTRs share a name or a control address, or an EID-prefix although one of them has no
+    /// control tunnel; or one has no EID-prefix.
     pub fn new(options: Options, xtrs: Vec<XtrConfig>) -> Result<Self, ConfigError> {
         let mut names = BTreeMap::new();
         let mut addresses = BTreeMap::new();
@@ -127,7 +128,12 @@ impl Config {
                 return Err(ConfigError::ControlAddress { xtr, other });
             }
             for (position, eid) in config.eid_prefixes.iter().enumerate() {
-                if let Some(other) = prefixes.insert(*eid, xtr) {
+                let Some(other) = prefixes.insert(*eid, xtr) else {
+                    continue;
+                };
+                // Who registers in the plain is told from others by what it registers.
+                let tunnels = [xtr, other].map(|one| has_tunnel(&xtrs, one));
+                if other == xtr || tunnels != [true; 2] {
                     return Err(ConfigError::Prefix {
                         xtr,
                         position,
@@ -157,6 +163,11 @@ impl Config {
     pub fn xtrs(&self) -> &[XtrConfig] {
         &self.xtrs
     }
+}
+
+fn has_tunnel(xtrs: &[XtrConfig], xtr: usize) -> bool {
+    let xtr = xtrs.get(xtr);
+    xtr.is_some_and(|xtr| xtr.control_address.is_some())
 }
 
 /// Why two `[[xtr]]` entries cannot live together; positions count from 0.
@@ -190,7 +201,7 @@ pub enum ConfigError {
         /// The earlier entry.
         other: usize,
     },
-    /// Two xTRs, or one twice, may register the very same prefix.
+    /// Two xTRs of which one has no control tunnel, or one twice, may register the very same prefix.
     #[error("the same EID-prefix is listed twice")]
     Prefix {
         /// The later entry.
@@ -216,20 +227,31 @@ mod tests {
     }
 
     #[test]
-    fn the_same_prefix_of_two_xtrs_is_refused() {
-        let xtrs = vec![
-            xtr("a", None, &["10.0.0.0/8"]),
-            xtr("b", None, &["11.0.0.0/8", "10.0.0.0/8"]),
-        ];
-        let error = Config::new(Options::default(), xtrs).unwrap_err();
-        assert_eq!(
-            error,
-            ConfigError::Prefix {
+    fn two_xtrs_list_the_same_prefix_only_if_both_have_a_control_tunnel() {
+        for (a, b, shared) in [
+            (None, None, false),
+            (Some("fd00::a"), None, false),
+            (None, Some("fd00::b"), false),
+            (Some("fd00::a"), Some("fd00::b"), true),
+        ] {
+            let xtrs = vec![
+                xtr("a", a, &["10.0.0.0/8"]),
+                xtr("b", b, &["11.0.0.0/8", "10.0.0.0/8"]),
+            ];
+            let refused = ConfigError::Prefix {
                 xtr: 1,
                 position: 1,
-                other: 0
-            }
-        );
+                other: 0,
+            };
+            let checked = Config::new(Options::default(), xtrs).map(drop);
+            assert_eq!(checked, if shared { Ok(()) } else { Err(refused) });
+        }
+    }
+
+    #[test]
+    fn one_xtr_lists_a_prefix_once() {
+        let twice = xtr("a", Some("fd00::a"), &["10.0.0.0/8", "10.0.0.0/8"]);
+        assert!(Config::new(Options::default(), vec![twice]).is_err());
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! | May this registration follow the last one? | `server/register.rs`, `server/replay.rs` |
 //! | Which mapping answers for an EID? | `server/mappings.rs`, `server/prefix_table.rs` |
 //! | Who may ask, and what is the answer? | `server/request.rs`, `server/resolve.rs` |
+//! | Which of several owners does an agent use? | `server/assignments.rs`, `server/preference.rs`, `server/rehome.rs` |
+//! | How does a client move to another owner? | `server/operator.rs`, `server/plan.rs`, `server/migrate.rs`, `server/moves.rs` |
 //! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
 //! | How does it reach them, and who waits for that? | `server/delivery.rs`, `server/notify.rs`, `server/held.rs` |
 //! | How much is too much? | `server/limits.rs`, `server/rate.rs` |
@@ -16,7 +18,8 @@
 //!
 //! The state machine is pure; everything that does IO is in `shell`, behind the feature of the
 //! same name: the loop (`shell/mod.rs`), the control tunnel, the sockets, the clock, the
-//! configuration file (`shell/settings`) and the log that survives a crash (`shell/store`).
+//! configuration file (`shell/settings`), the commands of operators (`shell/admin.rs`, `shell/operate.rs`) and the log that survives a
+//! crash (`shell/store`).
 
 pub mod config;
 mod server;
@@ -25,5 +28,8 @@ pub mod shell;
 mod store_event;
 
 pub use config::Config;
-pub use server::{Action, Actions, Counters, DropReason, Event, Input, MapServer, Sizes, Via};
+pub use server::{
+    Action, Actions, Clients, Command, Counters, DropReason, Event, Input, MapServer, Migration,
+    MigrationState, Refused, Sizes, Step, Via, Why,
+};
 pub use store_event::{StoreEvent, XtrIds};

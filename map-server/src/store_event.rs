@@ -69,6 +69,35 @@ pub enum StoreEvent {
         /// The first nonce that is certainly unused.
         nonce: Nonce,
     },
+    /// Of those who share a prefix by the merge bit, an agent uses this one.
+    Assigned {
+        /// The prefix.
+        eid: EidPrefix,
+        /// Who uses it.
+        #[serde(with = "xtr_name")]
+        client: XtrName,
+        /// Whose locators come first in what the client is told.
+        #[serde(with = "xtr_name")]
+        owner: XtrName,
+        /// Parts of the prefix that the client was told of.
+        parts: Vec<EidPrefix>,
+    },
+    /// An agent does not use a shared prefix any more.
+    Unassigned {
+        /// The prefix.
+        eid: EidPrefix,
+        /// Who used it.
+        #[serde(with = "xtr_name")]
+        client: XtrName,
+    },
+    /// An xTR is to get no new clients, or may get them again.
+    Draining {
+        /// Which xTR.
+        #[serde(with = "xtr_name")]
+        xtr: XtrName,
+        /// Whether it is to get none.
+        draining: bool,
+    },
     /// Subscriptions up to this nonce were accepted (RFC 9437 §5).
     SubscribeNonce {
         /// Who subscribed.

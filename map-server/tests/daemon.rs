@@ -152,6 +152,63 @@ fn exit_codes_tell_usage_configuration_and_failure_apart() {
 }
 
 #[test]
+fn an_operator_reads_what_was_done_what_was_refused_and_that_no_server_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = write_config(directory.path(), CONFIG);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_map-server"));
+        let command = command.args(arguments).args(["--config", &config]);
+        let output = command.current_dir(directory.path()).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap());
+        (output.status.code().unwrap(), text.concat())
+    };
+    let (code, said) = run(&["migrations"]);
+    assert_eq!(code, 2);
+    assert!(
+        said.contains("nobody answers at state/admin.sock; start it"),
+        "{said}"
+    );
+
+    let mut server = Server::start(directory.path());
+    let (code, said) = run(&["migrations"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("nobody was migrated") && said.contains("drained: none"),
+        "{said}"
+    );
+    let (code, said) = run(&["migrate", "--from", "gear", "--to", "nobody"]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("map-server: no xTR is called nobody; nobody shares"),
+        "{said}"
+    );
+    let (code, said) = run(&["drain", "gear", "--dry-run"]);
+    assert!(code == 0 && said.contains("this is a dry run"), "{said}");
+    let (code, said) = run(&["drain", "gear", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &answer["counts"]["failed"]),
+        (0, &serde_json::json!(0))
+    );
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+
+    let mut server = Server::start(directory.path());
+    assert!(
+        run(&["migrations"]).1.contains("drained: gear"),
+        "it was stored"
+    );
+    let (code, said) = run(&["drain", "gear", "--undo"]);
+    assert!(
+        code == 0 && said.contains("gear may have clients again"),
+        "{said}"
+    );
+    assert!(run(&["migrations"]).1.contains("drained: none"));
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(!directory.path().join("state/admin.sock").exists());
+}
+
+#[test]
 fn the_public_key_stays_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let config = write_config(directory.path(), CONFIG);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lisp_proto::EidPrefix;
 
 use super::counters::DropReason;
+use super::operator::{Command, MigrationState};
 use crate::config::XtrName;
 use crate::store_event::StoreEvent;
 
@@ -32,6 +33,8 @@ pub enum Input<'a> {
     },
     /// A fact that an earlier run had asked to keep.
     Restore(StoreEvent),
+    /// An operator wants something done.
+    Operator(Command),
     /// The time of [`next_deadline`](super::MapServer::next_deadline) has come.
     Tick,
 }
@@ -114,6 +117,26 @@ pub enum Event {
         xtr: Option<XtrName>,
         /// The prefix of the answer.
         eid: EidPrefix,
+    },
+    /// A client is moving from one owner of a shared prefix to another, and has come this far.
+    Migration {
+        /// Who moves.
+        client: XtrName,
+        /// The prefix; absent if the client does not use any.
+        eid: Option<EidPrefix>,
+        /// Whom it used.
+        from: XtrName,
+        /// Whom it shall use, if there is somebody.
+        to: Option<XtrName>,
+        /// How far it has come.
+        state: MigrationState,
+    },
+    /// An xTR is to get no new clients, or may get them again.
+    Draining {
+        /// Which xTR.
+        xtr: XtrName,
+        /// Whether it is to get none.
+        draining: bool,
     },
     /// A negative Map-Reply was sent.
     NegativeReply {

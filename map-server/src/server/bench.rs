@@ -170,7 +170,12 @@ impl Bench {
 
     /// Builds a server with the same configuration that knows what this one has stored.
     pub(super) fn restart(&self) -> Self {
-        let mut next = Self::new();
+        self.restart_as(xtrs())
+    }
+
+    /// The same with these xTRs enrolled.
+    pub(super) fn restart_as(&self, xtrs: Vec<XtrConfig>) -> Self {
+        let mut next = Self::of(Options::default(), xtrs);
         for event in &self.stored {
             next.input(Input::Restore(event.clone()));
         }

@@ -90,6 +90,8 @@ drop_reasons! {
     SubscriptionRefused => "subscription_refused",
     /// A subscription gave way to newer ones.
     SubscriptionOverflow => "subscription_overflow",
+    /// An agent was told of a shared prefix, and there is no room to remember whom it uses.
+    AssignmentOverflow => "assignment_overflow",
     /// A stored fact that the configuration no longer allows.
     StaleStore => "stale_store",
     /// A message that exceeds what the format can carry.

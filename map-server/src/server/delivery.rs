@@ -150,6 +150,8 @@ impl MapServer {
             }
         }
         self.release(now, &done.waiting, actions);
+        let told = done.telling.records.iter().map(|record| record.eid);
+        self.move_on(now, key.receiver.xtr, told, actions);
         for next in &done.next {
             if self.state.notifier.is_deferred(next) {
                 self.transmit(now, next, actions);

@@ -13,6 +13,10 @@ pub struct Sizes {
     pub notifies: usize,
     /// Map-Replies on hold.
     pub held: usize,
+    /// Agents that use one of several owners of a prefix.
+    pub assignments: usize,
+    /// Clients that are being moved to another owner, or wait for it.
+    pub migrations: usize,
 }
 
 impl Sizes {
@@ -22,16 +26,20 @@ impl Sizes {
         subscriptions: limits::SUBSCRIPTIONS,
         notifies: limits::OUTSTANDING_NOTIFIES,
         held: limits::HELD_REPLIES,
+        assignments: limits::ASSIGNMENTS,
+        migrations: limits::MIGRATIONS,
     };
 
     /// The tables by name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, usize); 4] {
+    pub const fn named(&self) -> [(&'static str, usize); 6] {
         [
             ("mappings", self.mappings),
             ("subscriptions", self.subscriptions),
             ("notifies", self.notifies),
             ("held replies", self.held),
+            ("assignments", self.assignments),
+            ("migrations", self.migrations),
         ]
     }
 }
@@ -45,6 +53,8 @@ impl MapServer {
             subscriptions: self.state.subscribers.len(),
             notifies: self.state.notifier.len(),
             held: self.state.held.len(),
+            assignments: self.state.assignments.len(),
+            migrations: self.state.moves.len(),
         }
     }
 }

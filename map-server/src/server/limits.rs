@@ -94,6 +94,23 @@ pub(crate) const SUBSCRIPTIONS: usize = 1_048_576;
 /// Negative answers that an xTR with this many subscriptions gets lead to no more of them: whoever
 /// scans the address plan must not drive the subscriptions of others out.
 pub(crate) const SUBSCRIPTIONS_WHEN_DENIED: usize = 65_536;
+/// Agents of which it is remembered whom of several owners of a prefix they use.
+pub(crate) const ASSIGNMENTS: usize = 1_048_576;
+/// Parts of one shared prefix that an agent was told of, and is told of again after a restart.
+pub(crate) const PARTS_PER_ASSIGNMENT: usize = 64;
+/// What the priority number of a locator grows by where it is not that of the owner in use.
+pub(crate) const PRIORITY_BEHIND: u8 = 128;
+/// Clients that are being moved at a time; the others wait.
+pub(crate) const MIGRATIONS_AT_ONCE: usize = 64;
+/// Clients that are being moved or wait for it.
+pub(crate) const MIGRATIONS: usize = 65_536;
+/// Migrations of single clients that are remembered when they are over; the oldest gives way.
+pub(crate) const MIGRATIONS_KEPT: usize = 65_536;
+/// Longest time that each step of a migration may take until it is acknowledged.
+pub(crate) const MIGRATION_STEP: Duration = Duration::from_secs(10);
+/// How long the source still knows a client that has moved: packets that are on their way through it
+/// have passed by then.
+pub(crate) const MIGRATION_LINGER: Duration = Duration::from_secs(1);
 /// Plain sources remembered as registered; the one that would expire first gives way.
 pub(crate) const REGISTERED_SOURCES: usize = 65_536;
 

@@ -48,6 +48,17 @@ impl Mapping {
         self.registrations.keys().map(|registrant| registrant.xtr)
     }
 
+    /// Whether others may register it as well, by the merge bit.
+    pub(crate) fn is_merged(&self) -> bool {
+        self.registrations.values().all(|it| it.merge)
+    }
+
+    /// Lists what its owners have registered; one may be listed more than once.
+    pub(crate) fn offers(&self) -> impl Iterator<Item = (XtrIndex, &Registration)> {
+        let offers = self.registrations.iter();
+        offers.map(|(registrant, registration)| (registrant.xtr, registration))
+    }
+
     /// Lists those who share it with others by the merge bit, and want to be told about it.
     pub(crate) fn sharers(&self) -> impl Iterator<Item = (Registrant, Contact)> {
         let registrations = self.registrations.iter();
@@ -262,6 +273,12 @@ impl Mappings {
         prefixes
             .map(|(eid, _)| *eid)
             .take_while(move |eid| eid.iid() == iid)
+    }
+
+    /// Lists the prefixes of all instances that `xtr` has registered.
+    pub(crate) fn all_registered_by(&self, xtr: XtrIndex) -> impl Iterator<Item = EidPrefix> {
+        let held = self.ledger.by_xtr.get(&xtr).into_iter();
+        held.flat_map(|held| held.prefixes.keys().copied())
     }
 
     /// Stores a registration for its lifetime. Without the merge bit it takes the place of all

@@ -4,6 +4,7 @@
 //! IO; what must be done is appended to [`Actions`].
 
 mod actions;
+mod assignments;
 #[cfg(test)]
 mod bench;
 mod contacts;
@@ -15,13 +16,21 @@ mod inspect;
 mod instances;
 pub(crate) mod limits;
 mod mappings;
+mod migrate;
+mod moves;
 mod notify;
+mod operator;
 mod pairing;
+mod plan;
+mod preference;
 mod prefix_table;
+#[cfg(test)]
+mod proxies;
 mod publish;
 mod pubsub;
 mod rate;
 mod register;
+mod rehome;
 mod replay;
 mod request;
 mod resolve;
@@ -42,11 +51,14 @@ use rand::rngs::StdRng;
 pub use actions::{Action, Actions, Event, Input, Via};
 pub use counters::{Counters, DropReason};
 pub use inspect::Sizes;
+pub use operator::{Clients, Command, Migration, MigrationState, Refused, Step, Why};
 
 use crate::config::{Config, Options};
+use assignments::Assignments;
 use contacts::Contacts;
 use held::HeldReplies;
 use mappings::Mappings;
+use moves::Moves;
 use notify::Notifier;
 use rate::RateLimiter;
 use replay::Replay;
@@ -68,7 +80,7 @@ pub struct MapServer {
     scratch: Vec<u8>,
 }
 
-/// Everything that authenticated messages, and nothing else, may change.
+/// Everything that authenticated messages and operators, and nothing else, may change.
 #[derive(Clone, Debug)]
 struct State {
     mappings: Mappings,
@@ -77,6 +89,8 @@ struct State {
     subscribers: Subscribers,
     notifier: Notifier,
     held: HeldReplies,
+    assignments: Assignments,
+    moves: Moves,
 }
 
 /// Where a message came from.
@@ -102,6 +116,8 @@ impl MapServer {
                 subscribers: Subscribers::new(),
                 notifier: Notifier::new(options.notify_floor),
                 held: HeldReplies::default(),
+                assignments: Assignments::default(),
+                moves: Moves::default(),
             },
             quiet_until: Timestamp::ZERO + options.quiet_period,
             requests: RateLimiter::new(options.request_rate),
@@ -121,8 +137,10 @@ impl MapServer {
                 self.datagram(now, Origin { src, via, len }, bytes, actions);
             }
             Input::Restore(event) => self.restore(now, event, actions),
+            Input::Operator(command) => self.operate(now, &command, actions),
             Input::Tick => self.tick(now, actions),
         }
+        self.start_moves(now, actions);
     }
 
     /// Returns when [`Input::Tick`] is due next.
@@ -135,11 +153,12 @@ impl MapServer {
             state.subscribers.next_deadline(),
             state.notifier.next_deadline(),
             state.held.next_deadline(),
+            state.moves.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Returns a digest of everything that only authenticated messages may change: equal digests
+    /// Returns a digest of everything that only authenticated messages and operators may change: equal digests
     /// before and after a message mean that it changed nothing. Reads the whole state.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
@@ -192,6 +211,7 @@ impl MapServer {
         self.expire_registrations(now, actions);
         self.retransmit(now, actions);
         self.release_overdue(now, actions);
+        self.move_on_overdue(now, actions);
     }
 }
 

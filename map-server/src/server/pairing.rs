@@ -5,6 +5,7 @@
 //! initiators it does not know, and the initiator would try again only after 5 s.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lisp_proto::{EidPrefix, InstanceId, Record, Timestamp, Ttl};
 
@@ -110,13 +111,17 @@ impl MapServer {
         owners.collect()
     }
 
-    /// Lists the agents that registered what was found, unless it leads nowhere or to `requester`.
+    /// Lists the agents that registered what was found, unless it leads nowhere or to `requester`; of
+    /// those who share it the one that `requester` uses.
     pub(super) fn owners_to_tell(&self, found: &Found<'_>, requester: XtrIndex) -> Vec<XtrIndex> {
         let Found::Registered(mapping) = found else {
             return Vec::new();
         };
         if mapping.is_registered_by(requester) || mapping.record().locators.is_empty() {
             return Vec::new();
+        }
+        if let Some(owner) = self.owner_of(mapping, requester) {
+            return vec![owner];
         }
         let owners = mapping.owners().filter(|owner| self.is_agent(*owner));
         owners.collect()
@@ -141,7 +146,8 @@ impl MapServer {
         for (position, owner) in (0..).zip(&owners) {
             let late = u32::saturating_sub(position, limits::NOTIFIES_AT_ONCE);
             let at = now + limits::NOTIFY_SPACING * late;
-            awaited.extend(self.introduce(now, at, *owner, records.clone(), actions));
+            let records = self.as_told(records.clone(), requester, *owner, actions);
+            awaited.extend(self.introduce(now, at, *owner, records, actions));
         }
         let owners = owners.into_iter().collect();
         Paired { owners, awaited }
@@ -171,7 +177,8 @@ impl MapServer {
         let is_new = |record: &Record| !reply.eids.iter().any(|asked| covers(record, asked));
         let mut records = Vec::new();
         for owner in &reply.owners {
-            let mut theirs = self.whole_records(*owner, asked.iid());
+            let theirs = self.whole_records(*owner, asked.iid());
+            let mut theirs = self.as_told(theirs, *owner, requester, actions);
             if theirs.iter().any(is_new) {
                 theirs.retain(|record| may_be_lost || is_new(record));
                 records.extend(theirs);
@@ -183,7 +190,7 @@ impl MapServer {
 
     /// Tells `receiver` about `records`, from `at` on, and subscribes it to them; returns what it has to
     /// acknowledge.
-    fn introduce(
+    pub(super) fn introduce(
         &mut self,
         now: Timestamp,
         at: Timestamp,
@@ -192,7 +199,7 @@ impl MapServer {
         actions: &mut Actions,
     ) -> Vec<NotifyKey> {
         for record in &records {
-            self.subscribe(now, record.eid, receiver, record.ttl, actions);
+            self.subscribe_besides(now, record.eid, receiver, record.ttl, actions);
         }
         let mut awaited = Vec::new();
         for parcel in parcels(records) {
@@ -269,7 +276,8 @@ impl MapServer {
         })
     }
 
-    pub(super) fn subscribe(
+    /// Subscribes `xtr` to `eid`, which it has asked for, for as long as the answer is good.
+    fn subscribe(
         &mut self,
         now: Timestamp,
         eid: EidPrefix,
@@ -277,11 +285,31 @@ impl MapServer {
         ttl: Ttl,
         actions: &mut Actions,
     ) {
-        let until = now + ttl.duration().unwrap_or(limits::SUBSCRIPTION_LIFETIME);
-        if self.state.subscribers.join(eid, xtr, until) {
+        self.note_client(eid, xtr, actions);
+        if self.state.subscribers.join(eid, xtr, now + lifetime(ttl)) {
             actions.count(DropReason::SubscriptionOverflow);
         }
     }
+
+    /// Subscribes `xtr` to `eid`, of which it is told because of something else.
+    pub(super) fn subscribe_besides(
+        &mut self,
+        now: Timestamp,
+        eid: EidPrefix,
+        xtr: XtrIndex,
+        ttl: Ttl,
+        actions: &mut Actions,
+    ) {
+        let subscribers = &mut self.state.subscribers;
+        if subscribers.join_besides(eid, xtr, now + lifetime(ttl)) {
+            actions.count(DropReason::SubscriptionOverflow);
+        }
+    }
+}
+
+/// Returns how long a subscription to a record lasts.
+fn lifetime(ttl: Ttl) -> Duration {
+    ttl.duration().unwrap_or(limits::SUBSCRIPTION_LIFETIME)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! hear of all its prefixes: the two are a pair from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use lisp_proto::{
     Action as NegativeAction, EidPrefix, InstanceId, Nonce, Record, ReplyParams, Timestamp, Ttl,
@@ -17,7 +18,6 @@ use super::notify::{NotifyKey, Purpose, Telling};
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, limits};
-use crate::config::ReplyAfter;
 
 /// What has become of the mapping of one prefix.
 #[derive(Clone, Copy, Debug)]
@@ -41,30 +41,43 @@ impl MapServer {
         changes: &[Changed],
         actions: &mut Actions,
     ) {
+        let rehomed = self.rehome(changes, actions);
         let changes: Vec<_> = changes
             .iter()
             .filter(|changed| changed.change != Change::None)
             .collect();
+        if !changes.is_empty() {
+            self.check_moves(now, actions);
+        }
         let mut news = News::new();
         for changed in &changes {
             self.gather(changed.eid, &mut news);
+        }
+        for one in &rehomed {
+            let records = self.news_for(one.eid, one.client);
+            let known = news.entry(one.client).or_default();
+            known.extend(records.into_iter().map(|record| (record.eid, record)));
         }
         self.tell_sharers(now, by, &changes, actions);
         let mut introduced = BTreeMap::new();
         for (newcomer, iid) in self.newcomers(&changes) {
             introduced.extend(self.welcome(now, newcomer, iid, &mut news, actions));
         }
+        let handed_over = self.hand_over(now, &rehomed, actions);
         let mut told = 0;
         for (subscriber, records) in news {
-            let first = introduced.get(&subscriber);
+            // The far end first: its acknowledgement usually takes less than this.
+            let (first, hold) = match (handed_over.get(&subscriber), introduced.get(&subscriber)) {
+                (Some(first), _) => (Some(first), self.options.reply_hold),
+                (None, Some(first)) => (Some(first), limits::NOTIFY_INTERVAL),
+                (None, None) => (None, Duration::ZERO),
+            };
+            for eid in records.keys() {
+                self.note_client(*eid, subscriber, actions);
+            }
             for parcel in parcels(records.into_values().collect()) {
                 let late = u32::saturating_sub(told, limits::NOTIFIES_AT_ONCE);
                 told = told.saturating_add(1);
-                let hold = match first {
-                    // The far end first: its acknowledgement usually takes less than this.
-                    Some(_) => limits::NOTIFY_INTERVAL,
-                    None => Default::default(),
-                };
                 let at = now + hold + limits::NOTIFY_SPACING * late;
                 let next = self.tell(now, at, subscriber, parcel, actions);
                 if let Some(first) = first {
@@ -72,35 +85,62 @@ impl MapServer {
                 }
             }
         }
+        for one in &rehomed {
+            self.dismiss(now, one.from, one.client, one.eid.iid(), true, actions);
+        }
     }
 
     /// Adds what has become of `eid` to the news of all its subscribers.
     fn gather(&self, eid: EidPrefix, news: &mut News) {
         let mapping = self.state.mappings.exact(&eid);
-        let record = mapping.map_or_else(|| withdrawal(eid), |mapping| mapping.record().clone());
-        let mut add = |subscriber: XtrIndex, record: &Record| {
+        let mut add = |subscriber: XtrIndex, record: Record| {
             if mapping.is_some_and(|mapping| mapping.is_registered_by(subscriber)) {
                 return;
             }
             let records = news.entry(subscriber).or_default();
-            records.insert(record.eid, record.clone());
+            records.insert(record.eid, record);
         };
         for subscriber in self.state.subscribers.around(&eid) {
-            add(subscriber, &record);
+            add(subscriber, self.whole(eid, subscriber));
         }
         for (part, subscribers) in self.state.subscribers.strictly_inside(eid) {
-            let Some(record) = self.part_of(&eid, part) else {
-                continue;
-            };
             for subscriber in subscribers {
-                add(*subscriber, &record);
+                let Some(record) = self.part_of(&eid, part, *subscriber) else {
+                    break;
+                };
+                add(*subscriber, record);
             }
         }
     }
 
-    /// Returns what covers `part` now that the mapping of `eid` around it has changed; `None` if
-    /// that is not `eid`.
-    fn part_of(&self, eid: &EidPrefix, part: EidPrefix) -> Option<Record> {
+    /// Returns what `subscriber` is told of the mapping of `eid`.
+    pub(super) fn news_for(&self, eid: EidPrefix, subscriber: XtrIndex) -> Vec<Record> {
+        let mut records = BTreeMap::new();
+        for theirs in self.state.subscribers.of(subscriber) {
+            let record = if theirs.covers(&eid) {
+                Some(self.whole(eid, subscriber))
+            } else if eid.covers(theirs) {
+                self.part_of(&eid, *theirs, subscriber)
+            } else {
+                None
+            };
+            records.extend(record.map(|record| (record.eid, record)));
+        }
+        records.into_values().collect()
+    }
+
+    /// Returns the mapping of `eid` as `subscriber` is told it.
+    fn whole(&self, eid: EidPrefix, subscriber: XtrIndex) -> Record {
+        let mapping = self.state.mappings.exact(&eid);
+        mapping.map_or_else(
+            || withdrawal(eid),
+            |mapping| self.record_for(mapping, Some(subscriber)),
+        )
+    }
+
+    /// Returns what covers `part` now that the mapping of `eid` around it has changed, as
+    /// `subscriber` is told it; `None` if that is not `eid`.
+    fn part_of(&self, eid: &EidPrefix, part: EidPrefix, subscriber: XtrIndex) -> Option<Record> {
         match self.state.mappings.find(&part) {
             Found::Registered(mapping)
                 if eid.covers(&mapping.record().eid) && mapping.record().eid != *eid =>
@@ -110,7 +150,7 @@ impl MapServer {
             Found::Unregistered(boundary) if eid.covers(&boundary) && boundary != *eid => None,
             Found::Registered(mapping) => Some(Record {
                 eid: part,
-                ..mapping.record().clone()
+                ..self.record_for(mapping, Some(subscriber))
             }),
             Found::Unregistered(_) | Found::Unknown => Some(withdrawal(part)),
         }
@@ -178,42 +218,33 @@ impl MapServer {
         actions: &mut Actions,
     ) -> BTreeMap<XtrIndex, NotifyKey> {
         let own = self.whole_records(newcomer, iid);
-        let concerned = news
-            .iter()
-            .filter(|(_, records)| records.keys().any(|eid| eid.iid() == iid));
+        let concerned = news.iter().filter(|(partner, records)| {
+            let mut eids = records.keys().filter(|eid| eid.iid() == iid);
+            eids.any(|eid| self.serves(newcomer, eid, **partner))
+        });
         let mut partners: BTreeSet<_> = concerned.map(|(partner, _)| *partner).collect();
         for record in &own {
-            partners.extend(self.state.subscribers.around(&record.eid));
+            let mut around = self.state.subscribers.around(&record.eid);
+            around.retain(|partner| self.serves(newcomer, &record.eid, *partner));
+            partners.extend(around);
         }
         partners.extend(self.known_to(newcomer, iid));
         partners.remove(&newcomer);
-        let (mut owners, mut records) = (Vec::new(), Vec::new());
+        let mut about = Vec::new();
         for partner in partners.into_iter().take(limits::INTRODUCTIONS) {
             let theirs = self.whole_records(partner, iid);
             if theirs.is_empty() {
                 continue;
             }
-            owners.extend(theirs.iter().map(|_| partner));
-            records.extend(theirs);
-            for record in &own {
-                self.subscribe(now, record.eid, partner, record.ttl, actions);
+            let theirs = self.as_told(theirs, partner, newcomer, actions);
+            about.extend(theirs.into_iter().map(|record| (partner, record)));
+            for record in self.as_told(own.clone(), newcomer, partner, actions) {
+                self.subscribe_besides(now, record.eid, partner, record.ttl, actions);
                 let known = news.entry(partner).or_default();
-                known.entry(record.eid).or_insert_with(|| record.clone());
+                known.entry(record.eid).or_insert(record);
             }
         }
-        for record in &records {
-            self.subscribe(now, record.eid, newcomer, record.ttl, actions);
-        }
-        let mut introduced = BTreeMap::new();
-        let mut owners = owners.into_iter();
-        for parcel in parcels(records) {
-            let about: Vec<_> = owners.by_ref().take(parcel.len()).collect();
-            let key = self.tell(now, now, newcomer, parcel, actions);
-            if self.options.reply_after == ReplyAfter::Ack {
-                introduced.extend(about.into_iter().map(|partner| (partner, key)));
-            }
-        }
-        introduced
+        self.present(now, newcomer, about, actions)
     }
 }
 

@@ -69,6 +69,7 @@ impl MapServer {
         }
         for eid in &reply.eids {
             self.watch(now, subscriber, *eid, actions);
+            self.note_client_inside(*eid, subscriber, actions);
         }
         let paired = match request.source_eid() {
             Some((iid, address)) => {
@@ -174,6 +175,24 @@ impl MapServer {
         actions.event(Event::Subscribed { xtr, eid: asked });
     }
 
+    /// Makes `subscriber` a client of all that is shared in what it asks to be told about.
+    fn note_client_inside(
+        &mut self,
+        asked: EidPrefix,
+        subscriber: XtrIndex,
+        actions: &mut Actions,
+    ) {
+        self.note_client(asked, subscriber, actions);
+        let inside = self.state.mappings.strictly_inside(asked);
+        let shared = inside.filter_map(|found| match found {
+            Found::Registered(mapping) if mapping.is_merged() => Some(mapping.record().eid),
+            Found::Registered(_) | Found::Unregistered(_) | Found::Unknown => None,
+        });
+        for eid in shared.collect::<Vec<_>>() {
+            self.note_client(eid, subscriber, actions);
+        }
+    }
+
     /// Returns the prefix around `asked` in which nobody has registered anything; `None` if
     /// somebody has.
     fn hole(&self, asked: &EidPrefix) -> Option<EidPrefix> {
@@ -217,7 +236,7 @@ impl MapServer {
             if !self.state.subscribers.asks(subscriber, eid) {
                 continue;
             }
-            for record in self.describe_inside(eid) {
+            for record in self.describe_inside(eid, subscriber) {
                 if !records.iter().any(|known| known.eid == record.eid) {
                     records.push(record);
                 }
@@ -260,10 +279,11 @@ impl MapServer {
 
     /// Returns the record that answers for `asked`, then those of the prefixes inside it. The
     /// first one is cut to what was asked for: the subscriber hears of no other changes.
-    fn describe_inside(&self, asked: &EidPrefix) -> Vec<Record> {
+    fn describe_inside(&self, asked: &EidPrefix, subscriber: XtrIndex) -> Vec<Record> {
         let mappings = &self.state.mappings;
         let eid = self.hole(asked).unwrap_or(*asked);
-        let mut records = vec![self.describe(mappings.find(asked), eid)];
+        let receiver = Some(subscriber);
+        let mut records = vec![self.describe(mappings.find(asked), eid, receiver)];
         let inside = mappings.strictly_inside(*asked);
         for found in inside.take(limits::ENTRIES_PER_SUBSCRIPTION) {
             let eid = match found {
@@ -271,7 +291,7 @@ impl MapServer {
                 Found::Unregistered(eid) => eid,
                 Found::Unknown => continue,
             };
-            let record = self.describe(found, eid);
+            let record = self.describe(found, eid, receiver);
             // What leads nowhere needs no mention where nothing around it leads anywhere.
             let around = records.iter().rev().find(|around| around.eid.covers(&eid));
             let is_hole = around.is_some_and(|around| around.locators.is_empty());

@@ -79,6 +79,9 @@ impl MapServer {
         self.part(xtr, &changes);
         for iid in iids {
             self.tidy(now, xtr, iid, actions);
+            if !self.state.mappings.has_registered(xtr, iid) {
+                self.forget_client(xtr, iid, actions);
+            }
         }
         self.hurry(now, terms.registrant, actions);
     }
@@ -174,6 +177,7 @@ impl MapServer {
             .state
             .mappings
             .registration(&record.eid, &terms.registrant);
+        let begins_to_share = terms.merge && before.is_some_and(|before| !before.merge);
         let known = before == Some(&registration);
         let newcomer = before.is_none().then_some(terms.registrant.xtr);
         let Ok(stored) = self
@@ -201,6 +205,9 @@ impl MapServer {
             });
         }
         let eid = record.eid;
+        if begins_to_share {
+            self.note_clients(eid, actions);
+        }
         if !known {
             actions.event(Event::Registered { xtr, eid });
         }

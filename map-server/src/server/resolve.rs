@@ -35,7 +35,7 @@ impl MapServer {
         let most = limits::RECORDS_PER_REPLY / reply.eids.len().max(1);
         let mut records: Vec<Record> = Vec::new();
         for eid in &reply.eids {
-            for record in self.answer(eid, most.saturating_sub(1)) {
+            for record in self.answer(eid, most.saturating_sub(1), reply.requester) {
                 if !records.contains(&record) {
                     records.push(record);
                 }
@@ -104,7 +104,7 @@ impl MapServer {
     /// Where more lies inside than may be listed, the answer speaks of a smaller prefix around
     /// `asked`: a longer list would be cut, and what is cut off would be taken for a part of the
     /// surrounding mapping.
-    fn answer(&self, asked: &EidPrefix, most: usize) -> Vec<Record> {
+    fn answer(&self, asked: &EidPrefix, most: usize, requester: Option<XtrIndex>) -> Vec<Record> {
         let Some(region) = self.answered_region(asked, most) else {
             // Whoever asks for this much must ask for less, address by address.
             return vec![negative(
@@ -113,14 +113,15 @@ impl MapServer {
                 limits::TTL_UNREGISTERED,
             )];
         };
-        let mut records = vec![self.describe(self.state.mappings.find(asked), region)];
+        let found = self.state.mappings.find(asked);
+        let mut records = vec![self.describe(found, region, requester)];
         for found in self.state.mappings.strictly_inside(region) {
             let eid = match found {
                 Found::Registered(mapping) => mapping.record().eid,
                 Found::Unregistered(eid) => eid,
                 Found::Unknown => continue,
             };
-            records.push(self.describe(found, eid));
+            records.push(self.describe(found, eid, requester));
         }
         let ttl = records.iter().map(|record| record.ttl).min();
         for record in &mut records {
@@ -146,8 +147,13 @@ impl MapServer {
         }
     }
 
-    /// Returns what was found as a record about `eid`.
-    pub(super) fn describe(&self, found: Found<'_>, eid: EidPrefix) -> Record {
+    /// Returns what was found as a record about `eid` for `requester`.
+    pub(super) fn describe(
+        &self,
+        found: Found<'_>,
+        eid: EidPrefix,
+        requester: Option<XtrIndex>,
+    ) -> Record {
         let action = self.options.negative_action;
         match found {
             Found::Registered(mapping) if mapping.record().locators.is_empty() => {
@@ -155,7 +161,7 @@ impl MapServer {
             }
             Found::Registered(mapping) => Record {
                 eid,
-                ..mapping.record().clone()
+                ..self.record_for(mapping, requester)
             },
             Found::Unregistered(_) => negative(eid, action, limits::TTL_UNREGISTERED),
             Found::Unknown => negative(eid, action, limits::TTL_UNKNOWN),

@@ -4,12 +4,12 @@
 
 use lisp_proto::{Action, EidPrefix, Record, Timestamp};
 
-use super::MapServer;
 use super::actions::Actions;
 use super::contacts::Contact;
 use super::counters::DropReason;
 use super::mappings::Registration;
 use super::sites::{Registrant, XtrIndex};
+use super::{MapServer, limits};
 use crate::config::XtrName;
 use crate::store_event::{StoreEvent, XtrIds};
 
@@ -68,6 +68,7 @@ impl MapServer {
             .chain(floors)
             .chain(subscriptions)
             .chain(registrations)
+            .chain(self.assignment_facts())
     }
 
     /// Takes a fact of an earlier run over, or counts it if it has become meaningless.
@@ -115,6 +116,23 @@ impl MapServer {
                 self.state.replay.advance(&registrant, key_id, nonce);
                 Some(())
             }
+            StoreEvent::Assigned {
+                eid,
+                client,
+                owner,
+                parts,
+            } => self.restore_assignment(now, eid, &client, &owner, &parts),
+            StoreEvent::Unassigned { eid, client } => {
+                let client = self.sites.by_name(&client)?;
+                self.state.assignments.remove(&eid, client);
+                self.state.subscribers.leave_inside(&eid, client);
+                Some(())
+            }
+            StoreEvent::Draining { xtr, draining } => {
+                let xtr = self.sites.by_name(&xtr)?;
+                self.state.assignments.drain(xtr, draining);
+                Some(())
+            }
             StoreEvent::NotifyFloor { xtr, nonce } => {
                 let receiver = self.sites.by_name(&xtr)?;
                 self.state.notifier.restore_floor(receiver, nonce);
@@ -131,6 +149,29 @@ impl MapServer {
     fn registrant(&self, xtr: &XtrName, ids: Option<XtrIds>) -> Option<Registrant> {
         let xtr = self.sites.by_name(xtr)?;
         Some(Registrant { xtr, ids })
+    }
+
+    /// Puts a client where it was, and goes on telling it what it has been told of.
+    fn restore_assignment(
+        &mut self,
+        now: Timestamp,
+        eid: EidPrefix,
+        client: &XtrName,
+        owner: &XtrName,
+        parts: &[EidPrefix],
+    ) -> Option<()> {
+        let client = self.sites.by_name(client)?;
+        let owner = self.sites.by_name(owner)?;
+        if !self.sites.is_in(client, eid.iid()) || !self.sites.may_register(owner, &eid) {
+            return None;
+        }
+        let own = parts.iter().copied();
+        self.state.assignments.set(eid, client, owner, own).ok()?;
+        for part in parts {
+            let until = now + limits::SUBSCRIPTION_LIFETIME;
+            self.state.subscribers.join(*part, client, until);
+        }
+        Some(())
     }
 
     fn restore_registration(

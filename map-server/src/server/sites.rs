@@ -66,8 +66,7 @@ pub(crate) struct Sites {
     sites: Vec<Site>,
     by_name: BTreeMap<XtrName, XtrIndex>,
     by_address: BTreeMap<IpAddr, XtrIndex>,
-    by_prefix: PrefixTable<XtrIndex>,
-    prefixes: Vec<(EidPrefix, XtrIndex)>,
+    by_prefix: PrefixTable<BTreeSet<XtrIndex>>,
     instances: BTreeSet<(XtrIndex, InstanceId)>,
 }
 
@@ -78,7 +77,6 @@ impl Sites {
             by_name: BTreeMap::new(),
             by_address: BTreeMap::new(),
             by_prefix: PrefixTable::new(),
-            prefixes: Vec::new(),
             instances: BTreeSet::new(),
         };
         for (position, xtr) in config.xtrs().iter().enumerate() {
@@ -93,8 +91,14 @@ impl Sites {
             self.by_address.insert(address, index);
         }
         for eid in &xtr.eid_prefixes {
-            self.by_prefix.insert(*eid, index);
-            self.prefixes.push((*eid, index));
+            match self.by_prefix.exact_mut(eid) {
+                Some(sharers) => {
+                    sharers.insert(index);
+                }
+                None => {
+                    self.by_prefix.insert(*eid, BTreeSet::from([index]));
+                }
+            }
             self.instances.insert((index, eid.iid()));
         }
         self.sites.push(Site {
@@ -135,7 +139,8 @@ impl Sites {
     /// There is none, or it is enrolled and must use its tunnel.
     pub(crate) fn plain_by_prefix(&self, eid: &EidPrefix) -> Result<XtrIndex, DropReason> {
         let owned = self.by_prefix.longest_match(eid);
-        let (_, xtr) = owned.ok_or(DropReason::ForeignPrefix)?;
+        let xtr = owned.and_then(|(_, owners)| owners.first());
+        let xtr = xtr.ok_or(DropReason::ForeignPrefix)?;
         if self.site(*xtr).control_address.is_some() {
             return Err(DropReason::UnknownSource);
         }
@@ -146,9 +151,15 @@ impl Sites {
     /// xTR never registers inside a prefix that is set aside for another one.
     pub(crate) fn may_register(&self, xtr: XtrIndex, eid: &EidPrefix) -> bool {
         let owned = self.by_prefix.longest_match(eid);
-        owned.is_some_and(|(prefix, owner)| {
-            *owner == xtr && (prefix == *eid || self.site(xtr).more_specifics)
+        owned.is_some_and(|(prefix, owners)| {
+            owners.contains(&xtr) && (prefix == *eid || self.site(xtr).more_specifics)
         })
+    }
+
+    /// Whether several xTRs may register `eid`.
+    pub(crate) fn may_share(&self, eid: &EidPrefix) -> bool {
+        let owned = self.by_prefix.longest_match(eid);
+        owned.is_some_and(|(_, owners)| owners.len() > 1)
     }
 
     /// Whether `xtr` is part of an instance: some prefix of it is configured for the xTR.
@@ -157,15 +168,17 @@ impl Sites {
     }
 
     /// Lists the configured prefixes that end the reach of what surrounds them: nothing around
-    /// them is configured, or it belongs to another xTR.
+    /// them is configured, or it belongs to others.
     pub(crate) fn boundaries(&self) -> impl Iterator<Item = EidPrefix> {
-        self.prefixes.iter().filter_map(|(eid, xtr)| {
+        self.by_prefix.iter().filter_map(|(eid, owners)| {
             let around = self
                 .by_prefix
-                .covering(eid)
-                .filter(|(other, _)| other != eid)
+                .covering(&eid)
+                .filter(|(other, _)| *other != eid)
                 .last();
-            around.is_none_or(|(_, owner)| owner != xtr).then_some(*eid)
+            around
+                .is_none_or(|(_, others)| others != owners)
+                .then_some(eid)
         })
     }
 
@@ -234,6 +247,32 @@ pub(super) mod tests {
             sites.plain_by_prefix(&eid("11.0.0.1")),
             Err(DropReason::ForeignPrefix)
         );
+    }
+
+    #[test]
+    fn all_that_list_a_prefix_may_register_it() {
+        let xtr = |name: &str, prefixes: &[&str]| XtrConfig {
+            name: name.into(),
+            control_address: Some(format!("fd00::{name}").parse().unwrap()),
+            xtr_id: None,
+            site_id: None,
+            auth: AuthKey::new(1, Algorithm::Sha256_128, b"secret"),
+            replay_check: true,
+            eid_prefixes: prefixes.iter().map(|prefix| eid(prefix)).collect(),
+            more_specifics: false,
+        };
+        let (a, b) = (xtr("a", &["0.0.0.0/0"]), xtr("b", &["0.0.0.0/0"]));
+        let c = xtr("c", &["10.0.0.0/8"]);
+        let config = Config::new(Options::default(), vec![a, b, c]).unwrap();
+        let sites = Sites::new(&config);
+        let default = eid("0.0.0.0/0");
+        let may = [0, 1, 2].map(|xtr| sites.may_register(XtrIndex(xtr), &default));
+        assert_eq!(may, [true, true, false]);
+        let shared = [default, eid("10.0.0.0/8"), eid("10.1.0.0/16")];
+        let shared = shared.map(|eid| sites.may_share(&eid));
+        assert_eq!(shared, [true, false, false]);
+        let boundaries: Vec<_> = sites.boundaries().collect();
+        assert_eq!(boundaries, [default, eid("10.0.0.0/8")]);
     }
 
     #[test]

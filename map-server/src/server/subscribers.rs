@@ -24,6 +24,8 @@ pub(crate) struct Subscribers {
     expiry: Deadlines<(EidPrefix, XtrIndex)>,
     /// Those that end as soon as the subscriber knows that the owner has left.
     ending: BTreeSet<(EidPrefix, XtrIndex)>,
+    /// Those that nobody needs by themselves: the subscriber was told besides something else.
+    besides: BTreeSet<(EidPrefix, XtrIndex)>,
     len: usize,
 }
 
@@ -35,6 +37,7 @@ impl Subscribers {
             asked: BTreeMap::new(),
             expiry: Deadlines::new(),
             ending: BTreeSet::new(),
+            besides: BTreeSet::new(),
             len: 0,
         }
     }
@@ -44,10 +47,22 @@ impl Subscribers {
         self.len
     }
 
+    /// Subscribes `xtr` to `eid`, at least until `until`, although it needs that only because of
+    /// something else. Returns whether another one had to give way.
+    pub(crate) fn join_besides(&mut self, eid: EidPrefix, xtr: XtrIndex, until: Timestamp) -> bool {
+        let wanted = self.contains(&eid, xtr) && !self.besides.contains(&(eid, xtr));
+        let overflow = self.join(eid, xtr, until);
+        if !wanted && self.contains(&eid, xtr) {
+            self.besides.insert((eid, xtr));
+        }
+        overflow
+    }
+
     /// Subscribes `xtr` to `eid`, at least until `until`. Returns whether another one had to give
     /// way.
     pub(crate) fn join(&mut self, eid: EidPrefix, xtr: XtrIndex, until: Timestamp) -> bool {
         self.ending.remove(&(eid, xtr));
+        self.besides.remove(&(eid, xtr));
         let known = self.by_xtr.entry(xtr).or_default();
         match known.get_mut(&eid) {
             Some(at) if *at >= until => return false,
@@ -107,6 +122,31 @@ impl Subscribers {
         asked.is_some_and(|asked| asked.contains_key(eid))
     }
 
+    /// Whether `xtr` is subscribed to exactly `eid`.
+    pub(crate) fn contains(&self, eid: &EidPrefix, xtr: XtrIndex) -> bool {
+        let known = self.by_xtr.get(&xtr);
+        known.is_some_and(|known| known.contains_key(eid))
+    }
+
+    /// Whether `xtr` needs what it is told of `eid`, of a part of it or of what is around it.
+    pub(crate) fn needs(&self, xtr: XtrIndex, eid: &EidPrefix) -> bool {
+        let mut entries = self.table.covering(eid).chain(self.table.inside(eid));
+        entries.any(|(it, xtrs)| xtrs.contains(&xtr) && !self.besides.contains(&(it, xtr)))
+    }
+
+    /// Lists what `xtr` is subscribed to because it needs it.
+    pub(crate) fn needed_by(&self, xtr: XtrIndex) -> impl Iterator<Item = &EidPrefix> {
+        let all = self.of(xtr);
+        all.filter(move |eid| !self.besides.contains(&(**eid, xtr)))
+    }
+
+    /// Lists what `xtr` is subscribed to of `eid`: the prefix itself, or parts of it.
+    pub(crate) fn parts(&self, eid: &EidPrefix, xtr: XtrIndex) -> Vec<EidPrefix> {
+        let parts = self.table.inside(eid);
+        let parts = parts.filter(|(_, xtrs)| xtrs.contains(&xtr));
+        parts.map(|(part, _)| part).collect()
+    }
+
     /// Whether `xtr` is subscribed to `eid` or to a prefix around it.
     pub(crate) fn hears_of(&self, xtr: XtrIndex, eid: &EidPrefix) -> bool {
         let mut around = self.table.covering(eid);
@@ -155,6 +195,19 @@ impl Subscribers {
         }
     }
 
+    /// Ends the subscriptions of `xtr` to `eid` and to parts of it, but for those it has asked for.
+    pub(crate) fn leave_inside(&mut self, eid: &EidPrefix, xtr: XtrIndex) {
+        let asked = self.asked.get(&xtr);
+        let is_asked = |part: &EidPrefix| {
+            asked.is_some_and(|asked| asked.values().any(|watched| watched == part))
+        };
+        let mut parts = self.parts(eid, xtr);
+        parts.retain(|part| !is_asked(part));
+        for part in parts {
+            self.leave(part, xtr);
+        }
+    }
+
     /// Lets the subscriptions to `eid` and to parts of it end when their subscribers know that it is
     /// withdrawn, unless they have asked to be told or begin again before.
     pub(crate) fn end_when_told(&mut self, eid: EidPrefix) {
@@ -177,6 +230,7 @@ impl Subscribers {
     fn leave(&mut self, eid: EidPrefix, xtr: XtrIndex) {
         self.expiry.cancel(&(eid, xtr));
         self.ending.remove(&(eid, xtr));
+        self.besides.remove(&(eid, xtr));
         if let Some(eids) = self.by_xtr.get_mut(&xtr) {
             self.len -= usize::from(eids.remove(&eid).is_some());
             if eids.is_empty() {

@@ -3,10 +3,12 @@
 //! One task, no locks. Datagrams that have arrived are handled before timers that are due, so that
 //! a server which could not run for a while does not act on silence that was none.
 
+mod admin;
 mod clock;
 mod control;
 mod endpoints;
 mod narrate;
+mod operate;
 mod settings;
 mod sink;
 mod sockets;
@@ -21,6 +23,7 @@ use anyhow::{Context as _, Result};
 use lisp_proto::{Nonce, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
@@ -28,6 +31,7 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 use wg_device::PrivateKey;
 
+use self::admin::{Admin, Question};
 use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::sink::Sink;
@@ -36,6 +40,7 @@ use self::store::{Recovered, Snapshot, Store};
 use crate::server::{Actions, Input, MapServer, Via, limits};
 use crate::store_event::StoreEvent;
 
+pub use self::admin::Request;
 pub use self::settings::{Settings, SettingsError};
 pub use self::store::StoreError;
 
@@ -80,6 +85,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let config = config.with_quiet_period(quiet_period(&recovered));
     let mut shell = Shell::new(MapServer::new(config, seed()?), store);
     shell.restore(recovered.events)?;
+    let mut admin = Admin::open(&settings.admin_socket())?;
 
     let mut tunnel = match &settings.control {
         Some(control) => {
@@ -104,7 +110,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (stop, stopped) = oneshot::channel();
     let registered = Arc::clone(&shell.sink.registered);
     let serve = async {
-        let result = shell.run(&mut terminate, &mut interrupt).await;
+        let result = shell.run(&mut admin, &mut terminate, &mut interrupt).await;
         drop(stop);
         result
     };
@@ -151,12 +157,18 @@ impl Shell {
         Ok(())
     }
 
-    async fn run(&mut self, terminate: &mut Signal, interrupt: &mut Signal) -> Result<()> {
+    async fn run(
+        &mut self,
+        admin: &mut Admin,
+        terminate: &mut Signal,
+        interrupt: &mut Signal,
+    ) -> Result<()> {
         let mut syncing: Option<JoinHandle<io::Result<()>>> = None;
         let mut compacting: Option<JoinHandle<Result<Snapshot, StoreError>>> = None;
         loop {
             let deadline = self.server.next_deadline();
             let wake = deadline.map_or(self.heartbeat, |deadline| deadline.min(self.heartbeat));
+            let mut asked = None;
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
@@ -169,6 +181,7 @@ impl Shell {
                     compacting = None;
                     self.sink.store.install(snapshot??)?;
                 }
+                question = admin.next() => asked = Some(question),
                 () = self.sockets.readable() => {}
                 () = sleep_until(self.clock.instant(wake)) => {}
             }
@@ -178,7 +191,11 @@ impl Shell {
             if drained || overdue {
                 self.tick()?;
             }
+            let answer = asked.map(|question| self.operate(question)).transpose()?;
             self.sink.store.flush()?;
+            if let Some((question, answer)) = answer {
+                question.answer(answer);
+            }
             self.send().await;
             if self.sink.store.wants_snapshot() {
                 compacting = Some(self.compact()?);
@@ -197,6 +214,29 @@ impl Shell {
             .store
             .replace(Clock::since_1970(), self.server.snapshot())?;
         Ok(())
+    }
+
+    /// Does what an operator asks for; the answer is to be given when that is stored.
+    fn operate(&mut self, question: Question) -> Result<(Question, Value)> {
+        let (clock, server) = (self.clock, &self.server);
+        if let Request::Migrations { run, counts } = question.request {
+            let answer = operate::migrations(clock, server, run, counts);
+            return Ok((question, answer));
+        }
+        let Some(command) = operate::command(&question.request) else {
+            return Ok((question, Value::Null));
+        };
+        let answer = match operate::plan(clock, server, &command) {
+            Err(refused) => refused,
+            Ok(plan) if command.is_dry_run() => plan,
+            Ok(_) => {
+                let input = Input::Operator(command);
+                self.server.handle(clock.now(), input, &mut self.actions);
+                self.sink.take(&mut self.actions, None)?;
+                json!({ "run": self.server.last_run() })
+            }
+        };
+        Ok((question, answer))
     }
 
     /// Begins to write a snapshot of what is known now, while the server goes on.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use tracing::{info, warn};
 
 use super::settings::Weakness;
-use crate::server::{Counters, Event};
+use crate::server::{Counters, Event, MigrationState};
 
 /// How a source that is not enrolled is called.
 const ANONYMOUS: &str = "-";
@@ -25,7 +25,31 @@ pub(super) fn narrate(event: &Event) {
         Event::Reply { xtr, eid } => {
             info!(event = "reply", xtr = xtr.as_deref().unwrap_or(ANONYMOUS), %eid);
         }
+        Event::Migration {
+            client,
+            eid,
+            from,
+            to,
+            state,
+        } => {
+            let eid = eid.map(tracing::field::display);
+            let (state, to) = (state_of(state), to.as_deref().unwrap_or(ANONYMOUS));
+            info!(event = "migration", %client, eid, %from, to, state);
+        }
+        Event::Draining { xtr, draining } => info!(event = "draining", %xtr, draining),
         Event::NegativeReply { eid } => info!(event = "negative_reply", %eid),
+    }
+}
+
+/// Says how far a migration has come, and why no further.
+fn state_of(state: &MigrationState) -> String {
+    let name = state.name();
+    match state {
+        MigrationState::Failed { step, why } => format!("{name} to {}: {why}", step.name()),
+        MigrationState::Queued
+        | MigrationState::Armed
+        | MigrationState::Switched
+        | MigrationState::Confirmed => name.to_owned(),
     }
 }
 

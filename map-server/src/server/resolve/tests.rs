@@ -187,7 +187,7 @@ proptest! {
         most in 0usize..8,
     ) {
         let server = server_with(registered.into_iter().collect());
-        let records = server.answer(&asked, most);
+        let records = server.answer(&asked, most, None);
         prop_assert!(records.len() <= most + 1);
         prop_assert!(records[0].eid.covers(&asked));
         prop_assert!(records.iter().all(|record| record.ttl == records[0].ttl));
@@ -200,7 +200,7 @@ proptest! {
             if told.action == NegativeAction::SendMapRequest {
                 continue;
             }
-            prop_assert_eq!(&told.locators, &server.answer(&host, 0)[0].locators, "{} of {:?}", host, records);
+            prop_assert_eq!(&told.locators, &server.answer(&host, 0, None)[0].locators, "{} of {:?}", host, records);
         }
     }
 }

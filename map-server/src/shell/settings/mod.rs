@@ -31,6 +31,7 @@ const INTERFACE_NAME_MAX: usize = 15;
 #[derive(Clone, Debug)]
 pub struct Settings {
     state_dir: PathBuf,
+    admin_socket: Option<PathBuf>,
     options: Options,
     pub(super) control: Option<ControlSettings>,
     /// At most one address of each family.
@@ -104,6 +105,7 @@ impl Settings {
         }
         let settings = Self {
             state_dir: raw.state_dir,
+            admin_socket: raw.admin_socket,
             options,
             control,
             plain,
@@ -119,6 +121,13 @@ impl Settings {
     #[must_use]
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
+    }
+
+    /// Returns where a running server listens for the commands of its operator.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        let given = self.admin_socket.clone();
+        given.unwrap_or_else(|| self.state_dir.join("admin.sock"))
     }
 
     /// Returns the file of the control tunnel's private key.
@@ -218,7 +227,7 @@ impl Settings {
             ConfigError::Prefix { position, .. } => source.error(
                 spans.eid_prefixes.get(position).unwrap_or(&spans.xtr),
                 format_args!("xTR {other} has the same EID-prefix"),
-                "list every prefix once; prefixes of two xTRs may overlap only if one is longer",
+                "list every prefix once; only xTRs with a control tunnel may share one",
             ),
         }
     }

@@ -18,6 +18,7 @@ use wg_device::BackendChoice;
 pub(super) struct RawConfig {
     #[serde(default = "default_state_dir")]
     pub(super) state_dir: PathBuf,
+    pub(super) admin_socket: Option<PathBuf>,
     #[serde(default)]
     pub(super) reply_after: RawReplyAfter,
     pub(super) reply_hold_ms: Option<Spanned<u64>>,

@@ -182,8 +182,8 @@ fn contradictions_between_two_xtrs_name_both() {
             ":17: control_address: xTR alpha has the same control address; choose a free",
         ),
         (
-            &[HEAD, ALPHA, &other.replace("::a", "::b")],
-            ":18: eid_prefixes: xTR alpha has the same EID-prefix; list every prefix once",
+            &[HEAD, ALPHA, &GEAR.replace("192.168.0.0/16", "10.0.0.1/32")],
+            "eid_prefixes: xTR alpha has the same EID-prefix; list every prefix once",
         ),
         (
             &[
@@ -194,6 +194,8 @@ fn contradictions_between_two_xtrs_name_both() {
             ":15: name: another xTR has the same name",
         ),
     ]);
+    let sharing = parse(&[HEAD, ALPHA, &other.replace("::a", "::b")]).unwrap();
+    assert_eq!(sharing.enrolled().count(), 2, "both in the tunnel");
 }
 
 #[test]

@@ -53,7 +53,7 @@ proptest! {
             for host in ["10.0.0.2", "10.0.0.3", "10.0.0.9"].map(eid) {
                 if prefix.covers(&host) {
                     let server = &world.bench.server;
-                    let truth = server.describe(server.state.mappings.find(&host), host);
+                    let truth = server.describe(server.state.mappings.find(&host), host, None);
                     prop_assert_eq!(world.belief(&host), truth.locators, "{} of {}", host, prefix);
                 }
             }

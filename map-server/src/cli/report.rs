@@ -1,0 +1,177 @@
+//! What a list of migrations looks like.
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::table;
+
+/// What a server answers about migrations.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Report {
+    pub(super) counts: Counts,
+    #[serde(default)]
+    pub(super) clients: Vec<Client>,
+    #[serde(default)]
+    drained: Vec<String>,
+}
+
+/// How many clients have come how far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Counts {
+    queued: u64,
+    armed: u64,
+    switched: u64,
+    confirmed: u64,
+    pub(super) failed: u64,
+}
+
+/// How far one client has come.
+#[derive(Debug, Deserialize)]
+pub(super) struct Client {
+    run: u64,
+    client: String,
+    prefixes: Vec<String>,
+    from: String,
+    to: Option<String>,
+    state: String,
+    took_ms: Option<u64>,
+    step: Option<String>,
+    why: Option<String>,
+    remedy: Option<String>,
+}
+
+impl Counts {
+    /// How many clients there are.
+    pub(super) const fn total(&self) -> u64 {
+        self.queued + self.armed + self.switched + self.confirmed + self.failed
+    }
+
+    /// How many are on their way, or wait for it.
+    pub(super) const fn under_way(&self) -> u64 {
+        self.queued + self.armed + self.switched
+    }
+
+    /// All of them in a line.
+    pub(super) fn line(&self) -> String {
+        let Self {
+            queued,
+            armed,
+            switched,
+            confirmed,
+            failed,
+        } = self;
+        format!(
+            "queued {queued}, armed {armed}, switched {switched}, confirmed {confirmed}, failed {failed}"
+        )
+    }
+}
+
+impl Report {
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// It is not that of a server of this version.
+    pub(super) fn read(answer: Value) -> Result<Self> {
+        serde_json::from_value(answer).context("the server is of another version")
+    }
+
+    /// Which xTRs get no new clients.
+    pub(super) fn drained(&self) -> String {
+        match &*self.drained {
+            [] => "drained: none".to_owned(),
+            drained => format!("drained: {}", drained.join(", ")),
+        }
+    }
+
+    /// A table of all clients.
+    pub(super) fn table(&self) -> Vec<String> {
+        let heading = ["RUN", "CLIENT", "PREFIXES", "FROM", "TO", "STATE", "TOOK"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        for it in &self.clients {
+            let took = it.took_ms.map(|took| format!("{took} ms"));
+            rows.push(vec![
+                it.run.to_string(),
+                it.client.clone(),
+                it.prefixes.join(" "),
+                it.from.clone(),
+                it.to.clone().unwrap_or_else(|| "-".into()),
+                it.state.clone(),
+                took.unwrap_or_default(),
+            ]);
+        }
+        table::lines(&rows, 2)
+    }
+
+    /// Who has failed, why, and what to do about it.
+    pub(super) fn failures(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for it in &self.clients {
+            if let (Some(step), Some(why)) = (&it.step, &it.why) {
+                let failure = match &**step {
+                    "plan" => "cannot move".to_owned(),
+                    step => format!("failed to {step}"),
+                };
+                lines.push(format!("{}: {failure}: {why}", it.client));
+                lines.extend(it.remedy.as_ref().map(|remedy| format!("    {remedy}")));
+            }
+        }
+        lines
+    }
+
+    /// The longest time that a client was under way, in milliseconds.
+    pub(super) fn longest_ms(&self) -> u64 {
+        let confirmed = self.clients.iter().filter(|it| it.state == "confirmed");
+        confirmed.filter_map(|it| it.took_ms).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_report_names_everybody_who_failed_with_the_reason_and_what_to_do() {
+        let entry = |client: &str, state: &str| {
+            json!({
+                "run": 3, "client": client, "prefixes": ["0.0.0.0/0", "::/0"], "from": "proxy-a",
+                "to": "proxy-b", "state": state, "started_ms": 1, "ended_ms": 1201, "took_ms": 1200,
+            })
+        };
+        let mut failed = entry("host-2", "failed");
+        failed["step"] = json!("switch");
+        failed["why"] = json!("host-2 has not acknowledged");
+        failed["remedy"] = json!("look at its log");
+        let answer = json!({
+            "counts": { "queued": 0, "armed": 0, "switched": 0, "confirmed": 1, "failed": 1 },
+            "clients": [entry("host-1", "confirmed"), failed],
+            "drained": ["proxy-a"],
+        });
+        let report = Report::read(answer).unwrap();
+        assert_eq!(
+            report.table(),
+            [
+                "  RUN  CLIENT  PREFIXES        FROM     TO       STATE      TOOK",
+                "  3    host-1  0.0.0.0/0 ::/0  proxy-a  proxy-b  confirmed  1200 ms",
+                "  3    host-2  0.0.0.0/0 ::/0  proxy-a  proxy-b  failed     1200 ms",
+            ]
+        );
+        assert_eq!(
+            report.failures(),
+            [
+                "host-2: failed to switch: host-2 has not acknowledged",
+                "    look at its log"
+            ]
+        );
+        assert_eq!(
+            report.counts.line(),
+            "queued 0, armed 0, switched 0, confirmed 1, failed 1"
+        );
+        assert_eq!(
+            (report.drained().as_str(), report.longest_ms()),
+            ("drained: proxy-a", 1_200)
+        );
+        assert_eq!((report.counts.total(), report.counts.under_way()), (2, 0));
+    }
+}
