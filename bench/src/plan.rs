@@ -103,6 +103,17 @@ pub(crate) struct Report<P> {
     pub(crate) planes: Vec<P>,
 }
 
+impl<P> Report<P> {
+    /// What was measured of `planes`, and the figures that sum it up, by name.
+    pub(crate) fn new<const N: usize>(ratios: [(&str, f64); N], planes: Vec<P>) -> Self {
+        let ratios = ratios.map(|(name, value)| (name.to_owned(), value));
+        Self {
+            ratios: ratios.into(),
+            planes,
+        }
+    }
+}
+
 impl<P: Display> Display for Report<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_report(f, &self.planes, &self.ratios)

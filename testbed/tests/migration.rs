@@ -8,12 +8,10 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod by_hand;
 mod guest;
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +19,8 @@ use testbed::{
     Binaries, DataPlane, Endpoint, Link, LinkEnd, LinkParams, Namespace, Network, NetworkOptions,
     UdpProbe,
 };
+
+use by_hand::{edit, ip};
 
 /// What both proxies serve.
 const SERVED: &str = "10.200.0.0/16";
@@ -157,16 +157,4 @@ fn two_proxies(data_plane: DataPlane) -> (Network, Namespace, Vec<Link>) {
     }
     ip(&inside, &["address", "add", INSIDE, "dev", "lan0"]);
     (network, inside, cables)
-}
-
-fn edit(path: &Path, change: impl FnOnce(String) -> String) {
-    let text = fs::read_to_string(path).unwrap();
-    fs::write(path, change(text)).unwrap();
-}
-
-fn ip(namespace: &Namespace, arguments: &[&str]) {
-    let mut command = Command::new("ip");
-    command.args(arguments);
-    let status = namespace.spawn(command).unwrap().wait().unwrap();
-    assert!(status.success(), "ip {}", arguments.join(" "));
 }

@@ -5,16 +5,17 @@
     reason = "a test fails by panicking"
 )]
 
+mod by_hand;
 mod guest;
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use testbed::{Binaries, DataPlane, Endpoint, Network, NetworkOptions, Ping};
+
+use by_hand::{edit, ip};
 
 const PORT: u16 = 9_000;
 /// What lives at beta in instance 7, and at gamma in instance 8.
@@ -119,19 +120,7 @@ fn join(network: &Network, index: usize, iid: u32, table: u32, eid: &str) {
     edit(&network.server.config, |text| text.replacen(&own, &both, 1));
     let table = table.to_string();
     let rule = ["rule", "add", "from", eid, "lookup", &table];
-    assert!(ip(endpoint, &rule).success());
-}
-
-fn edit(path: &Path, change: impl FnOnce(String) -> String) {
-    let text = fs::read_to_string(path).unwrap();
-    fs::write(path, change(text)).unwrap();
-}
-
-fn ip(endpoint: &Endpoint, arguments: &[&str]) -> std::process::ExitStatus {
-    let mut command = Command::new("ip");
-    command.args(arguments);
-    let mut child = endpoint.namespace().spawn(command).unwrap();
-    child.wait().unwrap()
+    ip(endpoint.namespace(), &rule);
 }
 
 /// The routes of a table, or nothing where there is no such table.

@@ -79,11 +79,7 @@ impl Report {
                 least(|plane| plane.throughput.ratio()),
             ),
         ];
-        let ratios = ratios.map(|(name, value)| (name.to_owned(), value));
-        Self {
-            ratios: ratios.into(),
-            planes,
-        }
+        Self::new(ratios, planes)
     }
 }
 

@@ -109,11 +109,7 @@ impl Report {
                 storm(|storm| storm.lost_first_packets as f64),
             ),
         ];
-        let ratios = ratios.map(|(name, value)| (name.to_owned(), value));
-        Self {
-            ratios: ratios.into(),
-            planes,
-        }
+        Self::new(ratios, planes)
     }
 }
 

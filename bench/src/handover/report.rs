@@ -74,11 +74,8 @@ impl Report {
             }),
         ];
         let worst = |value: Value| planes.iter().map(value).fold(0.0, f64::max);
-        let ratios = values.map(|(name, value)| (name.to_owned(), worst(value)));
-        Self {
-            ratios: ratios.into(),
-            planes,
-        }
+        let ratios = values.map(|(name, value)| (name, worst(value)));
+        Self::new(ratios, planes)
     }
 }
 

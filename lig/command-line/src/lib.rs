@@ -1,5 +1,7 @@
-//! What the commands of this workspace do alike: read arguments, end with a code, say, complain, log.
+//! What the commands of this workspace do alike: read arguments, end with a code, say, complain, log,
+//! and ask a daemon over its admin socket.
 
+pub mod admin;
 mod manuals;
 
 use std::fmt::Display;

@@ -12,14 +12,12 @@ mod report;
 mod table;
 
 use std::fmt;
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use command_line::{EXIT_CONFIG, EXIT_FAILURE, complain};
+use anyhow::Result;
+use command_line::{EXIT_CONFIG, EXIT_FAILURE, admin, complain};
 use map_server::shell::{Request, Settings, SettingsError};
 use serde_json::Value;
 
@@ -80,36 +78,8 @@ pub(crate) fn finished(program: &str, outcome: Result<bool>) -> ExitCode {
 /// # Errors
 /// No server runs, the socket may not be opened, the server does not answer, or it refuses.
 fn ask(socket: &Path, request: &Request) -> Result<Value> {
-    let at = || format!("server at {}", socket.display());
-    let mut stream = match UnixStream::connect(socket) {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Err(NoServer(socket.to_owned()).into());
-        }
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Err(anyhow!("not permitted; run as root")).with_context(at);
-        }
-        Err(error) => return Err(error).with_context(at),
-    };
-    stream.set_read_timeout(Some(ANSWER_WAIT))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line).with_context(at)?;
-    let mut answer = Vec::new();
-    stream
-        .read_to_end(&mut answer)
-        .with_context(|| format!("{}: no answer; see its log", at()))?;
-    let answer: Value = serde_json::from_slice(&answer)
-        .with_context(|| format!("{}: its answer was cut off; see its log", at()))?;
-    if let Some(error) = answer.get("error") {
-        bail!("{}", error.as_str().unwrap_or("the server refuses"));
-    }
-    Ok(answer)
+    let answer = admin::ask(socket, "server", request, ANSWER_WAIT)?;
+    answer.ok_or_else(|| NoServer(socket.to_owned()).into())
 }
 
 /// How long an answer may take.

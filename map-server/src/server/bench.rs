@@ -424,16 +424,24 @@ fn number(name: &str) -> usize {
         + 1
 }
 
-pub(super) fn xtrs() -> Vec<XtrConfig> {
-    let agent = |name: &str| XtrConfig {
+/// An xTR with a control tunnel that may register these prefixes.
+pub(super) fn agent(name: &str, eid_prefixes: Vec<EidPrefix>) -> XtrConfig {
+    XtrConfig {
         name: name.into(),
         control_address: Some(control(name).ip()),
         auth: key(name),
         xtr_id: None,
         site_id: None,
         replay_check: true,
-        eid_prefixes: own_records(name).iter().map(|record| record.eid).collect(),
+        eid_prefixes,
         more_specifics: false,
+    }
+}
+
+pub(super) fn xtrs() -> Vec<XtrConfig> {
+    let agent = |name: &str| {
+        let own = own_records(name);
+        agent(name, own.iter().map(|record| record.eid).collect())
     };
     let gear = XtrConfig {
         name: "gear".into(),

@@ -4,7 +4,7 @@
 use lisp_proto::{Nonce, Record};
 
 use super::Via;
-use super::bench::{Bench, Sent, control, eid, key, record, xtrs};
+use super::bench::{Bench, Sent, agent, control, eid, record, xtrs};
 use crate::config::{Options, XtrConfig};
 
 /// Clients a, b and c, and proxies d, e and f. Each proxy may also register an address of its own:
@@ -19,15 +19,9 @@ pub(super) fn bench() -> Bench {
 }
 
 pub(super) fn clients_and_proxies() -> Vec<XtrConfig> {
-    let proxy = |name: &str| XtrConfig {
-        name: name.into(),
-        control_address: Some(control(name).ip()),
-        auth: key(name),
-        xtr_id: None,
-        site_id: None,
-        replay_check: true,
-        eid_prefixes: ["0.0.0.0/0", "::/0", own_address(name)].map(eid).to_vec(),
-        more_specifics: false,
+    let proxy = |name: &str| {
+        let served = ["0.0.0.0/0", "::/0", own_address(name)];
+        agent(name, served.map(eid).to_vec())
     };
     let mut all = xtrs();
     all.extend(["d", "e", "f"].map(proxy));

@@ -31,7 +31,7 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 use wg_device::PrivateKey;
 
-use self::admin::{Admin, Question};
+use self::admin::{Admin, Question, REQUEST_BYTES};
 use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::sink::Sink;
@@ -85,7 +85,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let config = config.with_quiet_period(quiet_period(&recovered));
     let mut shell = Shell::new(MapServer::new(config, seed()?), store);
     shell.restore(recovered.events)?;
-    let mut admin = Admin::open(&settings.admin_socket())?;
+    let mut admin = Admin::open(&settings.admin_socket(), REQUEST_BYTES)?;
 
     let mut tunnel = match &settings.control {
         Some(control) => {

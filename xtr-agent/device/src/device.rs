@@ -173,7 +173,7 @@ impl Device {
                 .set_peer(spec, change)
                 .map_err(|e| self.error(SETTING_PEER, e)),
             Plane::Embedded(embedded) => embedded
-                .set_peer(spec)
+                .set_peer(spec, table.len())
                 .await
                 .map_err(|e| self.error(SETTING_PEER, io::Error::other(e))),
         };

@@ -100,6 +100,11 @@ impl CryptokeyTable {
         self.peers.keys()
     }
 
+    /// Returns how many peers there are.
+    pub(crate) fn len(&self) -> u32 {
+        u32::try_from(self.peers.len()).unwrap_or(u32::MAX)
+    }
+
     /// Returns the keepalive of a peer, or `None` when there is no such peer.
     pub(crate) fn keepalive(&self, key: &PublicKey) -> Option<Option<u16>> {
         self.peers.get(key).map(|row| row.keepalive)

@@ -7,7 +7,7 @@ use command_line::say;
 use xtr_agent::config::Config;
 use xtr_agent::shell::{Request, remove_leftovers};
 
-use super::{Reached, Target, ask};
+use super::{Target, ask};
 
 /// Withdrawing takes up to a second, closing the interfaces up to two, in a busy moment longer.
 const STOP_WAIT: Duration = Duration::from_secs(20);
@@ -18,7 +18,7 @@ const STOP_WAIT: Duration = Duration::from_secs(20);
 /// No agent runs (without `--purge`), it does not end, or what is left cannot be removed.
 pub(crate) fn run(target: &Target, purge: bool) -> Result<()> {
     let socket = target.socket()?;
-    if let Reached::Answer(_) = ask(&socket, &Request::Stop { purge }, STOP_WAIT)? {
+    if ask(&socket, &Request::Stop { purge }, STOP_WAIT)?.is_some() {
         let done = if purge {
             "stopped; its interfaces and routes are gone, its registrations withdrawn"
         } else {

@@ -50,7 +50,7 @@ use tracing::{debug, info, warn};
 use crate::agent::Input;
 use crate::config::Config;
 use addresses::Addresses;
-use admin::{Admin, Question};
+use admin::{Admin, Question, REQUEST_BYTES};
 use cache_file::CacheFile;
 use clock::Clock;
 use control::Control;
@@ -79,7 +79,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// When interfaces, sockets or keys cannot be set up, or one of them fails.
 pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     // First: whoever has it is the one agent of this configuration.
-    let admin = Admin::open(&config.admin_socket)?;
+    let admin = Admin::open(&config.admin_socket, REQUEST_BYTES)?;
     let keys = Keys::load_or_create(&config)?;
     let clock = Clock::start();
     let (nonces, first_nonce) = NonceFile::open(&config.state_dir, Clock::unix_micros())

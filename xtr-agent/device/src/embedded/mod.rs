@@ -11,7 +11,6 @@ mod packet_io;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use gotatun::device::{Device, DeviceBuilder, Error, Peer};
@@ -36,8 +35,6 @@ pub(crate) struct Embedded {
     injected: mpsc::Sender<Packet<gotatun::packet::Ip>>,
     paused: watch::Sender<bool>,
     listen_port: u16,
-    /// Peers that the device has.
-    peers: AtomicU32,
 }
 
 impl Embedded {
@@ -80,7 +77,6 @@ impl Embedded {
             injected,
             paused,
             listen_port,
-            peers: AtomicU32::new(0),
         })
     }
 
@@ -88,8 +84,8 @@ impl Embedded {
         self.listen_port
     }
 
-    /// Makes the peer exactly as described.
-    pub(crate) async fn set_peer(&self, spec: &PeerSpec) -> Result<(), Error> {
+    /// Makes the peer exactly as described, one beside so many others if it is new.
+    pub(crate) async fn set_peer(&self, spec: &PeerSpec, others: u32) -> Result<(), Error> {
         let key = x25519::PublicKey::from(spec.key.0);
         let allowed_ips: Vec<IpNetwork> = spec.allowed_ips.iter().map(network).collect();
         self.device
@@ -105,7 +101,6 @@ impl Embedded {
                     })
                     .await;
                 if !known {
-                    let others = self.peers.fetch_add(1, Ordering::Relaxed);
                     let mut peer = Peer::new(key)
                         .with_allowed_ips(allowed_ips.iter().copied())
                         .dangerously_with_timer_params(timers(others));
@@ -119,9 +114,7 @@ impl Embedded {
 
     pub(crate) async fn remove_peer(&self, key: &PublicKey) -> Result<(), Error> {
         let key = x25519::PublicKey::from(key.0);
-        if self.device.remove_peer(&key).await? {
-            self.peers.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.device.remove_peer(&key).await?;
         Ok(())
     }
 
