@@ -54,8 +54,9 @@ const BEGIN_AT_ONCE: usize = 20;
 /// Members that have begun and are not registered yet: one thread shakes hands for all of them, and a
 /// handshake that is answered too late is begun again, and answered too late.
 const BEGINNERS: usize = 64;
-/// Rounds in which the tunnels of all members are looked after once.
-const ROUNDS_OF_ALL: usize = 50;
+/// How long it takes to look after the tunnels of all members once, however busy the thread is: who
+/// sends its keepalives too late is taken for dead, and every far end shakes hands anew.
+const ALL_TUNNELS: Duration = Duration::from_secs(1);
 /// Datagrams that are taken in before anything else is done.
 const RECEIVED_AT_ONCE: usize = 256;
 
@@ -218,9 +219,10 @@ impl Runner {
             self.look_after_agents();
             let now = self.now();
             if now.0 >= self.next_round {
+                let late = Duration::from_nanos(now.0 - self.next_round);
                 self.next_round = now.0 + crate::clock::nanos(ROUND);
                 self.begin();
-                self.look_after_tunnels();
+                self.look_after_tunnels(ROUND + late);
             }
             for datagram in self.out.drain(..) {
                 match self.socket.send(&datagram) {
@@ -309,9 +311,13 @@ impl Runner {
         }
     }
 
-    fn look_after_tunnels(&mut self) {
-        for _ in 0..self.members.len().div_ceil(ROUNDS_OF_ALL) {
-            self.next_tick = (self.next_tick + 1) % self.members.len();
+    fn look_after_tunnels(&mut self, passed: Duration) {
+        let all = self.members.len();
+        let [passed, whole] = [passed, ALL_TUNNELS].map(|time| time.as_millis().max(1));
+        let passed = usize::try_from(passed.min(whole)).unwrap_or(1);
+        let whole = usize::try_from(whole).unwrap_or(1);
+        for _ in 0..all.saturating_mul(passed).div_ceil(whole) {
+            self.next_tick = (self.next_tick + 1) % all;
             if let Some(member) = self.members.get_mut(self.next_tick) {
                 member.tick_tunnels(&mut self.out);
             }

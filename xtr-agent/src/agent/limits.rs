@@ -66,7 +66,7 @@ pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
 pub const REFUSED_RETRY: Duration = Duration::from_secs(10);
 /// It is believed for no more than one so manieth of its TTL, or for [`REFUSED_RETRY`].
 pub const REFUSED_RETRY_SHARE: u32 = 3;
-/// Refused destinations per second that are asked for again.
+/// Destinations per second that are asked for again because they were refused, or did not answer.
 pub const SECOND_QUESTIONS_PER_SECOND: u32 = 100;
 /// Time to live of a mapping whose TTL is left to the receiver (RFC 9301 5.4).
 pub const UNSPECIFIED_TTL: Duration = Duration::from_secs(900);

@@ -16,7 +16,7 @@ use super::limits::{
     ANSWER_IN_PARTS, KEEPALIVE, LIVENESS_POLL, PASSIVE_WAIT, SESSION, SILENCE, SILENCE_BACKOFF_MAX,
 };
 use super::map_cache::{Chosen, State};
-use super::{Actions, Agent, PeerStats, Timer};
+use super::{Action, Actions, Agent, PeerStats, Timer};
 
 /// What was last seen of a peer's counters.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +35,8 @@ struct Watch {
     answered: Option<Timestamp>,
     /// When a push was the rest of that answer.
     excused: Option<Timestamp>,
+    /// When it had asked for us in vain: it is set up anew unless a look since then has heard it.
+    in_doubt: Option<Timestamp>,
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
 }
@@ -112,6 +114,7 @@ impl Liveness {
             watch.unanswered = None;
             watch.patience = SILENCE;
             watch.asked = None;
+            watch.in_doubt = None;
         } else if sent > KEEPALIVE && watch.unanswered.is_none() {
             watch.unanswered = Some(now);
         }
@@ -152,7 +155,20 @@ impl Liveness {
         }
         let in_vain = now - since < SESSION;
         watch.asked = (!in_vain).then_some(now);
+        watch.in_doubt = in_vain.then_some(now);
         in_vain
+    }
+
+    /// Whether a peer that has asked for us in vain is still not heard at this look.
+    fn is_deaf(&mut self, peer: &PeerStats) -> bool {
+        let Some(watch) = self.watches.get_mut(&peer.key) else {
+            return false;
+        };
+        if watch.in_doubt.is_none_or(|since| peer.read_at < since) {
+            return false;
+        }
+        watch.in_doubt = None;
+        peer.rx_bytes == watch.rx_bytes
     }
 }
 
@@ -168,8 +184,8 @@ impl Agent {
     /// The map server repeats a mapping of ours, because its owner has asked for us once more.
     ///
     /// An owner that restarts has lost the session that we still have, and a NAT of ours may keep
-    /// its handshakes out. If nothing is heard of it all the same, its mappings are set up anew:
-    /// then we start the handshake. That takes an endpoint that we can reach; one behind a NAT of
+    /// its handshakes out. If nothing is heard of it all the same, which takes a look at its counters
+    /// (it may be in use just now), its mappings are set up anew: then we start the handshake. That takes an endpoint that we can reach; one behind a NAT of
     /// its own would lose the endpoint under which we know it.
     pub(super) fn begin_anew(
         &mut self,
@@ -195,7 +211,7 @@ impl Agent {
             && !self.resolver.is_refreshing(&prefix)
             && self.liveness.asks_in_vain(now, &chosen.key)
         {
-            self.set_up_anew(now, prefix, chosen, actions);
+            actions.push(Action::ReadPeerStatsAnew(vec![chosen.key]));
         }
     }
 
@@ -217,17 +233,18 @@ impl Agent {
         !is_private(endpoint) || self.config.rlocs.iter().any(|own| is_private(*own))
     }
 
-    /// Takes a peer out and puts it in again with all its mappings but that of `told`, which the
-    /// caller is about to take in.
-    fn set_up_anew(&mut self, now: Timestamp, told: IpNet, chosen: Chosen, actions: &mut Actions) {
-        let mut others = Vec::new();
-        for prefix in self.peers.prefixes(&chosen.key) {
-            if let Some(entry) = self.cache.get(&prefix).filter(|_| prefix != told) {
-                others.push((prefix, entry.region, entry.expires));
+    /// Takes a peer out and puts it in again with all its mappings.
+    fn set_up_anew(&mut self, now: Timestamp, key: &PublicKey, actions: &mut Actions) {
+        let (mut mappings, mut waiting) = (Vec::new(), Vec::new());
+        for prefix in self.peers.prefixes(key) {
+            if let Some(entry) = self.cache.get_mut(&prefix) {
+                mappings.push((prefix, entry.region, entry.expires, entry.chosen));
+                waiting.extend(entry.held.take(&mut self.budget));
             }
             self.forget(prefix, actions);
         }
-        for (prefix, region, expires) in others {
+        for (prefix, region, expires, chosen) in mappings {
+            let Some(chosen) = chosen else { continue };
             let minutes = (expires - now).as_secs().div_ceil(60);
             let record = Record {
                 eid: self.eid(prefix),
@@ -237,6 +254,9 @@ impl Agent {
                 locators: Vec::new(),
             };
             self.positive(now, &record, region, chosen, Cause::Push, actions);
+        }
+        for packet in waiting {
+            self.tun_packet(now, &packet, actions);
         }
     }
 
@@ -249,6 +269,10 @@ impl Agent {
     ) {
         for peer in stats {
             if !self.peers.contains(&peer.key) {
+                continue;
+            }
+            if self.liveness.is_deaf(peer) {
+                self.set_up_anew(now, &peer.key, actions);
                 continue;
             }
             if self.liveness.silent(now, peer) {

@@ -53,7 +53,7 @@ impl Subscriptions {
     /// Which subscription a message with `nonce` from the map server answers; it is then done.
     ///
     /// News may have the nonce of a request that the map server has not got yet: what is about
-    /// something else is no answer.
+    /// something else too is no answer.
     pub(super) fn answered(
         &mut self,
         index: usize,
@@ -62,9 +62,8 @@ impl Subscriptions {
     ) -> Option<IpNet> {
         let mut waiting = self.0.iter_mut();
         let ((_, prefix), subscription) = waiting.find(|((server, prefix), subscription)| {
-            let mut told = records.iter().map(|record| record.eid.net());
-            let concerned = |told: IpNet| told.contains(prefix) || prefix.contains(&told);
-            *server == index && subscription.requests.contains(&nonce) && told.any(concerned)
+            let asked = *server == index && subscription.requests.contains(&nonce);
+            asked && is_answer_for(prefix, records)
         })?;
         *subscription = Subscription::default();
         Some(*prefix)
@@ -74,6 +73,14 @@ impl Subscriptions {
     pub(super) fn all_answered(&self) -> bool {
         self.0.values().all(|asked| asked.requests.is_empty())
     }
+}
+
+/// Whether `records` are nothing but `asked`, parts of it, and a mapping around it with its parts.
+fn is_answer_for(asked: &IpNet, records: &[Record]) -> bool {
+    let mut told = records.iter().map(|record| record.eid.net());
+    let around = told.clone().find(|told| told.contains(asked));
+    let whole = around.as_ref().unwrap_or(asked);
+    !records.is_empty() && told.all(|told| whole.contains(&told) || told.contains(asked))
 }
 
 impl Agent {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use lisp_proto::{PublicKey, Timestamp};
+use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
 use super::event::{DropReason, Event};
 use super::hold::{Held, HoldBudget};
@@ -208,7 +208,8 @@ impl Agent {
     }
 
     /// The handshake with `key` was not seen in time: those who waited are told, and the data
-    /// plane goes on trying, with what comes from now on.
+    /// plane goes on trying, with what comes from now on. The far end may be where only it can start
+    /// a handshake, and have a session that we have lost: the map server tells it of us once more.
     fn no_handshake(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
         let watch = self.watches.by_key.get(&key);
         let in_vain = watch.is_some_and(|watch| watch.rekindle.is_some());
@@ -230,6 +231,9 @@ impl Agent {
             }
             self.traces.lost(now, prefix, DropReason::NoHandshake);
             self.release(prefix, actions);
+            if !self.resolver.is_refreshing(&prefix) && self.second_questions.take(now) {
+                self.ask_again(now, prefix, RequestFlags::default(), actions);
+            }
         }
     }
 

@@ -123,7 +123,11 @@ fn packets_that_no_handshake_comes_for_are_refused_and_the_data_plane_goes_on() 
     let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(3_100));
     let refused = told.iter().filter(|word| *word == "NoHandshake").count();
     assert_eq!(refused, 66 - limits::STAGED);
-    assert_eq!(told.last().unwrap(), "route 10.0.0.2/32");
+    assert_eq!(
+        told[told.len() - 2..],
+        ["route 10.0.0.2/32", "request"],
+        "the far end may have to start it: the map server tells it of us once more"
+    );
     let anew = told.iter().filter(|word| *word == "no peer").count();
     assert!((1..=3).contains(&anew), "{anew} times, less and less often");
     let trace = bench.agent.trace(bench.now, addr("10.0.0.2")).unwrap();
@@ -335,7 +339,7 @@ fn among_very_many_peers_a_lost_handshake_is_started_anew_in_well_under_a_second
 fn a_peer_with_a_route_is_never_taken_out_for_a_handshake() {
     let mut bench = fired(BIGGER);
     let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(3_100));
-    assert_eq!(told.last().unwrap(), "route 10.0.0.2/32");
+    assert!(told.contains(&"route 10.0.0.2/32".to_owned()), "{told:?}");
     bench.notify(1, &far_end(BIGGER));
     let told = no_handshake(&mut bench, BIGGER, Duration::from_secs(3));
     assert!(told.contains(&"kick".to_owned()), "{told:?}");

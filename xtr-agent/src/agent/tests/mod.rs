@@ -131,8 +131,11 @@ impl Bench {
     }
 
     fn notify(&mut self, nonce: u64, record: &Record) -> Vec<Action> {
+        self.notify_all(nonce, std::slice::from_ref(record))
+    }
+
+    fn notify_all(&mut self, nonce: u64, records: &[Record]) -> Vec<Action> {
         let mut bytes = Vec::new();
-        let records = std::slice::from_ref(record);
         encode_map_notify(
             &NotifyParams {
                 nonce: Nonce(nonce),

@@ -338,11 +338,31 @@ fn a_far_end_that_asks_for_us_twice_and_is_not_heard_is_set_up_anew() {
 
     assert_eq!(story(&bench.notify(2, &far_end(SMALLER))), ["ack"]);
     bench.now = bench.now + SILENCE;
-    let anew = bench.notify(3, &far_end(SMALLER));
+    assert_eq!(story(&bench.notify(3, &far_end(SMALLER))), ["ack"]);
+    let anew = bench.handshake(SMALLER, 1);
     assert_eq!(
         story(&anew),
         ["no route 10.0.0.2/32", "no peer", "peer [10.0.0.2/32]"]
     );
+}
+
+#[test]
+fn a_far_end_that_is_heard_at_the_moment_it_asks_in_vain_keeps_its_session() {
+    let mut bench = Bench::new();
+    bench.connect(1, &far_end(SMALLER), 1);
+    bench.after(LIVENESS_POLL);
+    bench.handshake(SMALLER, 1);
+    bench.notify(2, &far_end(SMALLER));
+    bench.now = bench.now + SILENCE;
+    let asked = bench.notify(3, &far_end(SMALLER));
+    let looks = |action: &Action| matches!(action, Action::ReadPeerStatsAnew(_));
+    assert!(asked.iter().any(looks), "it may be in use by now");
+    let told = story(&bench.handshake(SMALLER, 1_000));
+    assert!(!told.contains(&"no peer".to_owned()), "{told:?}");
+    bench.now = bench.now + LIVENESS_POLL;
+    let later = bench.handshake(SMALLER, 1_000);
+    assert!(!story(&later).contains(&"no peer".to_owned()), "{later:?}");
+    assert!(bench.agent.peers().next().is_some());
 }
 
 #[test]
@@ -389,7 +409,8 @@ fn a_far_end_that_is_set_up_anew_keeps_what_the_push_does_not_speak_of() {
     bench.handshake(SMALLER, 100);
     bench.notify(3, &far_end(SMALLER));
     bench.after(SILENCE);
-    let anew = bench.notify(4, &far_end(SMALLER));
+    bench.notify(4, &far_end(SMALLER));
+    let anew = bench.handshake(SMALLER, 100);
     assert!(story(&anew).contains(&"no peer".to_owned()), "{anew:?}");
     let peers: Vec<_> = bench.agent.peers().map(|peer| peer.allowed_ips).collect();
     assert_eq!(peers, [vec![net("10.0.0.2/32"), net("10.0.0.3/32")]]);

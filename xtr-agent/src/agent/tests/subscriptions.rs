@@ -179,6 +179,29 @@ fn an_unanswered_subscription_is_repeated_with_growing_nonces_and_pauses() {
 }
 
 #[test]
+fn news_that_happen_to_have_the_nonce_of_a_request_are_no_answer_to_it() {
+    let (mut bench, nonce) = asked();
+    let other = record("10.0.0.3/32", SMALLER, ttl());
+    for records in [
+        vec![other.clone()],
+        vec![record(SUBSCRIBED, SMALLER, ttl()), other],
+    ] {
+        let told = bench.notify_all(nonce, &records);
+        assert!(
+            !events(&told)
+                .iter()
+                .any(|event| matches!(event, Event::Subscribed { .. }))
+        );
+    }
+    let answered = bench.notify(nonce, &record(SUBSCRIBED, SMALLER, ttl()));
+    assert!(
+        events(&answered)
+            .iter()
+            .any(|event| matches!(event, Event::Subscribed { .. }))
+    );
+}
+
+#[test]
 fn a_subscription_is_renewed_at_half_its_time_or_ten_minutes() {
     for (minutes, most) in [(2, 60.0), (15, 450.0), (1440, 600.0)] {
         let (mut bench, nonce) = asked();
