@@ -168,6 +168,8 @@ pub const LIVENESS_POLL: Duration = Duration::from_secs(4);
 /// How long bytes may go unanswered before the map server is asked again. A
 /// live WireGuard peer answers data within 10 s, if only with a keepalive.
 pub const SILENCE: Duration = Duration::from_secs(12);
+/// So many questions of a far end for us say as much in half that time.
+pub const INSISTENT: u32 = 3;
 /// Length of a keepalive of WireGuard, in bytes: no packet is as short, and nobody answers it.
 pub const KEEPALIVE: u64 = 32;
 /// How long after an answer a push may still be the rest of it.

@@ -13,10 +13,19 @@ use lisp_proto::{Action as MapAction, PublicKey, Record, RequestFlags, Timestamp
 
 use super::event::Cause;
 use super::limits::{
-    ANSWER_IN_PARTS, KEEPALIVE, LIVENESS_POLL, PASSIVE_WAIT, SESSION, SILENCE, SILENCE_BACKOFF_MAX,
+    ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, LIVENESS_POLL, PASSIVE_WAIT, SESSION, SILENCE,
+    SILENCE_BACKOFF_MAX,
 };
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, PeerStats, Timer};
+
+/// How a peer has asked for us.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    first: Timestamp,
+    last: Timestamp,
+    times: u32,
+}
 
 /// What was last seen of a peer's counters.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,8 +38,8 @@ struct Watch {
     patience: Duration,
     /// When its counters were last seen to have moved.
     moved: Timestamp,
-    /// When it asked for us, if nothing of it was heard since.
-    asked: Option<Timestamp>,
+    /// That it has asked for us since it was heard of.
+    asked: Option<Asked>,
     /// When we were last told of it because we had asked.
     answered: Option<Timestamp>,
     /// When a push was the rest of that answer.
@@ -149,12 +158,26 @@ impl Liveness {
         if watch.excused == Some(now) {
             return false;
         }
-        let since = *watch.asked.get_or_insert(now);
-        if now - since < SILENCE {
+        let once = Asked {
+            first: now,
+            last: now,
+            times: 1,
+        };
+        let asked = watch.asked.get_or_insert(once);
+        // One message may speak of several of its prefixes.
+        asked.times = asked.times.saturating_add(u32::from(asked.last != now));
+        asked.last = now;
+        let patience = if asked.times >= INSISTENT {
+            SILENCE / 2
+        } else {
+            SILENCE
+        };
+        let waited = now - asked.first;
+        if waited < patience {
             return false;
         }
-        let in_vain = now - since < SESSION;
-        watch.asked = (!in_vain).then_some(now);
+        let in_vain = waited < SESSION;
+        watch.asked = (!in_vain).then_some(once);
         watch.in_doubt = in_vain.then_some(now);
         in_vain
     }
@@ -329,6 +352,9 @@ mod tests {
             [false, false, true, false, true]
         );
         assert_eq!(asks(&[0, 180, 192]), [false, false, true]);
+        assert_eq!(asks(&[0, 5, 7]), [false, false, true], "it insists");
+        assert_eq!(asks(&[0, 1, 2, 3]), [false; 4]);
+        assert_eq!(asks(&[0, 0, 7, 7]), [false; 4], "twice, about two prefixes");
         let mut liveness = Liveness::default();
         liveness.touch(Timestamp::ZERO, key);
         assert!(!liveness.asks_in_vain(Timestamp::ZERO, &key));
