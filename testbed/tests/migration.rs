@@ -59,14 +59,23 @@ fn moves_without_loss(data_plane: DataPlane, pace: Duration) {
     assert!(one.is_perfect(), "{one:?}");
     let (from, to) = proxies_of(&network);
     println!("from {from} to {to}");
-    // There and back again: one direction of the comparison of keys is not enough.
-    for (from, to) in [(&from, &to), (&to, &from)] {
+    // There and back again: one direction of the comparison of keys is not enough. First an operator
+    // moves the client, then a proxy sends it away.
+    for (from, to, itself) in [(&from, &to, false), (&to, &from, true)] {
         let (report, said) = thread::scope(|scope| {
             let flowing = scope.spawn(|| stream(client, &inside, 3_000, pace));
             testbed::sleep(BEFORE);
-            let arguments = ["migrate", "--from", from, "--to", to, "--all", "--json"];
-            let said = network.server.ask(&arguments).unwrap();
-            (flowing.join().unwrap().unwrap(), said)
+            let said = if itself {
+                network
+                    .endpoint(from)
+                    .unwrap()
+                    .node
+                    .ask(&["drain", "--json"])
+            } else {
+                let arguments = ["migrate", "--from", from, "--to", to, "--all", "--json"];
+                network.server.ask(&arguments)
+            };
+            (flowing.join().unwrap().unwrap(), said.unwrap())
         });
         let text = String::from_utf8_lossy(&said.stdout).into_owned();
         let complaint = String::from_utf8_lossy(&said.stderr).into_owned();

@@ -5,6 +5,7 @@ mod cli;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -55,6 +56,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Lets those who share its prefixes take the clients of a running agent over, before it is
+    /// stopped; or, with --undo, lets clients come again.
+    Drain {
+        #[command(flatten)]
+        target: Target,
+        /// Lets clients come again; nobody moves back by himself.
+        #[arg(long)]
+        undo: bool,
+        /// How long to wait until all have gone, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
+        /// Prints the end as one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Stops a running agent; on the kernel's data plane the tunnels stay, for the next start.
     Stop {
         #[command(flatten)]
@@ -102,6 +118,15 @@ fn main() -> ExitCode {
         }),
         Command::Status { target, json } => finished(cli::status::run(&target, json)),
         Command::Trace { eid, target, json } => match cli::trace::run(&target, eid, json) {
+            Ok(false) => ExitCode::from(EXIT_FAILURE),
+            result => finished(result.map(drop)),
+        },
+        Command::Drain {
+            target,
+            undo,
+            wait,
+            json,
+        } => match cli::drain::run(&target, undo, Duration::from_secs(wait), json) {
             Ok(false) => ExitCode::from(EXIT_FAILURE),
             result => finished(result.map(drop)),
         },

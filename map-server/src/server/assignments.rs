@@ -164,11 +164,16 @@ impl MapServer {
         let known = assignments.get(&mapping.record().eid, client);
         let known = known.filter(|at| mapping.is_registered_by(at.owner));
         // Who knows nothing any more is a new client.
-        let known = known.filter(|at| !assignments.is_draining(at.owner) || self.uses(at, client));
+        let known = known.filter(|at| !self.leaves(mapping, at.owner) || self.uses(at, client));
         let preferred = preferred
-            .filter(|owner| mapping.is_registered_by(*owner) && !assignments.is_draining(*owner));
+            .filter(|owner| mapping.is_registered_by(*owner) && !self.leaves(mapping, *owner));
         let known = known.map(|at| at.owner).or(preferred);
         known.or_else(|| self.best_owner(mapping, client, None))
+    }
+
+    /// Whether `owner` is to get no new clients of `mapping`: an operator has said so, or it does itself.
+    pub(super) fn leaves(&self, mapping: &Mapping, owner: XtrIndex) -> bool {
+        self.state.assignments.is_draining(owner) || offer(mapping, owner).0 == u8::MAX
     }
 
     /// Whether `client` is still told what becomes of some part.
@@ -191,9 +196,9 @@ impl MapServer {
         let owners = owners.into_iter().filter(|owner| Some(*owner) != besides);
         owners.min_by_key(|owner| {
             let (priority, weight) = offer(mapping, *owner);
-            let draining = self.state.assignments.is_draining(*owner);
+            let leaves = self.leaves(mapping, *owner);
             let score = score(client, &self.sites.site(*owner).name, weight);
-            (draining, priority, Reverse(score))
+            (leaves, priority, Reverse(score))
         })
     }
 
@@ -260,7 +265,11 @@ impl MapServer {
     /// Returns the record of `mapping` as `receiver` is told it.
     pub(super) fn record_for(&self, mapping: &Mapping, receiver: Option<XtrIndex>) -> Record {
         let owner = receiver.and_then(|client| self.owner_of(mapping, client));
-        let Some(owner) = owner.filter(|own| mapping.owners().any(|other| other != *own)) else {
+        let told_apart = |own: &XtrIndex| {
+            let alone = mapping.owners().all(|other| other == *own);
+            !alone || offer(mapping, *own).0 == u8::MAX
+        };
+        let Some(owner) = owner.filter(told_apart) else {
             return mapping.record().clone();
         };
         let draining = |owner| self.state.assignments.is_draining(owner);

@@ -12,7 +12,9 @@ use lisp_proto::{EidPrefix, InstanceId, Record, Timestamp};
 
 use super::actions::{Actions, Event};
 use super::moves::{Move, MoveId, Stage};
+
 use super::operator::{Command, Migration, MigrationState, Step, Why};
+use super::plan::Planned;
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
 use crate::config::XtrName;
@@ -54,6 +56,11 @@ impl MapServer {
         if let Some((name, draining)) = drained {
             self.drain(name, draining, actions);
         }
+        self.carry_out(now, planned, actions);
+    }
+
+    /// Queues what is planned; what cannot be done is remembered as failed.
+    fn carry_out(&mut self, now: Timestamp, planned: Vec<Planned>, actions: &mut Actions) {
         let run = self.state.moves.next_run();
         for mut one in planned {
             if one.way.is_ok() && self.state.moves.len() >= limits::MIGRATIONS {
@@ -66,6 +73,12 @@ impl MapServer {
                 Err(_) => self.state.moves.remember(now, report),
             }
         }
+    }
+
+    /// An owner says by the priority of its locators that its clients are to go (RFC 9301 §5.4).
+    pub(super) fn drain_itself(&mut self, now: Timestamp, owner: XtrIndex, actions: &mut Actions) {
+        let planned = self.plan_drain(owner);
+        self.carry_out(now, planned, actions);
     }
 
     fn drain(&mut self, name: &XtrName, draining: bool, actions: &mut Actions) {

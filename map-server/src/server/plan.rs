@@ -67,9 +67,6 @@ impl MapServer {
                 if source == destination {
                     return Err(Refused::Same { name: from.clone() });
                 }
-                if self.state.assignments.is_draining(destination) {
-                    return Err(Refused::Drained { name: to.clone() });
-                }
                 let mappings = &self.state.mappings;
                 let mut shared = self.shares(source);
                 let both = |eid: &EidPrefix| {
@@ -77,6 +74,14 @@ impl MapServer {
                     mapping.is_some_and(|mapping| mapping.is_registered_by(destination))
                 };
                 shared.retain(both);
+                let wants_none = |eid| {
+                    let mapping = mappings.exact(eid);
+                    mapping.is_some_and(|mapping| self.leaves(mapping, destination))
+                };
+                if self.state.assignments.is_draining(destination) || shared.iter().any(wants_none)
+                {
+                    return Err(Refused::Drained { name: to.clone() });
+                }
                 if shared.is_empty() {
                     return Err(Refused::NothingShared {
                         from: from.clone(),
@@ -179,7 +184,8 @@ impl MapServer {
         }
     }
 
-    fn plan_drain(&self, from: XtrIndex) -> Vec<Planned> {
+    /// Says where the clients of an owner would go that wants none.
+    pub(super) fn plan_drain(&self, from: XtrIndex) -> Vec<Planned> {
         let assignments = &self.state.assignments;
         let mut ways: BTreeMap<_, Vec<EidPrefix>> = BTreeMap::new();
         for eid in self.shares(from) {
@@ -189,7 +195,7 @@ impl MapServer {
             let clients = assignments.clients(&eid);
             for (client, _) in clients.filter(|(_, owner)| *owner == from) {
                 let to = self.best_owner(mapping, client, Some(from));
-                let to = to.filter(|to| !assignments.is_draining(*to));
+                let to = to.filter(|to| !self.leaves(mapping, *to));
                 ways.entry((client, to)).or_default().push(eid);
             }
         }

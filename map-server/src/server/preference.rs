@@ -8,6 +8,10 @@ use super::limits;
 use super::mappings::Mapping;
 use super::sites::XtrIndex;
 
+/// Highest priority number of the owner that a client is on: there is one behind it, and one that
+/// says that a locator must not be used.
+const LAST_OWN: u8 = u8::MAX - 2;
+
 /// Returns the lowest priority number that `owner` offers, and the weight of that.
 pub(super) fn offer(mapping: &Mapping, owner: XtrIndex) -> (u8, u32) {
     let locators = || {
@@ -23,24 +27,35 @@ pub(super) fn offer(mapping: &Mapping, owner: XtrIndex) -> (u8, u32) {
     )
 }
 
+/// Whether an owner offers nothing that may be used (RFC 9301 §5.4): all its clients are to go.
+pub(super) fn withholds(locators: &[Locator]) -> bool {
+    !locators.is_empty() && locators.iter().all(|it| it.priority == u8::MAX)
+}
+
 /// Returns the locators of `mapping`, those of `owner` first; others are behind them, and may not be
-/// used at all while they are drained.
+/// used at all while they are drained. An owner that withholds its own keeps its clients until they
+/// have moved.
 pub(super) fn locators_for(
     mapping: &Mapping,
     owner: XtrIndex,
     is_draining: impl Fn(XtrIndex) -> bool,
 ) -> Vec<Locator> {
     let is_own = |xtr: &XtrIndex| *xtr == owner;
-    let usable = mapping.offers().filter(|(xtr, _)| is_own(xtr));
-    let usable = usable.flat_map(|(_, offer)| &offer.locators);
-    let last = usable.map(|it| it.priority).filter(|it| *it != u8::MAX);
-    let behind = last.max().map_or(0, |last| last.saturating_add(1));
+    let own = mapping.offers().filter(|(xtr, _)| is_own(xtr));
+    let own: Vec<u8> = own
+        .flat_map(|(_, offer)| &offer.locators)
+        .map(|it| it.priority)
+        .collect();
+    let leaves = own.iter().all(|priority| *priority == u8::MAX);
+    let usable = own.iter().filter(|it| leaves || **it != u8::MAX);
+    let last = usable.map(|it| (*it).min(LAST_OWN)).max();
+    let behind = last.map_or(0, |last| last.saturating_add(1));
     let mut locators: BTreeMap<_, (bool, Locator)> = BTreeMap::new();
     for (xtr, offer) in mapping.offers() {
         for locator in &offer.locators {
             let priority = match locator.priority {
+                own if is_own(&xtr) && (leaves || own != u8::MAX) => own.min(LAST_OWN),
                 u8::MAX => u8::MAX,
-                own if is_own(&xtr) => own.min(u8::MAX - 2),
                 _ if is_draining(xtr) => u8::MAX,
                 other => {
                     let other = other.saturating_add(limits::PRIORITY_BEHIND);

@@ -14,6 +14,7 @@ use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
 use super::mappings::Registration;
+use super::preference::withholds;
 use super::publish::Changed;
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
@@ -36,6 +37,8 @@ struct Outcome {
     changed: Changed,
     /// Whether the store was told.
     persisted: bool,
+    /// Whether its owner shares it, and would have no clients from now on.
+    withheld: bool,
 }
 
 impl MapServer {
@@ -76,6 +79,9 @@ impl MapServer {
         }
         let changes: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
         self.publish(now, Some(terms.registrant), &changes, actions);
+        if outcomes.iter().any(|outcome| outcome.withheld) {
+            self.drain_itself(now, xtr, actions);
+        }
         self.part(xtr, &changes);
         for iid in iids {
             self.tidy(now, xtr, iid, actions);
@@ -178,6 +184,8 @@ impl MapServer {
             .mappings
             .registration(&record.eid, &terms.registrant);
         let begins_to_share = terms.merge && before.is_some_and(|before| !before.merge);
+        let withheld_before = before.is_some_and(|before| withholds(&before.locators));
+        let withheld = terms.merge && withholds(&record.locators) && !withheld_before;
         let known = before == Some(&registration);
         let newcomer = before.is_none().then_some(terms.registrant.xtr);
         let Ok(stored) = self
@@ -218,6 +226,7 @@ impl MapServer {
                 newcomer,
             },
             persisted: !known,
+            withheld,
         })
     }
 
@@ -244,6 +253,7 @@ impl MapServer {
                 newcomer: None,
             },
             persisted,
+            withheld: false,
         }
     }
 

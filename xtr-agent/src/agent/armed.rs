@@ -122,6 +122,13 @@ impl Handovers {
         self.armed.get(prefix).map(|armed| armed.word.to.key)
     }
 
+    /// The prefixes that move to `key` when it has shaken hands.
+    pub(super) fn moving_to(&self, key: &PublicKey) -> Vec<IpNet> {
+        let armed = self.armed.iter();
+        let moving = armed.filter(|(_, armed)| armed.word.to.key == *key);
+        moving.map(|(prefix, _)| *prefix).collect()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.armed.len() + self.put_off.len()

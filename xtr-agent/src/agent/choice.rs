@@ -14,7 +14,7 @@ use super::Agent;
 use super::map_cache::Chosen;
 
 /// The priority of a locator that must not be used (RFC 9301 5.4).
-const NOT_TO_BE_USED: u8 = u8::MAX;
+pub(super) const NOT_TO_BE_USED: u8 = u8::MAX;
 
 /// A locator that we could use.
 #[derive(Clone, Copy, Debug)]

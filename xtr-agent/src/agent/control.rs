@@ -8,6 +8,7 @@ use lisp_proto::{
     Timestamp, Ttl, decode, encode_map_register,
 };
 
+use super::choice::NOT_TO_BE_USED;
 use super::event::{DropReason, Event};
 use super::limits::{FAREWELL_RETRY, RECORDS_PER_MESSAGE};
 use super::{Action, Actions, Agent, Timer};
@@ -36,6 +37,19 @@ impl Agent {
             self.config.control_address = moved.copied().unwrap_or(control);
         }
         self.config.rlocs = rlocs.to_vec();
+        for server in &mut self.servers {
+            server.registration.afresh();
+        }
+        self.register_all(now, actions);
+    }
+
+    /// Those who share our prefixes are to take our clients over, or these may come again: the map
+    /// servers learn it from the priority of our locators, and move them.
+    pub(super) fn drain(&mut self, now: Timestamp, draining: bool, actions: &mut Actions) {
+        if self.stopping || self.draining == draining {
+            return;
+        }
+        self.draining = draining;
         for server in &mut self.servers {
             server.registration.afresh();
         }
@@ -110,7 +124,7 @@ impl Agent {
             self.config.rlocs.as_slice()
         };
         let locators = rlocs.iter().map(|rloc| Locator {
-            priority: 1,
+            priority: if self.draining { NOT_TO_BE_USED } else { 1 },
             weight: 100,
             local: true,
             probed: false,

@@ -58,7 +58,11 @@ impl Agent {
     /// A key that has taken the place of another one has had time to start a
     /// handshake; with a session nothing happens.
     pub(super) fn kick_due(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
-        if self.peers.contains(&key) {
+        if self.liveness.is_in_doubt(&key) {
+            // The look that was wanted came too late, or too early.
+            actions.push(Action::ReadPeerStatsAnew(vec![key]));
+            self.deadlines.set(Timer::Kick(key), now + PASSIVE_WAIT);
+        } else if self.peers.contains(&key) {
             actions.push(Action::Kick(key));
             if !self.peers.handshake_seen(&key)
                 && let Some(prefix) = self.peers.prefixes(&key).first()

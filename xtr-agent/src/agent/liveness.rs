@@ -5,19 +5,15 @@
 //! it of us once more. WireGuard itself then starts a new handshake.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use lisp_proto::{Action as MapAction, PublicKey, Record, RequestFlags, Timestamp, Ttl};
+use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
-use super::event::Cause;
 use super::limits::{
-    ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, LIVENESS_POLL, PASSIVE_WAIT, SESSION, SILENCE,
+    ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, LIVENESS_POLL, REKINDLE_LOOK, SESSION, SILENCE,
     SILENCE_BACKOFF_MAX,
 };
-use super::map_cache::{Chosen, State};
-use super::{Action, Actions, Agent, PeerStats, Timer};
+use super::{Actions, Agent, PeerStats, Timer};
 
 /// How a peer has asked for us.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +40,7 @@ struct Watch {
     answered: Option<Timestamp>,
     /// When a push was the rest of that answer.
     excused: Option<Timestamp>,
-    /// When it had asked for us in vain: it is set up anew unless a look since then has heard it.
+    /// When it had asked for us in vain: it is set up anew if a look since then has not heard it.
     in_doubt: Option<Timestamp>,
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
@@ -139,7 +135,7 @@ impl Liveness {
     }
 
     /// A map server has answered that a peer is as we know it.
-    fn answered(&mut self, now: Timestamp, key: &PublicKey) {
+    pub(super) fn answered(&mut self, now: Timestamp, key: &PublicKey) {
         if let Some(watch) = self.watches.get_mut(key) {
             watch.answered = Some(now);
         }
@@ -147,7 +143,7 @@ impl Liveness {
 
     /// Notes that a peer has asked for us, as far as a push tells; true when it has done so before, and has had the time
     /// to be heard. After the time of a session there is none that only we still have.
-    fn asks_in_vain(&mut self, now: Timestamp, key: &PublicKey) -> bool {
+    pub(super) fn asks_in_vain(&mut self, now: Timestamp, key: &PublicKey) -> bool {
         let Some(watch) = self.watches.get_mut(key) else {
             return false;
         };
@@ -164,9 +160,11 @@ impl Liveness {
             times: 1,
         };
         let asked = watch.asked.get_or_insert(once);
-        // One message may speak of several of its prefixes.
-        asked.times = asked.times.saturating_add(u32::from(asked.last != now));
-        asked.last = now;
+        // One question may lead to several messages, of several map servers.
+        if now - asked.last >= ANSWER_IN_PARTS {
+            asked.times = asked.times.saturating_add(1);
+            asked.last = now;
+        }
         let patience = if asked.times >= INSISTENT {
             SILENCE / 2
         } else {
@@ -182,16 +180,39 @@ impl Liveness {
         in_vain
     }
 
-    /// Whether a peer that has asked for us in vain is still not heard at this look.
-    fn is_deaf(&mut self, peer: &PeerStats) -> bool {
+    /// Whether a peer has asked for us in vain, and no look since then has said anything else.
+    pub(super) fn is_in_doubt(&self, key: &PublicKey) -> bool {
+        let watch = self.watches.get(key);
+        watch.is_some_and(|watch| watch.in_doubt.is_some())
+    }
+
+    /// Whether a peer that has asked for us in vain is still not heard at this look. One that is older
+    /// than the wait for it says nothing: it may have been heard in between.
+    fn is_deaf(&mut self, now: Timestamp, peer: &PeerStats) -> bool {
         let Some(watch) = self.watches.get_mut(&peer.key) else {
             return false;
         };
-        if watch.in_doubt.is_none_or(|since| peer.read_at < since) {
+        let Some(since) = watch.in_doubt.filter(|since| peer.read_at >= *since) else {
+            return false;
+        };
+        if now - peer.read_at > REKINDLE_LOOK.max(peer.read_at - since) {
             return false;
         }
         watch.in_doubt = None;
         peer.rx_bytes == watch.rx_bytes
+    }
+
+    /// How patient we have become with a peer.
+    pub(super) fn patience(&self, key: &PublicKey) -> Duration {
+        let watch = self.watches.get(key);
+        watch.map_or(Duration::ZERO, |watch| watch.patience)
+    }
+
+    /// A peer that is new to the data plane is not new to us.
+    pub(super) fn stay_patient(&mut self, key: &PublicKey, patience: Duration) {
+        if let Some(watch) = self.watches.get_mut(key) {
+            watch.patience = patience;
+        }
     }
 }
 
@@ -201,85 +222,6 @@ impl Agent {
         self.liveness.touch(now, key);
         if self.peers.len() == 1 {
             self.deadlines.set(Timer::Liveness, now + LIVENESS_POLL);
-        }
-    }
-
-    /// The map server repeats a mapping of ours, because its owner has asked for us once more.
-    ///
-    /// An owner that restarts has lost the session that we still have, and a NAT of ours may keep
-    /// its handshakes out. If nothing is heard of it all the same, which takes a look at its counters
-    /// (it may be in use just now), its mappings are set up anew: then we start the handshake. That takes an endpoint that we can reach; one behind a NAT of
-    /// its own would lose the endpoint under which we know it.
-    pub(super) fn begin_anew(
-        &mut self,
-        now: Timestamp,
-        prefix: IpNet,
-        chosen: Chosen,
-        actions: &mut Actions,
-    ) {
-        let entry = self.cache.get(&prefix);
-        let repeated = entry.is_some_and(|entry| {
-            entry.chosen == Some(chosen)
-                && matches!(entry.state, State::Active | State::Routing | State::Opening)
-        });
-        if repeated {
-            // Nothing happens if there is a session. If there is none, a NAT of ours may have
-            // forgotten the far end, and nobody but us can open it again.
-            self.deadlines
-                .set(Timer::Kick(chosen.key), now + PASSIVE_WAIT);
-        }
-        let reachable = self.reaches(chosen.endpoint.ip());
-        if repeated
-            && reachable
-            && !self.resolver.is_refreshing(&prefix)
-            && self.liveness.asks_in_vain(now, &chosen.key)
-        {
-            actions.push(Action::ReadPeerStatsAnew(vec![chosen.key]));
-        }
-    }
-
-    /// A map server has answered that a mapping is as we know it. Its owner was told that we have
-    /// asked, and shall hear that we did not do so in vain, also when nothing goes there.
-    pub(super) fn confirmed(&mut self, now: Timestamp, prefix: IpNet, chosen: Chosen) {
-        self.liveness.answered(now, &chosen.key);
-        let entry = self.cache.get(&prefix);
-        let ready = entry.is_some_and(|entry| matches!(entry.state, State::Active));
-        if ready && self.is_subscribed(&prefix) {
-            self.deadlines
-                .set(Timer::Kick(chosen.key), now + PASSIVE_WAIT);
-        }
-    }
-
-    /// Whether an endpoint may be reached from here, as far as its address tells: one that means
-    /// something within its own site only has to find us.
-    pub(super) fn reaches(&self, endpoint: IpAddr) -> bool {
-        !is_private(endpoint) || self.config.rlocs.iter().any(|own| is_private(*own))
-    }
-
-    /// Takes a peer out and puts it in again with all its mappings.
-    fn set_up_anew(&mut self, now: Timestamp, key: &PublicKey, actions: &mut Actions) {
-        let (mut mappings, mut waiting) = (Vec::new(), Vec::new());
-        for prefix in self.peers.prefixes(key) {
-            if let Some(entry) = self.cache.get_mut(&prefix) {
-                mappings.push((prefix, entry.region, entry.expires, entry.chosen));
-                waiting.extend(entry.held.take(&mut self.budget));
-            }
-            self.forget(prefix, actions);
-        }
-        for (prefix, region, expires, chosen) in mappings {
-            let Some(chosen) = chosen else { continue };
-            let minutes = (expires - now).as_secs().div_ceil(60);
-            let record = Record {
-                eid: self.eid(prefix),
-                ttl: Ttl::from_minutes(u32::try_from(minutes).unwrap_or(u32::MAX)),
-                action: MapAction::NoAction,
-                authoritative: false,
-                locators: Vec::new(),
-            };
-            self.positive(now, &record, region, chosen, Cause::Push, actions);
-        }
-        for packet in waiting {
-            self.tun_packet(now, &packet, actions);
         }
     }
 
@@ -294,7 +236,7 @@ impl Agent {
             if !self.peers.contains(&peer.key) {
                 continue;
             }
-            if self.liveness.is_deaf(peer) {
+            if self.liveness.is_deaf(now, peer) {
                 self.set_up_anew(now, &peer.key, actions);
                 continue;
             }
@@ -310,16 +252,9 @@ impl Agent {
     }
 }
 
-/// Whether an address means something within one site only.
-const fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_private() || address.is_link_local(),
-        IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::limits::PASSIVE_WAIT;
     use super::*;
 
     fn peer(rx_bytes: u64, tx_bytes: u64) -> PeerStats {
@@ -354,7 +289,11 @@ mod tests {
         assert_eq!(asks(&[0, 180, 192]), [false, false, true]);
         assert_eq!(asks(&[0, 5, 7]), [false, false, true], "it insists");
         assert_eq!(asks(&[0, 1, 2, 3]), [false; 4]);
-        assert_eq!(asks(&[0, 0, 7, 7]), [false; 4], "twice, about two prefixes");
+        assert_eq!(
+            asks(&[0, 0, 1, 7]),
+            [false; 4],
+            "twice, in several messages"
+        );
         let mut liveness = Liveness::default();
         liveness.touch(Timestamp::ZERO, key);
         assert!(!liveness.asks_in_vain(Timestamp::ZERO, &key));

@@ -6,6 +6,7 @@
 
 mod action;
 mod allowed;
+mod anew;
 mod answer;
 mod armed;
 mod asked;
@@ -119,6 +120,8 @@ pub enum Input<'a> {
     PeerStats(&'a [PeerStats]),
     /// The addresses of this host changed.
     LocalRlocs(&'a [IpAddr]),
+    /// Whether those who share our prefixes are to take our clients over.
+    Drain(bool),
     /// A deadline passed.
     Tick,
     /// The process is about to stop: withdraw and tidy up.
@@ -193,6 +196,8 @@ pub struct Agent {
     /// Peers that go if the next look finds them unused.
     evicting: BTreeSet<PublicKey>,
     deadlines: Deadlines<Timer>,
+    /// Whether our clients are to go to others.
+    draining: bool,
     stopping: bool,
 }
 
@@ -229,6 +234,7 @@ impl Agent {
             looked_at: None,
             evicting: BTreeSet::new(),
             deadlines: Deadlines::default(),
+            draining: false,
             stopping: false,
             config,
         }
@@ -244,6 +250,7 @@ impl Agent {
             Input::Applied { id, ok } => self.applied(now, id, ok, actions),
             Input::PeerStats(stats) => self.peer_stats(now, stats, actions),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
+            Input::Drain(draining) => self.drain(now, draining, actions),
             Input::Tick => {}
             Input::Shutdown => self.shut_down(now, actions),
         }

@@ -127,6 +127,11 @@ impl Peers {
         }
     }
 
+    /// Where `key` lives, as far as its mappings tell.
+    pub(super) fn endpoint(&self, key: &PublicKey) -> Option<SocketAddr> {
+        self.by_key.get(key).map(|peer| peer.endpoint)
+    }
+
     /// The prefixes of `key`.
     pub(super) fn prefixes(&self, key: &PublicKey) -> Vec<IpNet> {
         let peer = self.by_key.get(key);

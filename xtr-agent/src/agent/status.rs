@@ -20,6 +20,8 @@ pub struct Status {
     pub rlocs: Vec<IpAddr>,
     /// Key of the data interface.
     pub public_key: PublicKey,
+    /// Whether those who share our prefixes are to take our clients over.
+    pub draining: bool,
     /// The map servers, in the order of the configuration.
     pub servers: Vec<ServerStatus>,
     /// The map-cache: IPv4 first, in prefix order.
@@ -107,6 +109,7 @@ impl Agent {
             eid_prefixes: own.iter().map(|prefix| self.eid(*prefix)).collect(),
             rlocs: self.config.rlocs.clone(),
             public_key: self.config.public_key,
+            draining: self.draining,
             servers: self.server_status(now),
             mappings: self
                 .cache

@@ -75,12 +75,11 @@ impl Subscriptions {
     }
 }
 
-/// Whether `records` are nothing but `asked`, parts of it, and a mapping around it with its parts.
+/// Whether `records` are a mapping around `asked` and parts of it.
 fn is_answer_for(asked: &IpNet, records: &[Record]) -> bool {
     let mut told = records.iter().map(|record| record.eid.net());
     let around = told.clone().find(|told| told.contains(asked));
-    let whole = around.as_ref().unwrap_or(asked);
-    !records.is_empty() && told.all(|told| whole.contains(&told) || told.contains(asked))
+    around.is_some_and(|whole| told.all(|told| whole.contains(&told) || told.contains(asked)))
 }
 
 impl Agent {

@@ -6,7 +6,7 @@
 //! that is taken out and put back starts at once, and loses the packets it kept, so copies of them
 //! are kept here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,6 +77,12 @@ impl Watches {
     /// Whether the peer `key` is being taken out, or was, to be put back: a session with it is over.
     pub(super) fn is_leaving_or_out(&self, key: &PublicKey) -> bool {
         self.by_key.get(key).is_some_and(Watch::is_leaving_or_out)
+    }
+
+    /// Takes out what the data plane got for the peer `key` and may not have sent, oldest first.
+    pub(super) fn staged(&mut self, key: &PublicKey, budget: &mut HoldBudget) -> VecDeque<Bytes> {
+        let watch = self.by_key.get_mut(key);
+        watch.map_or_else(VecDeque::new, |watch| watch.staged.take(budget))
     }
 
     /// Ends the watch of `key`.
@@ -213,6 +219,7 @@ impl Agent {
     fn no_handshake(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
         let watch = self.watches.by_key.get(&key);
         let in_vain = watch.is_some_and(|watch| watch.rekindle.is_some());
+        let mut wanted = watch.is_some_and(|watch| watch.staged_count > 0);
         self.refuse_staged(&key, actions);
         self.watches.remove(&key, &mut self.budget);
         if !in_vain {
@@ -231,7 +238,9 @@ impl Agent {
             }
             self.traces.lost(now, prefix, DropReason::NoHandshake);
             self.release(prefix, actions);
-            if !self.resolver.is_refreshing(&prefix) && self.second_questions.take(now) {
+            // The map server tells it of us whichever of its prefixes is asked for.
+            let asks = std::mem::take(&mut wanted) && !self.resolver.is_refreshing(&prefix);
+            if asks && self.second_questions.take(now) {
                 self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }

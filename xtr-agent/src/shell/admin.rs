@@ -24,6 +24,11 @@ pub enum Request {
         /// The destination.
         eid: IpAddr,
     },
+    /// To let those who share our prefixes take our clients over.
+    Drain {
+        /// Whether clients may come again instead.
+        undo: bool,
+    },
     /// To end; answered when that is done but for the process itself.
     Stop {
         /// Whether interfaces and routes go and registrations are withdrawn.

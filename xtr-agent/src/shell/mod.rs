@@ -163,7 +163,7 @@ impl Shell {
                 _ = interrupt.recv() => break Ending::purge(),
                 _ = hangup.recv() => self.reload().await?,
                 question = admin.next() => {
-                    if let Some(ending) = self.answer(question).await {
+                    if let Some(ending) = self.answer(question).await? {
                         break ending;
                     }
                 }
@@ -197,13 +197,14 @@ impl Shell {
     }
 
     /// Answers a question, or says how to end when that was the question.
-    async fn answer(&mut self, question: Question) -> Option<Ending> {
+    async fn answer(&mut self, question: Question) -> Result<Option<Ending>> {
         match question.request {
             Request::Status => self.status(question).await,
             Request::Trace { eid } => self.trace(eid, question),
-            Request::Stop { purge } => return Some(Ending::asked(purge, question)),
+            Request::Drain { undo } => self.drain(!undo, question).await?,
+            Request::Stop { purge } => return Ok(Some(Ending::asked(purge, question))),
         }
-        None
+        Ok(None)
     }
 
     /// Writes down what the agents know.

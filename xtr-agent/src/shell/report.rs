@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use lisp_proto::PublicKey;
+use anyhow::Result;
+use lisp_proto::{PublicKey, Timestamp};
 use serde_json::{Value, json};
 use tracing::debug;
 use wg_device::{DeviceError, NetNs, round_trips};
@@ -13,9 +14,13 @@ use super::admin::Question;
 use super::heard::EVIDENCE;
 use super::overlay::Overlay;
 use super::{Shared, Shell};
+use crate::agent::Input;
 
 /// Peers whose round trip is measured for one report.
 const MEASURED: usize = 64;
+/// Why clients cannot be drained.
+const NOTHING_SHARED: &str = "no prefix is shared, so nobody can take clients over: `shared = true` lets \
+    several xTRs register the same prefixes";
 /// How long they may take to answer.
 const ECHO_WAIT: Duration = Duration::from_millis(1_000);
 
@@ -34,7 +39,7 @@ impl Shell {
             echoes.push((names, targets));
             instances.push(report);
         }
-        let uptime = self.shared.clock.now() - lisp_proto::Timestamp::ZERO;
+        let uptime = self.shared.clock.now() - Timestamp::ZERO;
         let backend = self
             .overlays
             .first()
@@ -58,6 +63,23 @@ impl Shell {
         });
     }
 
+    /// Answers `drain`: tells the map servers whether our clients are to go, and says how far that is.
+    pub(super) async fn drain(&mut self, draining: bool, question: Question) -> Result<()> {
+        let mut instances = Vec::new();
+        for overlay in &mut self.overlays {
+            if overlay.instance.shared {
+                let input = Input::Drain(draining);
+                overlay.step(&mut self.shared, input).await?;
+                instances.push(overlay.drained(self.shared.clock.now()));
+            }
+        }
+        match instances.is_empty() {
+            true => question.refuse(NOTHING_SHARED),
+            false => question.answer(json!({ "instances": instances })),
+        }
+        Ok(())
+    }
+
     /// Answers `trace`: one way for each instance that knows one.
     pub(super) fn trace(&self, eid: IpAddr, question: Question) {
         let now = self.shared.clock.now();
@@ -68,6 +90,19 @@ impl Shell {
 }
 
 impl Overlay {
+    /// How far others have taken our clients over.
+    fn drained(&self, now: Timestamp) -> Value {
+        let status = self.agent.status(now);
+        let silent = status.servers.iter().filter(|it| it.unacknowledged);
+        json!({
+            "iid": self.iid,
+            "eid_prefixes": status.eid_prefixes,
+            "map_servers": status.servers.len(),
+            "unacknowledged": silent.count(),
+            "peers": status.peers.len(),
+        })
+    }
+
     /// Where the instance stands, and whom to ask for round trips, by peer.
     async fn report(&mut self, shared: &Shared) -> (Value, BTreeMap<PublicKey, IpAddr>) {
         let now = shared.clock.now();

@@ -342,7 +342,6 @@ fn other_owners_are_behind_the_own_one_whatever_they_register() {
         (1, 200, [1, 254]),
         (254, 1, [253, 254]),
         (1, 255, [1, 255]),
-        (255, 1, [255, 129]),
     ] {
         let mut bench = bench();
         bench.register_all();

@@ -389,3 +389,57 @@ fn what_is_remembered_is_bounded() {
         "the oldest has given way"
     );
 }
+
+#[test]
+fn the_clients_of_an_owner_that_withholds_its_locators_move_and_stay_until_they_have() {
+    let mut bench = connected();
+    let arm = share(&mut bench, "d", &default_routes("d", u8::MAX, 100));
+    let news = told(&arm);
+    assert!(
+        news.contains(&"e: 10.0.0.1/32 at 192.0.2.1".to_owned()),
+        "{news:?}"
+    );
+    assert!(
+        !news
+            .iter()
+            .any(|line| line.starts_with("a: 0.0.0.0/0 at 192.0.2.5")),
+        "{news:?}"
+    );
+    assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");
+    finish(&mut bench);
+    for client in ["a", "b"] {
+        assert_eq!(owner(&bench, DEFAULT, client).unwrap(), "e");
+    }
+    assert!(story(&bench).contains(&"a confirmed".to_owned()));
+    assert_eq!(
+        connect(&mut bench, "c")[0].0,
+        "192.0.2.5",
+        "no new ones for d"
+    );
+
+    bench.events.clear();
+    share(&mut bench, "d", &default_routes("d", 1, 100));
+    finish(&mut bench);
+    assert_eq!(
+        owner(&bench, DEFAULT, "a").unwrap(),
+        "e",
+        "nobody moves back by himself"
+    );
+    assert_eq!(story(&bench), [""; 0]);
+}
+
+#[test]
+fn the_clients_of_the_only_owner_stay_although_it_withholds_its_locators() {
+    let mut bench = connected();
+    for name in ["e", "f"] {
+        share(&mut bench, name, &[empty(DEFAULT, 0), empty("::/0", 0)]);
+    }
+    acknowledge_all(&mut bench);
+    share(&mut bench, "d", &default_routes("d", u8::MAX, 100));
+    acknowledge_all(&mut bench);
+    assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");
+    assert_eq!(
+        connect(&mut bench, "a"),
+        [("192.0.2.4".to_owned(), u8::MAX - 2)]
+    );
+}

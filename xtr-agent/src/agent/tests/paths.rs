@@ -313,6 +313,26 @@ fn a_host_whose_address_changes_registers_at_once() {
 }
 
 #[test]
+fn who_is_drained_says_at_once_that_its_locators_must_not_be_used() {
+    let mut bench = Bench::new();
+    bench.input(Input::Start);
+    let priorities = |actions: &[Action]| -> Vec<u8> {
+        let sent = sent(actions);
+        let Some(Ok(Message::MapRegister(register))) = sent.first().map(|bytes| decode(bytes))
+        else {
+            return Vec::new();
+        };
+        let record = register.records().next().unwrap();
+        record.locators().map(|locator| locator.priority).collect()
+    };
+    assert_eq!(priorities(&bench.input(Input::Drain(true))), [255]);
+    assert_eq!(priorities(&bench.input(Input::Drain(true))), [0_u8; 0]);
+    let again = bench.after(limits::REGISTER_RETRY);
+    assert_eq!(priorities(&again), [255], "until it is heard");
+    assert_eq!(priorities(&bench.input(Input::Drain(false))), [1]);
+}
+
+#[test]
 fn without_a_control_tunnel_answers_follow_the_host_to_its_new_address() {
     let mut config = Bench::config();
     config.control_address = addr("192.0.2.1");
@@ -354,15 +374,85 @@ fn a_far_end_that_is_heard_at_the_moment_it_asks_in_vain_keeps_its_session() {
     bench.handshake(SMALLER, 1);
     bench.notify(2, &far_end(SMALLER));
     bench.now = bench.now + SILENCE;
-    let asked = bench.notify(3, &far_end(SMALLER));
-    let looks = |action: &Action| matches!(action, Action::ReadPeerStatsAnew(_));
-    assert!(asked.iter().any(looks), "it may be in use by now");
-    let told = story(&bench.handshake(SMALLER, 1_000));
-    assert!(!told.contains(&"no peer".to_owned()), "{told:?}");
+    assert!(
+        looks(&bench.notify(3, &far_end(SMALLER))),
+        "it may be in use by now"
+    );
+    assert!(!is_set_up_anew(&bench.handshake(SMALLER, 1_000)));
     bench.now = bench.now + LIVENESS_POLL;
-    let later = bench.handshake(SMALLER, 1_000);
-    assert!(!story(&later).contains(&"no peer".to_owned()), "{later:?}");
-    assert!(bench.agent.peers().next().is_some());
+    assert!(!is_set_up_anew(&bench.handshake(SMALLER, 1_000)));
+}
+
+fn looks(actions: &[Action]) -> bool {
+    let look = |action: &Action| matches!(action, Action::ReadPeerStatsAnew(_));
+    actions.iter().any(look)
+}
+
+fn is_set_up_anew(actions: &[Action]) -> bool {
+    story(actions).contains(&"no peer".to_owned())
+}
+
+#[test]
+fn counters_from_before_the_question_say_nothing_and_are_read_again() {
+    let mut bench = Bench::new();
+    bench.connect(1, &far_end(SMALLER), 1);
+    bench.after(LIVENESS_POLL);
+    bench.handshake(SMALLER, 1);
+    bench.notify(2, &far_end(SMALLER));
+    bench.now = bench.now + SILENCE;
+    let before = bench.now;
+    bench.now = bench.now + Duration::from_millis(50);
+    bench.notify(3, &far_end(SMALLER));
+    let old = |bench: &mut Bench, read_at| {
+        bench.input(Input::PeerStats(&[PeerStats {
+            key: SMALLER,
+            handshake_seen: true,
+            rx_bytes: 1,
+            tx_bytes: 0,
+            read_at,
+        }]))
+    };
+    assert!(!is_set_up_anew(&old(&mut bench, before)), "from before");
+    assert!(looks(&bench.after(limits::PASSIVE_WAIT)));
+    let read_at = bench.now;
+    bench.now = bench.now + limits::PASSIVE_WAIT * 2;
+    assert!(
+        !is_set_up_anew(&old(&mut bench, read_at)),
+        "much can have happened since"
+    );
+    assert!(looks(&bench.after(limits::PASSIVE_WAIT)));
+    assert!(is_set_up_anew(&bench.handshake(SMALLER, 1)));
+    assert!(
+        !looks(&bench.after(limits::PASSIVE_WAIT)),
+        "that is settled"
+    );
+}
+
+#[test]
+fn what_the_data_plane_got_for_a_far_end_that_is_set_up_anew_is_sent_on_after_all() {
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let installing = bench.reply(nonce, &far_end(BIGGER));
+    assert!(story(&bench.done(&installing)).contains(&"sent on 1".to_owned()));
+    bench.agent.config.hold = Duration::from_secs(60);
+    bench
+        .agent
+        .watch(bench.now, BIGGER, Duration::from_secs(60));
+    bench.notify(2, &far_end(BIGGER));
+    bench.now = bench.now + SILENCE;
+    bench.notify(3, &far_end(BIGGER));
+    let look = |bench: &Bench| PeerStats {
+        key: BIGGER,
+        handshake_seen: false,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        read_at: bench.now,
+    };
+    let stats = look(&bench);
+    let anew = bench.input(Input::PeerStats(&[stats]));
+    assert!(is_set_up_anew(&anew), "{:?}", story(&anew));
+    assert_eq!(bench.agent.sizes().held, 1, "it waits once more");
 }
 
 #[test]
@@ -371,8 +461,9 @@ fn a_far_end_that_is_heard_keeps_its_session_however_often_it_asks() {
     bench.connect(1, &far_end(SMALLER), 1);
     for n in 0..5 {
         bench.after(LIVENESS_POLL);
-        bench.handshake(SMALLER, n);
+        assert!(!is_set_up_anew(&bench.handshake(SMALLER, n)));
         assert_eq!(story(&bench.notify(2 + n, &far_end(SMALLER))), ["ack"]);
+        assert!(!is_set_up_anew(&bench.handshake(SMALLER, n)));
         bench.now = bench.now + SILENCE;
     }
 }
@@ -392,6 +483,7 @@ fn a_far_end_behind_a_nat_of_its_own_is_left_where_it_was_last_seen() {
     bench.handshake(SMALLER, 1);
     for n in 2..5 {
         assert_eq!(story(&bench.notify(n, &record)), ["ack"]);
+        assert!(!is_set_up_anew(&bench.handshake(SMALLER, 1)));
         bench.now = bench.now + SILENCE;
     }
 }
