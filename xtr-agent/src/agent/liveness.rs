@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use lisp_proto::{PublicKey, RequestFlags, Timestamp};
+use lisp_proto::{PublicKey, Timestamp};
 
 use super::limits::{
     ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, LIVENESS_POLL, REKINDLE_LOOK, SESSION, SILENCE,
@@ -32,6 +32,8 @@ struct Watch {
     unanswered: Option<Timestamp>,
     /// How long to wait before the map server is asked; doubles each time.
     patience: Duration,
+    /// How often a map server was asked since it was heard of.
+    asked_for: u32,
     /// When its counters were last seen to have moved.
     moved: Timestamp,
     /// That it has asked for us since it was heard of.
@@ -118,6 +120,7 @@ impl Liveness {
         if received || watch.patience.is_zero() {
             watch.unanswered = None;
             watch.patience = SILENCE;
+            watch.asked_for = 0;
             watch.asked = None;
             watch.in_doubt = None;
         } else if sent > KEEPALIVE && watch.unanswered.is_none() {
@@ -154,6 +157,8 @@ impl Liveness {
         if watch.excused == Some(now) {
             return false;
         }
+        // It lives, and has not got through to us: whatever we have for it may be worth another try.
+        watch.patience = watch.patience.min(SILENCE * 2);
         let once = Asked {
             first: now,
             last: now,
@@ -202,6 +207,19 @@ impl Liveness {
         peer.rx_bytes == watch.rx_bytes
     }
 
+    /// How often a map server was asked for a peer since it was heard of.
+    pub(super) fn times_asked(&self, key: &PublicKey) -> u32 {
+        let watch = self.watches.get(key);
+        watch.map_or(0, |watch| watch.asked_for)
+    }
+
+    /// A map server is asked for a peer that is not heard of.
+    pub(super) fn ask_for(&mut self, key: &PublicKey) {
+        if let Some(watch) = self.watches.get_mut(key) {
+            watch.asked_for = watch.asked_for.wrapping_add(1);
+        }
+    }
+
     /// How patient we have become with a peer.
     pub(super) fn patience(&self, key: &PublicKey) -> Duration {
         let watch = self.watches.get(key);
@@ -244,8 +262,9 @@ impl Agent {
                 for prefix in self.peers.prefixes(&peer.key) {
                     // Whoever is named may be the better one by now.
                     self.handovers.forget_refusal(&prefix);
-                    self.ask_again(now, prefix, RequestFlags::default(), actions);
+                    self.ask_another(now, prefix, &peer.key, actions);
                 }
+                self.liveness.ask_for(&peer.key);
             }
             self.note_use(now, peer, actions);
         }
@@ -331,6 +350,21 @@ mod tests {
             (2..=3).contains(&count),
             "then ever less often, not {count} times"
         );
+    }
+
+    #[test]
+    fn who_has_asked_for_us_is_not_waited_for_as_long_as_one_of_whom_nothing_is_known() {
+        let key = PublicKey([1; 32]);
+        let mut liveness = Liveness::default();
+        liveness.touch(Timestamp::ZERO, key);
+        let mut now = Timestamp::ZERO;
+        for n in 0..40 {
+            now = now + LIVENESS_POLL;
+            liveness.silent(now, &peer(19, n * 100));
+        }
+        assert!(liveness.patience(&key) > SILENCE * 2);
+        liveness.asks_in_vain(now, &key);
+        assert_eq!(liveness.patience(&key), SILENCE * 2);
     }
 
     #[test]

@@ -294,10 +294,10 @@ impl Resolver {
     }
 
     /// Notes that `prefix` is asked for again with `nonce`, for the first time
-    /// or once more; says how many requests were sent before and with which
-    /// nonce to ask.
-    pub(super) fn refresh(&mut self, prefix: IpNet, nonce: Nonce) -> (Nonce, u32) {
-        let (nonce, tries) = self.refreshing.entry(prefix).or_insert((nonce, 0));
+    /// or once more; says how many requests were sent before, beginning to count at `first`,
+    /// and with which nonce to ask.
+    pub(super) fn refresh(&mut self, prefix: IpNet, nonce: Nonce, first: u32) -> (Nonce, u32) {
+        let (nonce, tries) = self.refreshing.entry(prefix).or_insert((nonce, first));
         let before = *tries;
         *tries = tries.saturating_add(1);
         self.outstanding.insert(*nonce, Purpose::Refresh(prefix));

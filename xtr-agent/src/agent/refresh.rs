@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use lisp_proto::{Nonce, RequestFlags, Timestamp};
+use lisp_proto::{Nonce, PublicKey, RequestFlags, Timestamp};
 use rand::Rng;
 
 use super::event::Cause;
@@ -50,11 +50,36 @@ impl Agent {
         flags: RequestFlags,
         actions: &mut Actions,
     ) {
+        self.ask_from(now, prefix, flags, 0, actions);
+    }
+
+    /// The same for a peer that does not answer, another map server each time: one that has answered
+    /// may have lost what it knew of us, and then it tells the far end nothing.
+    pub(super) fn ask_another(
+        &mut self,
+        now: Timestamp,
+        prefix: IpNet,
+        key: &PublicKey,
+        actions: &mut Actions,
+    ) {
+        let servers = u32::try_from(self.config.map_servers.len()).unwrap_or(u32::MAX);
+        let first = self.liveness.times_asked(key) % servers.max(1);
+        self.ask_from(now, prefix, RequestFlags::default(), first, actions);
+    }
+
+    fn ask_from(
+        &mut self,
+        now: Timestamp,
+        prefix: IpNet,
+        flags: RequestFlags,
+        first: u32,
+        actions: &mut Actions,
+    ) {
         let Some(source) = self.own_source(&prefix) else {
             return;
         };
         let fresh = Nonce(self.rng.random());
-        let (nonce, tries) = self.resolver.refresh(prefix, fresh);
+        let (nonce, tries) = self.resolver.refresh(prefix, fresh, first);
         let question = Question {
             source,
             asked: prefix,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use lisp_proto::{PublicKey, RequestFlags, Timestamp};
+use lisp_proto::{PublicKey, Timestamp};
 
 use super::event::{DropReason, Event};
 use super::hold::{Held, HoldBudget};
@@ -241,7 +241,8 @@ impl Agent {
             // The map server tells it of us whichever of its prefixes is asked for.
             let asks = std::mem::take(&mut wanted) && !self.resolver.is_refreshing(&prefix);
             if asks && self.second_questions.take(now) {
-                self.ask_again(now, prefix, RequestFlags::default(), actions);
+                self.ask_another(now, prefix, &key, actions);
+                self.liveness.ask_for(&key);
             }
         }
     }

@@ -80,3 +80,32 @@ fn only_the_silent_map_server_gets_a_new_control_tunnel() {
     bench.input(Input::Datagram { src, bytes: &bytes });
     assert!(renewed(&bench.after(limits::REQUEST_RETRY * 2)).is_empty());
 }
+
+#[test]
+fn for_a_peer_that_stays_silent_another_map_server_is_asked_each_time() {
+    let mut bench = two_servers();
+    bench.connect(1, &far_end(SMALLER), 1);
+    let mut asked = Vec::new();
+    for n in 1..40 {
+        let actions = bench.after(limits::LIVENESS_POLL);
+        let stats = PeerStats {
+            key: SMALLER,
+            handshake_seen: true,
+            rx_bytes: 1,
+            tx_bytes: n * 100,
+            read_at: bench.now,
+        };
+        let more = bench.input(Input::PeerStats(&[stats]));
+        for action in actions.into_iter().chain(more) {
+            if let Action::Send { dst, bytes } = action
+                && let Ok(Message::MapRequest(request)) = decode(&bytes)
+            {
+                asked.push(dst);
+                bench.reply(request.nonce, &far_end(SMALLER));
+            }
+        }
+    }
+    asked.truncate(3);
+    let [first, second] = [0, 1].map(|index| bench.agent.config.map_servers[index].address);
+    assert_eq!(asked, [first, second, first]);
+}
