@@ -4,7 +4,7 @@ use lisp_proto::{EidPrefix, InstanceId, Timestamp};
 
 use super::instances;
 use crate::server::actions::Actions;
-use crate::server::moves::{MoveId, Stage};
+use crate::server::moves::{Move, MoveId, Stage};
 use crate::server::operator::{MigrationState, Step, Why};
 use crate::server::{MapServer, limits};
 
@@ -67,14 +67,29 @@ impl MapServer {
         }
     }
 
-    /// The client is where it was, or has not said so in time: the destination forgets it.
+    /// The client is where it was, or has not said so in time: the destination forgets it. So does the
+    /// source, if a third has got the client because the destination left.
     pub(super) fn reverted(&mut self, now: Timestamp, id: MoveId, why: Why, actions: &mut Actions) {
         let Some(it) = self.a_move(id) else {
             return;
         };
         self.dismiss_all(now, &it, it.to, true, actions);
+        self.dismiss_unless_used(now, &it, actions);
         let step = Step::Switch;
         self.finish(now, id, MigrationState::Failed { step, why }, actions);
+    }
+
+    /// Lets the source forget the client, unless that is with it once more.
+    fn dismiss_unless_used(&mut self, now: Timestamp, it: &Move, actions: &mut Actions) {
+        let assignments = &self.state.assignments;
+        let mut at = it.report.eids.iter();
+        let is_back = at.any(|eid| {
+            let at = assignments.get(eid, it.client);
+            at.is_some_and(|at| at.owner == it.from)
+        });
+        if !is_back {
+            self.dismiss_all(now, it, it.from, true, actions);
+        }
     }
 
     /// Looks whether the two ends of every migration, and its client, are still there.
@@ -102,6 +117,7 @@ impl MapServer {
                     self.revert(now, id, self.gone(it.to), actions);
                 }
                 Stage::Lingering | Stage::Confirming if !has_destination => {
+                    self.dismiss_unless_used(now, &it, actions);
                     let (step, why) = (Step::Confirm, self.gone(it.to));
                     let failed = MigrationState::Failed { step, why };
                     self.finish(now, id, failed, actions);

@@ -200,3 +200,30 @@ fn the_clients_of_the_only_owner_stay_and_are_named() {
     assert_eq!(failed_of(&bench, "a"), ["nobody else shares what it uses"]);
     assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");
 }
+
+/// Begins to move a from d to e; of the others f suits it better than d.
+fn begun_with_a_third() -> (Bench, Vec<Sent>) {
+    let mut bench = connected();
+    share(&mut bench, "d", &default_routes("d", 9, 100));
+    acknowledge_all(&mut bench);
+    let arm = migrate(&mut bench);
+    let switch = bench.ack("e", &arm[0]);
+    (bench, switch)
+}
+
+#[test]
+fn the_source_forgets_a_client_that_a_third_has_got_because_the_destination_left() {
+    for has_moved in [false, true] {
+        let (mut bench, switch) = begun_with_a_third();
+        if has_moved {
+            bench.ack("a", &switch[0]);
+        }
+        let before = bench.sent.len();
+        share(&mut bench, "e", &[empty(DEFAULT, 0), empty("::/0", 0)]);
+        finish(&mut bench);
+        assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "f");
+        let told = told(&bench.sent[before..]);
+        let forgotten = "d: 10.0.0.1/32 at nowhere".to_owned();
+        assert!(told.contains(&forgotten), "moved: {has_moved}, {told:?}");
+    }
+}
