@@ -16,6 +16,10 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{dup, getpid, getppid};
+use socket2::{Domain, Socket, Type};
+
+/// Frames that a TAP keeps until they are read.
+const TAP_QUEUE: libc::c_int = 10_000;
 
 /// Opens a TAP interface of the calling thread's namespace, non-blocking and without
 /// offloads, so that every read is one frame as it would be on a wire.
@@ -34,6 +38,13 @@ pub(crate) fn open_tap(name: &str) -> io::Result<OwnedFd> {
         libc::c_short::try_from(libc::IFF_TAP | libc::IFF_NO_PI).map_err(io::Error::other)?;
     // SAFETY: `tap` is open and `request` is a valid ifreq that outlives the call.
     if unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Frames that nobody has read yet must not be lost to a thread that waits for a processor.
+    request.ifr_ifru.ifru_metric = TAP_QUEUE;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // SAFETY: `socket` is open and `request` is a valid ifreq that outlives the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFTXQLEN, &request) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(tap)

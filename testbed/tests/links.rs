@@ -35,7 +35,7 @@ impl Pair {
 
     fn probe(&self, destination: IpAddr) -> UdpProbe {
         UdpProbe {
-            timeout: Duration::from_millis(300),
+            timeout: Duration::from_secs(2),
             ..UdpProbe::thousand_to(SocketAddr::new(destination, 9_000))
         }
     }

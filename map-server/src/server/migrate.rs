@@ -12,7 +12,6 @@ use lisp_proto::{EidPrefix, InstanceId, Record, Timestamp};
 
 use super::actions::{Actions, Event};
 use super::moves::{Move, MoveId, Stage};
-
 use super::operator::{Command, Migration, MigrationState, Step, Why};
 use super::plan::Planned;
 use super::sites::XtrIndex;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct UdpProbe {
     pub interval: Duration,
     /// Bytes of UDP payload, at least 16.
     pub payload: usize,
-    /// How long to wait for packets after the last one was sent.
+    /// How long nothing arrives, after the last one was sent, until what is missing is lost.
     pub timeout: Duration,
 }
 
@@ -82,9 +83,11 @@ impl UdpProbe {
         let sender = from
             .run(|| self.open(source))?
             .doing("open a UDP socket in", from.name())?;
+        let sending = AtomicBool::new(true);
         let (sent, arrivals) = thread::scope(|scope| {
-            let received = scope.spawn(|| self.receive(&receiver));
+            let received = scope.spawn(|| self.receive(&receiver, &sending));
             let sent = self.send(&sender);
+            sending.store(false, Ordering::Relaxed);
             (sent, received.join().unwrap_or_default())
         });
         Ok(UdpReport::new(self.count, &sent, &arrivals))
@@ -117,32 +120,31 @@ impl UdpProbe {
         sent
     }
 
-    fn receive(&self, socket: &Socket) -> Vec<Arrival> {
-        let sending = nanos(self.interval) * u64::from(self.count);
-        let end = monotonic_ns()
-            .saturating_add(sending)
-            .saturating_add(nanos(self.timeout));
+    /// Receives until all packets have arrived, or none has for the timeout since the last one was
+    /// sent: on a busy machine sending takes longer than the intervals add up to.
+    fn receive(&self, socket: &Socket, sending: &AtomicBool) -> Vec<Arrival> {
+        // Zero would mean no timeout at all.
+        let timeout = self.timeout.max(Duration::from_micros(1));
         let mut buffer = [0; 65_536];
         let mut arrivals = Vec::new();
         let mut missing: BTreeSet<u32> = (0..self.count).collect();
+        if socket.set_read_timeout(Some(timeout)).is_err() {
+            return arrivals;
+        }
         while !missing.is_empty() {
-            let left = end.saturating_sub(monotonic_ns());
-            if left == 0 {
-                break;
+            let was_sending = sending.load(Ordering::Relaxed);
+            match io::Read::read(&mut &*socket, &mut buffer) {
+                Ok(length) => {
+                    let Some(arrival) = buffer.get(..length).and_then(Arrival::read) else {
+                        continue;
+                    };
+                    missing.remove(&arrival.number);
+                    arrivals.push(arrival);
+                }
+                // Quiet for the whole timeout, and nothing was sent meanwhile.
+                Err(_) if !was_sending => break,
+                Err(_) => {}
             }
-            // Zero would mean no timeout at all.
-            let timeout = Some(Duration::from_nanos(left.max(1_000)));
-            if socket.set_read_timeout(timeout).is_err() {
-                break;
-            }
-            let Ok(length) = io::Read::read(&mut &*socket, &mut buffer) else {
-                continue;
-            };
-            let Some(arrival) = buffer.get(..length).and_then(Arrival::read) else {
-                continue;
-            };
-            missing.remove(&arrival.number);
-            arrivals.push(arrival);
         }
         arrivals
     }

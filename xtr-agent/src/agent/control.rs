@@ -23,6 +23,14 @@ impl Agent {
         }
     }
 
+    /// There is something new to tell all map servers, at once.
+    fn register_afresh(&mut self, now: Timestamp, actions: &mut Actions) {
+        for server in &mut self.servers {
+            server.registration.afresh();
+        }
+        self.register_all(now, actions);
+    }
+
     /// This host is reached at other addresses from now on: tells the map
     /// servers at once.
     pub(super) fn local_rlocs(&mut self, now: Timestamp, rlocs: &[IpAddr], actions: &mut Actions) {
@@ -37,10 +45,7 @@ impl Agent {
             self.config.control_address = moved.copied().unwrap_or(control);
         }
         self.config.rlocs = rlocs.to_vec();
-        for server in &mut self.servers {
-            server.registration.afresh();
-        }
-        self.register_all(now, actions);
+        self.register_afresh(now, actions);
     }
 
     /// Those who share our prefixes are to take our clients over, or these may come again: the map
@@ -50,10 +55,7 @@ impl Agent {
             return;
         }
         self.draining = draining;
-        for server in &mut self.servers {
-            server.registration.afresh();
-        }
-        self.register_all(now, actions);
+        self.register_afresh(now, actions);
     }
 
     /// The next Map-Register is due, or the last one was not acknowledged.

@@ -133,7 +133,9 @@ impl Agent {
         }
     }
 
-    fn server_status(&self, now: Timestamp) -> Vec<ServerStatus> {
+    /// Where the agent stands with its map servers, in the order of the configuration.
+    #[must_use]
+    pub fn server_status(&self, now: Timestamp) -> Vec<ServerStatus> {
         let configured = self.config.map_servers.iter().zip(&self.servers);
         configured
             .map(|(configured, server)| {

@@ -24,7 +24,6 @@ struct Report {
 #[derive(Debug, Deserialize, Serialize)]
 struct Instance {
     iid: u32,
-    eid_prefixes: Vec<String>,
     map_servers: usize,
     /// Map servers that have not acknowledged it yet.
     unacknowledged: usize,
@@ -106,7 +105,6 @@ mod tests {
     fn map_servers_that_have_not_heard_of_it_are_counted_over_all_instances() {
         let instance = |unacknowledged| Instance {
             iid: 0,
-            eid_prefixes: Vec::new(),
             map_servers: 2,
             unacknowledged,
             peers: 1,

@@ -92,14 +92,13 @@ impl Shell {
 impl Overlay {
     /// How far others have taken our clients over.
     fn drained(&self, now: Timestamp) -> Value {
-        let status = self.agent.status(now);
-        let silent = status.servers.iter().filter(|it| it.unacknowledged);
+        let servers = self.agent.server_status(now);
+        let silent = servers.iter().filter(|it| it.unacknowledged);
         json!({
             "iid": self.iid,
-            "eid_prefixes": status.eid_prefixes,
-            "map_servers": status.servers.len(),
+            "map_servers": servers.len(),
             "unacknowledged": silent.count(),
-            "peers": status.peers.len(),
+            "peers": self.agent.sizes().peers,
         })
     }
 

@@ -358,6 +358,29 @@ fn other_owners_are_behind_the_own_one_whatever_they_register() {
 }
 
 #[test]
+fn an_owner_that_may_not_be_used_is_first_for_the_clients_that_it_has_and_behind_for_others() {
+    let mut bench = all_registered();
+    connect(&mut bench, "a");
+    share(&mut bench, "d", &default_routes("d", u8::MAX, 100));
+    let server = &bench.server;
+    let mapping = server.state.mappings.exact(&eid(DEFAULT)).unwrap();
+    let told = |client: &str| {
+        let client = server.sites.by_name(&client.into());
+        locators(&server.record_for(mapping, client))
+    };
+    let places =
+        |places: [(&str, u8); 3]| places.map(|(place, priority)| (place.to_owned(), priority));
+    assert_eq!(
+        told("a"),
+        places([("192.0.2.4", 253), ("192.0.2.5", 254), ("192.0.2.6", 254)])
+    );
+    assert_eq!(
+        told("b"),
+        places([("192.0.2.5", 2), ("192.0.2.6", 131), ("192.0.2.4", 255)])
+    );
+}
+
+#[test]
 fn the_own_owner_is_in_a_record_that_has_no_room_for_all() {
     let mut proxies: Vec<_> = xtrs().into_iter().take(1).collect();
     for number in 0..4 {

@@ -27,6 +27,16 @@ fn connected() -> Bench {
     bench
 }
 
+/// The same when d is the only owner that is left.
+fn connected_to_the_only_one() -> Bench {
+    let mut bench = connected();
+    for name in ["e", "f"] {
+        share(&mut bench, name, &[empty(DEFAULT, 0), empty("::/0", 0)]);
+    }
+    acknowledge_all(&mut bench);
+    bench
+}
+
 fn operate(bench: &mut Bench, command: Command) -> Vec<Sent> {
     bench.input(Input::Operator(command))
 }
@@ -430,11 +440,7 @@ fn the_clients_of_an_owner_that_withholds_its_locators_move_and_stay_until_they_
 
 #[test]
 fn the_clients_of_the_only_owner_stay_although_it_withholds_its_locators() {
-    let mut bench = connected();
-    for name in ["e", "f"] {
-        share(&mut bench, name, &[empty(DEFAULT, 0), empty("::/0", 0)]);
-    }
-    acknowledge_all(&mut bench);
+    let mut bench = connected_to_the_only_one();
     share(&mut bench, "d", &default_routes("d", u8::MAX, 100));
     acknowledge_all(&mut bench);
     assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");

@@ -11,6 +11,7 @@ use lisp_proto::{
     encode_map_reply, encode_map_request, verify,
 };
 
+mod anew;
 mod changes;
 mod doubts;
 mod floods;

@@ -187,11 +187,7 @@ fn a_client_whose_registration_has_run_out_is_named() {
 
 #[test]
 fn the_clients_of_the_only_owner_stay_and_are_named() {
-    let mut bench = connected();
-    for name in ["e", "f"] {
-        share(&mut bench, name, &[empty(DEFAULT, 0), empty("::/0", 0)]);
-    }
-    acknowledge_all(&mut bench);
+    let mut bench = connected_to_the_only_one();
     let drain = Command::Drain {
         from: "d".into(),
         dry_run: false,
