@@ -7,6 +7,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use lisp_proto::{InstanceId, Nonce, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
@@ -67,6 +68,7 @@ enum Report {
     /// A route was set: packets that were on their way into the TUN when it
     /// appeared go out before those that it takes.
     RouteSet(agent::ChangeId, bool),
+    NotSent(Bytes),
 }
 
 impl Overlay {
@@ -206,6 +208,7 @@ impl Overlay {
                     self.drain_miss(shared).await?;
                     self.plane.data.resume();
                 }
+                Report::NotSent(packet) => self.feed(shared, Input::NotSent(&packet)).await?,
             }
         }
         Ok(())
@@ -269,7 +272,11 @@ impl Overlay {
                 let found = self.plane.data.recent_stats_of(&keys).await;
                 self.counted(shared.clock, found);
             }
-            Action::Reinject(packet) => self.plane.inject(&packet),
+            Action::Reinject(packet) => {
+                if !self.plane.inject(&packet).await {
+                    self.inbox.push_back(Report::NotSent(packet));
+                }
+            }
             Action::Deliver(packet) => self.plane.deliver(&packet).await,
             Action::Count(reason) => self.drops.count(reason),
             Action::Event(event) => {
