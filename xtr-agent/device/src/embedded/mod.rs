@@ -8,6 +8,7 @@
 //! - Changes happen under a lock that packets take too: between two packets, never during one.
 
 mod packet_io;
+mod udp;
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,6 @@ use std::time::Duration;
 use gotatun::device::{Device, DeviceBuilder, Error, Peer};
 use gotatun::noise::TimerParams;
 use gotatun::packet::Packet;
-use gotatun::udp::socket::UdpSocketFactory;
 use gotatun::x25519;
 use ipnet::IpNet;
 use ipnetwork::IpNetwork;
@@ -28,10 +28,11 @@ use crate::error::DeviceError;
 use crate::link_guard::{BRINGING_UP, LinkGuard};
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
 use packet_io::{TunReader, TunWriter};
+use udp::RoomySockets;
 
 /// One interface of the embedded data plane.
 pub(crate) struct Embedded {
-    device: Arc<Device<(UdpSocketFactory, TunWriter, TunReader)>>,
+    device: Arc<Device<(RoomySockets, TunWriter, TunReader)>>,
     injected: mpsc::Sender<Packet<gotatun::packet::Ip>>,
     paused: watch::Sender<bool>,
     listen_port: u16,
@@ -63,7 +64,7 @@ impl Embedded {
         };
         let failed = |error| failed_to_start(error, config, link.name());
         let device = DeviceBuilder::new()
-            .with_default_udp()
+            .with_udp(RoomySockets::new())
             .with_ip_pair(TunWriter(tun), reader)
             .with_listen_port(config.listen_port)
             .build()
