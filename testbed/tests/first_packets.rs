@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use testbed::{
-    DataPlane, Endpoint, LinkParams, Network, NetworkOptions, UdpProbe, UdpReport, Underlay,
+    DataPlane, Endpoint, LinkParams, Network, NetworkOptions, Share, UdpProbe, UdpReport, Underlay,
 };
 
 /// Time from one packet to the next.
@@ -69,6 +69,11 @@ fn a_first_burst_arrives_in_order() {
 }
 
 #[test]
+fn a_bad_way_to_the_map_server_costs_time_and_no_packet() {
+    impaired_ways_to_the_map_server(DataPlane::Embedded);
+}
+
+#[test]
 fn no_packet_is_lost_on_kernel_wireguard_either() {
     guest::passes(IN_GUEST);
 }
@@ -90,6 +95,32 @@ fn over_kernel_wireguard_and_netem() {
         fragments_arrive(pair, eid, EMULATED_PACE);
     });
     cold_pairs(&options, a_burst_arrives);
+    impaired_ways_to_the_map_server(DataPlane::Kernel);
+}
+
+/// Streams whose tunnels are made over links that delay, lose and double control messages, or put them
+/// out of order.
+fn impaired_ways_to_the_map_server(data_plane: DataPlane) {
+    let delayed = LinkParams::delayed(Duration::from_millis(5));
+    let rough = LinkParams {
+        jitter: Duration::from_millis(2),
+        loss: Share::percent(1),
+        duplicate: Share::percent(5),
+        ..delayed
+    };
+    let disordered = LinkParams {
+        reorder: Share::percent(5),
+        ..delayed
+    };
+    for server_links in [rough, disordered] {
+        let options = NetworkOptions {
+            server_links: Some(server_links),
+            data_plane,
+            ..NetworkOptions::default()
+        };
+        // More than a second's packets fit the hold at this pace: a lost message is sent again.
+        stream_each_way_of_writing_addresses(&options, 300, EMULATED_PACE);
+    }
 }
 
 fn connects([alpha, beta]: [&Endpoint; 2], eid: IpAddr) {
