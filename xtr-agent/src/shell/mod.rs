@@ -13,7 +13,7 @@
 //! | How does it end, and what stays? | `ending.rs`, `leftovers.rs` |
 //! | What is kept for the next start? | `cache_file.rs`, `nonce_file.rs` |
 //! | What changes without a restart? | `reload.rs` |
-//! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs` |
+//! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs`, `echoes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
 
 mod addresses;
@@ -23,6 +23,7 @@ mod clock;
 mod control;
 mod data_plane;
 mod dispatch;
+mod echoes;
 mod ending;
 mod forwarding;
 mod heard;

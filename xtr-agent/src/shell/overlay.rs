@@ -19,6 +19,7 @@ use super::cache_file::Known;
 use super::clock::Clock;
 use super::control::Renewals;
 use super::data_plane::DataPlane;
+use super::echoes::BlackHoles;
 use super::heard::Heard;
 use super::narrate::{self, Drops};
 use super::path_sizes::PathSizes;
@@ -51,6 +52,7 @@ pub(super) struct Overlay {
     pub(super) heard: Heard,
     pub(super) renewals: Renewals,
     pub(super) paths: PathSizes,
+    pub(super) holes: BlackHoles,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
     /// What `status` says of the interfaces, as they were made.
@@ -105,6 +107,7 @@ impl Overlay {
             heard: Heard::default(),
             renewals: Renewals::default(),
             paths: PathSizes::default(),
+            holes: BlackHoles::default(),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
             server,

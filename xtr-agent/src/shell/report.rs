@@ -8,10 +8,10 @@ use anyhow::Result;
 use lisp_proto::{PublicKey, Timestamp};
 use serde_json::{Value, json};
 use tracing::debug;
-use wg_device::{DeviceError, NetNs, round_trips};
 
 use super::admin::Question;
-use super::heard::EVIDENCE;
+use super::echoes::Echoes;
+use super::heard::{EVIDENCE, Echo};
 use super::overlay::Overlay;
 use super::{Shared, Shell};
 use crate::agent::Input;
@@ -21,8 +21,6 @@ const MEASURED: usize = 64;
 /// Why clients cannot be drained.
 const NOTHING_SHARED: &str = "no prefix is shared, so nobody can take clients over: `shared = true` lets \
     several xTRs register the same prefixes";
-/// How long they may take to answer.
-const ECHO_WAIT: Duration = Duration::from_millis(1_000);
 
 impl Shell {
     /// Answers `status`: what is known at once, and round trips once they are measured, beside the
@@ -34,9 +32,8 @@ impl Shell {
         for overlay in &mut self.overlays {
             overlay.look_at_paths();
             warnings.extend(overlay.complaints());
-            let (report, targets) = overlay.report(&self.shared).await;
-            let names = (overlay.instance.netns.clone(), overlay.interface());
-            echoes.push((names, targets));
+            let (report, asked) = overlay.report(&self.shared).await;
+            echoes.push(asked);
             instances.push(report);
         }
         let uptime = self.shared.clock.now() - Timestamp::ZERO;
@@ -45,12 +42,12 @@ impl Shell {
             .first()
             .map(|overlay| overlay.backend().to_string());
         tokio::spawn(async move {
-            for (report, (names, targets)) in instances.iter_mut().zip(echoes) {
-                let (netns, interface) = names;
-                match measure(netns.as_deref(), &interface, &targets).await {
+            for (report, echoes) in instances.iter_mut().zip(echoes) {
+                match echoes.measure().await {
                     Ok(measured) => add_round_trips(report, &measured),
                     Err(error) => debug!(%error, "round trips not measured"),
                 }
+                warnings.extend(echoes.holes.complaints(echoes.mtu));
             }
             question.answer(json!({
                 "version": env!("CARGO_PKG_VERSION"),
@@ -102,8 +99,8 @@ impl Overlay {
         })
     }
 
-    /// Where the instance stands, and whom to ask for round trips, by peer.
-    async fn report(&mut self, shared: &Shared) -> (Value, BTreeMap<PublicKey, IpAddr>) {
+    /// Where the instance stands, and whom to ask for round trips.
+    async fn report(&mut self, shared: &Shared) -> (Value, Echoes) {
         let now = shared.clock.now();
         let status = self.agent.status(now);
         let mut stats: BTreeMap<PublicKey, wg_device::PeerStats> = BTreeMap::new();
@@ -111,8 +108,8 @@ impl Overlay {
             Ok(all) => stats.extend(all.into_iter().map(|peer| (peer.key, peer))),
             Err(error) => debug!(%error, "counters not read"),
         }
-        let mut targets = BTreeMap::new();
-        let mut peers = Vec::new();
+        let mut candidates = BTreeMap::new();
+        let mut peers = BTreeMap::new();
         let known = status
             .peers
             .iter()
@@ -134,14 +131,10 @@ impl Overlay {
             let host = eids.iter().map(lisp_proto::EidPrefix::net);
             let mut host = host.filter(|net| net.prefix_len() == net.max_prefix_len());
             let rx_bytes = seen.map_or(0, |peer| peer.rx_bytes);
-            if connected
-                && targets.len() < MEASURED
-                && let Some(net) = host.next()
-                && self.heard.deserves_echo(now, key, rx_bytes)
-            {
-                targets.insert(key, net.addr());
+            if connected {
+                candidates.insert(key, (host.next().map(|net| net.addr()), rx_bytes));
             }
-            peers.push(json!({
+            let peer = json!({
                 "key": key,
                 "eids": eids,
                 "path": seen.and_then(|peer| peer.endpoint),
@@ -151,8 +144,11 @@ impl Overlay {
                 "rx_bytes": rx_bytes,
                 "tx_bytes": seen.map_or(0, |peer| peer.tx_bytes),
                 "rtt_us": null,
-            }));
+            });
+            peers.insert(key, peer);
         }
+        let echoes = self.choose_echoes(now, candidates, &mut peers);
+        let peers: Vec<Value> = peers.into_values().collect();
         let mut report = json!(status);
         let own = [
             ("iid", json!(self.iid.0)),
@@ -165,7 +161,38 @@ impl Overlay {
         if let Some(report) = report.as_object_mut() {
             report.extend(own.map(|(name, value)| (name.to_owned(), value)));
         }
-        (report, targets)
+        (report, echoes)
+    }
+
+    /// Chooses who gets echoes, of peers with an address that answers, if they have one, and their
+    /// counter; and notes in what is told of each `peer` whether it does.
+    fn choose_echoes(
+        &mut self,
+        now: Timestamp,
+        mut candidates: BTreeMap<PublicKey, (Option<IpAddr>, u64)>,
+        peers: &mut BTreeMap<PublicKey, Value>,
+    ) -> Echoes {
+        let echoes = self.heard.echoes(now, &candidates, MEASURED);
+        for (key, peer) in peers.iter_mut() {
+            let echo = echoes.get(key).copied().unwrap_or(Echo::NotConnected);
+            if let Some(peer) = peer.as_object_mut() {
+                peer.insert("echo".to_owned(), json!(echo));
+            }
+        }
+        let sent = |key: &PublicKey| echoes.get(key) == Some(&Echo::Sent);
+        candidates.retain(|key, _| sent(key));
+        let targets = candidates.into_iter();
+        let targets = targets.filter_map(|(key, (address, _))| Some((key, address?)));
+        let targets: BTreeMap<_, _> = targets.collect();
+        let large = self.holes.due(now, &targets, |key| peers.contains_key(key));
+        Echoes {
+            netns: self.instance.netns.clone(),
+            interface: self.interface(),
+            mtu: self.instance.mtu,
+            targets,
+            large,
+            holes: self.holes.clone(),
+        }
     }
 
     /// Name of the data interface.
@@ -178,30 +205,15 @@ impl Overlay {
     }
 }
 
-/// The round trips of those of `targets` that answer, in microseconds, by key.
-async fn measure(
-    netns: Option<&str>,
-    interface: &str,
-    targets: &BTreeMap<PublicKey, IpAddr>,
-) -> Result<BTreeMap<String, u64>, DeviceError> {
-    let netns = netns.map(NetNs::open).transpose()?;
-    let addresses: Vec<IpAddr> = targets.values().copied().collect();
-    let measured = round_trips(netns.as_ref(), interface, &addresses, ECHO_WAIT).await?;
-    let measured = targets.iter().filter_map(|(key, address)| {
-        let rtt = measured.get(address)?;
-        Some((key.to_string(), microseconds(*rtt)))
-    });
-    Ok(measured.collect())
-}
-
 /// Adds round trips by key to what is told of the peers.
-fn add_round_trips(report: &mut Value, by_key: &BTreeMap<String, u64>) {
+fn add_round_trips(report: &mut Value, by_key: &BTreeMap<PublicKey, Duration>) {
     let peers = report.get_mut("peers").and_then(Value::as_array_mut);
     for peer in peers.into_iter().flatten() {
         let key = peer.get("key").and_then(Value::as_str);
-        let rtt = key.and_then(|key| by_key.get(key)).copied();
+        let key = key.and_then(|key| key.parse().ok());
+        let rtt = key.and_then(|key| by_key.get(&key)).copied();
         if let (Some(rtt), Some(peer)) = (rtt, peer.as_object_mut()) {
-            peer.insert("rtt_us".into(), json!(rtt));
+            peer.insert("rtt_us".into(), json!(microseconds(rtt)));
         }
     }
 }
