@@ -1,4 +1,9 @@
 //! What links do to real packets.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod guest;

@@ -1,4 +1,5 @@
 //! Networks behind gateways: hosts without an agent reach each other, first packet included.
+#![allow(clippy::indexing_slicing, reason = "helpers of tests")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod guest;
