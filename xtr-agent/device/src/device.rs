@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use tokio::sync::Mutex;
 
+use crate::counters::{Counters, Source};
 use crate::embedded::Embedded;
 use crate::error::DeviceError;
 use crate::kernel::{Kernel, Made};
@@ -14,7 +15,6 @@ use crate::link_guard::{LinkGuard, NameClaim};
 use crate::miss_tun::OPENING_NETLINK;
 use crate::netlink::link::Links;
 use crate::netns::{NetNs, inside};
-use crate::paced_stats::{PacedStats, Urgency};
 use crate::table::CryptokeyTable;
 use crate::tun;
 use crate::types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};
@@ -28,7 +28,7 @@ pub struct Device {
     plane: Plane,
     /// Held over every change, so that what it says and what the interface holds agree.
     table: Mutex<CryptokeyTable>,
-    stats: PacedStats,
+    counters: Counters,
     link: LinkGuard,
 }
 
@@ -105,10 +105,14 @@ impl Device {
         for peer in present {
             table.commit(peer);
         }
+        let source = match &plane {
+            Plane::Kernel(kernel) => Source::Kernel(kernel.reads()),
+            Plane::Embedded(embedded) => Source::Embedded(embedded.reads()),
+        };
         Self {
             plane,
             table: Mutex::new(table),
-            stats: PacedStats::default(),
+            counters: Counters::new(link.name(), source),
             link,
         }
     }
@@ -205,7 +209,7 @@ impl Device {
                 .map_err(|e| self.error(REMOVING_PEER, io::Error::other(e)))?,
         }
         table.remove(key);
-        self.stats.forget(key);
+        self.counters.forget(key);
         Ok(())
     }
 
@@ -214,31 +218,13 @@ impl Device {
     /// # Errors
     /// The data plane refuses.
     pub async fn peer_stats(&self) -> Result<Vec<PeerStats>, DeviceError> {
-        match &self.plane {
-            Plane::Kernel(kernel) => kernel
-                .peer_stats()
-                .await
-                .map_err(|e| self.error("reading the peers of interface", e)),
-            Plane::Embedded(embedded) => Ok(embedded.peer_stats().await),
-        }
+        self.counters.all().await
     }
 
-    /// Reads what the data plane knows about a few peers, those of `keys` that it has, without
-    /// reading all peers each time: the answer may be as old as some readings of all peers take.
-    ///
-    /// # Errors
-    /// The data plane refuses.
-    pub async fn stats_of(&self, keys: &[PublicKey]) -> Result<Vec<PeerStats>, DeviceError> {
-        self.stats.of(keys, Urgency::None, self.peer_stats()).await
-    }
-
-    /// The same, from a reading that is younger: for as long as packets wait for what it says.
-    ///
-    /// # Errors
-    /// The data plane refuses.
-    pub async fn recent_stats_of(&self, keys: &[PublicKey]) -> Result<Vec<PeerStats>, DeviceError> {
-        let urgency = Urgency::PacketsWait;
-        self.stats.of(keys, urgency, self.peer_stats()).await
+    /// Returns what reads the counters of the peers, beside everything else.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
     }
 
     /// Makes this side start a handshake now, unless there is a session; does not wait for it.

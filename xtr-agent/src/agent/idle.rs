@@ -43,7 +43,8 @@ impl Agent {
         let Some(idle) = self.liveness.idle(now, &key) else {
             return;
         };
-        let evicted = self.evicting.remove(&key);
+        // It may have been wanted since it was chosen.
+        let evicted = self.evicting.remove(&key) && idle >= LIVENESS_POLL;
         if idle.is_zero() {
             return self.wake(now, key, true, actions);
         }

@@ -1,13 +1,12 @@
 //! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
-use serde_json::json;
 use tracing::{info, warn};
 use wg_device::{
     Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, NetNs, PeerSpec,
@@ -15,7 +14,7 @@ use wg_device::{
 };
 
 use super::forwarding::Forwarding;
-use crate::agent::{Agent, Change};
+use crate::agent::Change;
 use crate::config::Instance;
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
@@ -213,29 +212,6 @@ impl DataPlane {
         if let Err(error) = self.miss.send(packet).await {
             warn!(%error, "ICMP error not delivered");
         }
-    }
-
-    /// How many peers the data plane has, and what it measured of each, as JSON.
-    pub(super) async fn describe_peers(&mut self, agent: &Agent) -> (usize, String) {
-        let stats = self.data.peer_stats().await.unwrap_or_default();
-        let mut wanted: HashMap<PublicKey, Vec<IpNet>> = agent
-            .peers()
-            .map(|peer| (peer.key, peer.allowed_ips))
-            .collect();
-        let peers: Vec<_> = stats
-            .iter()
-            .map(|peer| {
-                json!({
-                    "key": peer.key.to_string(),
-                    "eids": wanted.remove(&peer.key).unwrap_or_default(),
-                    "endpoint": peer.endpoint,
-                    "since_handshake_ms": peer.since_handshake.map(|since| since.as_millis()),
-                    "rx_bytes": peer.rx_bytes,
-                    "tx_bytes": peer.tx_bytes,
-                })
-            })
-            .collect();
-        (peers.len(), json!(peers).to_string())
     }
 
     /// Removes everything that `create` and `apply` made.

@@ -13,6 +13,7 @@
 //! | How does it end, and what stays? | `ending.rs`, `leftovers.rs` |
 //! | What is kept for the next start? | `cache_file.rs`, `nonce_file.rs` |
 //! | What changes without a restart? | `reload.rs` |
+//! | Who reads counters, and when? | `counting.rs` |
 //! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
 
@@ -21,6 +22,7 @@ mod admin;
 mod cache_file;
 mod clock;
 mod control;
+mod counting;
 mod data_plane;
 mod dispatch;
 mod ending;
@@ -44,6 +46,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use lisp_proto::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -54,6 +57,7 @@ use admin::{Admin, Question, REQUEST_BYTES};
 use cache_file::CacheFile;
 use clock::Clock;
 use control::Control;
+use counting::Found;
 use ending::Ending;
 use nonce_file::NonceFile;
 use overlay::Overlay;
@@ -108,6 +112,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
             clock,
             nonces,
             cache,
+            readings: JoinSet::new(),
         },
         overlays,
         addresses,
@@ -140,6 +145,8 @@ struct Shared {
     clock: Clock,
     nonces: NonceFile,
     cache: CacheFile,
+    /// Counters that are being read.
+    readings: JoinSet<Found>,
 }
 
 impl Shell {
@@ -167,13 +174,14 @@ impl Shell {
                         break ending;
                     }
                 }
-                _ = report.recv() => self.report_peers().await,
+                _ = report.recv() => self.overlays.iter().for_each(Overlay::report_peers),
                 () = self.addresses.changed(), if self.settled.is_none() => {
                     self.readdress().await?;
                     let clock = self.shared.clock;
                     self.settled = Some(clock.instant(clock.now() + SETTLING));
                 }
                 () = sleep_until(settled), if self.settled.is_some() => self.settled = None,
+                Some(read) = self.shared.readings.join_next_with_id() => self.counted(read).await?,
                 received = self.shared.control.socket.recv_from(&mut datagram) => {
                     self.received(received, &datagram).await?;
                     // Where anybody can send datagrams, they leave packets their turn.
@@ -199,7 +207,7 @@ impl Shell {
     /// Answers a question, or says how to end when that was the question.
     async fn answer(&mut self, question: Question) -> Result<Option<Ending>> {
         match question.request {
-            Request::Status => self.status(question).await,
+            Request::Status => self.status(question),
             Request::Trace { eid } => self.trace(eid, question),
             Request::Drain { undo } => self.drain(!undo, question).await?,
             Request::Stop { purge } => return Ok(Some(Ending::asked(purge, question))),
@@ -301,10 +309,18 @@ impl Shell {
         Ok(())
     }
 
-    async fn report_peers(&mut self) {
-        for overlay in &mut self.overlays {
-            overlay.report_peers().await;
+    /// Hands counters to the instance that wanted them, if it is still there.
+    async fn counted(&mut self, read: Result<(Id, Found), JoinError>) -> Result<()> {
+        let (id, found) = match read {
+            Ok(read) => read,
+            Err(error) if error.is_cancelled() => return Ok(()),
+            Err(error) => return Err(error).context("reading counters"),
+        };
+        let wanted = |overlay: &&mut Overlay| overlay.counting.is_under_way(id);
+        if let Some(overlay) = self.overlays.iter_mut().find(wanted) {
+            overlay.counted(&mut self.shared, found).await?;
         }
+        Ok(())
     }
 }
 

@@ -7,21 +7,21 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lisp_proto::{InstanceId, Nonce, Timestamp};
+use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
-use tracing::{Span, info, info_span, warn};
-use wg_device::{Backend, DeviceError, PrivateKey};
+use tracing::{Instrument, Span, info, info_span, warn};
+use wg_device::{Backend, PrivateKey};
 
 use super::cache_file::Known;
-use super::clock::Clock;
 use super::control::Renewals;
+use super::counting::{Counting, Found};
 use super::data_plane::DataPlane;
-use super::heard::Heard;
+use super::heard::SharedHeard;
 use super::narrate::{self, Drops};
 use super::path_sizes::PathSizes;
-use super::{CLOSING, DATAGRAM_MAX, Shared, setup};
+use super::{CLOSING, DATAGRAM_MAX, Shared, report, setup};
 use crate::agent::{
     self, Action, Actions, Adjustable, Agent, Change, Event, Input, PeerStats, Snapshot, Trace,
 };
@@ -47,7 +47,8 @@ pub(super) struct Overlay {
     strays: bool,
     /// Whether a map server has acknowledged a registration by now.
     registered: bool,
-    pub(super) heard: Heard,
+    pub(super) heard: SharedHeard,
+    pub(super) counting: Counting,
     pub(super) renewals: Renewals,
     pub(super) paths: PathSizes,
     /// When to look at the sizes of paths next.
@@ -63,7 +64,6 @@ pub(super) struct Overlay {
 /// The outcome of an action.
 enum Report {
     Applied(agent::ChangeId, bool),
-    Stats(Vec<PeerStats>),
     /// A route was set: packets that were on their way into the TUN when it
     /// appeared go out before those that it takes.
     RouteSet(agent::ChangeId, bool),
@@ -100,7 +100,8 @@ impl Overlay {
             iid: instance.iid,
             strays: true,
             registered: false,
-            heard: Heard::default(),
+            heard: SharedHeard::default(),
+            counting: Counting::default(),
             renewals: Renewals::default(),
             paths: PathSizes::default(),
             next_look: Timestamp::ZERO,
@@ -200,7 +201,6 @@ impl Overlay {
         while let Some(report) = self.inbox.pop_front() {
             match report {
                 Report::Applied(id, ok) => self.feed(shared, Input::Applied { id, ok }).await?,
-                Report::Stats(stats) => self.feed(shared, Input::PeerStats(&stats)).await?,
                 Report::RouteSet(id, ok) => {
                     self.feed(shared, Input::Applied { id, ok }).await?;
                     self.drain_miss(shared).await?;
@@ -251,7 +251,8 @@ impl Overlay {
             Action::Apply { id, change } => {
                 shared.cache.touch();
                 if let Change::RemovePeer(key) = &change {
-                    self.heard.forget(key);
+                    self.heard.lock().forget(key);
+                    self.counting.forget(key);
                 }
                 self.apply(id, change).await;
             }
@@ -261,14 +262,8 @@ impl Overlay {
                 let renewals = &mut self.renewals;
                 shared.control.renew(now, index, renewals).await;
             }
-            Action::ReadPeerStats(keys) => {
-                let found = self.plane.data.stats_of(&keys).await;
-                self.counted(shared.clock, found);
-            }
-            Action::ReadPeerStatsAnew(keys) => {
-                let found = self.plane.data.recent_stats_of(&keys).await;
-                self.counted(shared.clock, found);
-            }
+            Action::ReadPeerStats(keys) => self.count(shared, keys, false),
+            Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
             Action::Reinject(packet) => self.plane.inject(&packet),
             Action::Deliver(packet) => self.plane.deliver(&packet).await,
             Action::Count(reason) => self.drops.count(reason),
@@ -283,13 +278,33 @@ impl Overlay {
         }
     }
 
-    /// Passes on what the counters say.
-    fn counted(&mut self, clock: Clock, found: Result<Vec<wg_device::PeerStats>, DeviceError>) {
+    /// Wants the counters of `keys`; packets may wait for them.
+    fn count(&mut self, shared: &mut Shared, keys: Vec<PublicKey>, hasty: bool) {
+        self.counting.want(keys, hasty);
+        self.begin_reading(shared);
+    }
+
+    fn begin_reading(&mut self, shared: &mut Shared) {
+        let counters = self.plane.data.counters();
+        let read = |keys: Vec<PublicKey>, hasty: bool| async move {
+            if hasty {
+                counters.recent_of(&keys).await
+            } else {
+                counters.of(&keys).await
+            }
+        };
+        self.counting.begin(&mut shared.readings, read);
+    }
+
+    /// Counters were read: passes on what they say.
+    pub(super) async fn counted(&mut self, shared: &mut Shared, found: Found) -> Result<()> {
+        let found = self.counting.ended(found);
+        self.begin_reading(shared);
         let found = match found {
             Ok(found) => found,
             Err(error) => {
                 self.span.in_scope(|| warn!(%error, "counters not read"));
-                return;
+                return Ok(());
             }
         };
         let told = found.iter().map(|peer| PeerStats {
@@ -297,17 +312,17 @@ impl Overlay {
             handshake_seen: peer.since_handshake.is_some(),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
-            read_at: clock.of(peer.read_at),
+            read_at: shared.clock.of(peer.read_at),
         });
         let stats = told.collect::<Vec<_>>();
-        self.look(clock.now(), &stats);
-        self.inbox.push_back(Report::Stats(stats));
+        self.look(shared.clock.now(), &stats);
+        self.step(shared, Input::PeerStats(&stats)).await
     }
 
     /// Keeps what the counters say for `status`, and looks at paths now and then.
     fn look(&mut self, now: Timestamp, stats: &[PeerStats]) {
         for peer in stats {
-            self.heard.note(now, peer.key, peer.rx_bytes);
+            self.heard.lock().note(now, peer.key, peer.rx_bytes);
         }
         if now >= self.next_look {
             self.next_look = now + LOOK_AT_PATHS;
@@ -376,12 +391,22 @@ impl Overlay {
         });
     }
 
-    /// Logs the peers that the data plane has.
-    pub(super) async fn report_peers(&mut self) {
-        let (count, peers) = self.plane.describe_peers(&self.agent).await;
+    /// Logs the peers that the data plane has, once it has told.
+    pub(super) fn report_peers(&self) {
+        let counters = self.plane.data.counters();
+        let wanted = self.agent.peers();
+        let wanted = wanted.map(|peer| (peer.key, peer.allowed_ips)).collect();
         let drops = self.drops.summary();
-        let log = || info!(event = "peers", count, peers, drops);
-        self.span.in_scope(log);
+        let described = async move {
+            match counters.all().await {
+                Ok(stats) => {
+                    let peers = report::describe_peers(&stats, wanted);
+                    info!(event = "peers", count = stats.len(), peers, drops);
+                }
+                Err(error) => warn!(%error, "counters not read"),
+            }
+        };
+        tokio::spawn(described.instrument(self.span.clone()));
     }
 
     /// Removes the interfaces, and with them the routes.

@@ -1,20 +1,22 @@
 //! What `status` and `trace` are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use ipnet::IpNet;
 use lisp_proto::{PublicKey, Timestamp};
 use serde_json::{Value, json};
 use tracing::debug;
-use wg_device::{DeviceError, NetNs, round_trips};
+use wg_device::{Counters, DeviceError, NetNs, PeerStats, round_trips};
 
+use super::Shell;
 use super::admin::Question;
-use super::heard::EVIDENCE;
+use super::clock::Clock;
+use super::heard::{EVIDENCE, SharedHeard};
 use super::overlay::Overlay;
-use super::{Shared, Shell};
-use crate::agent::Input;
+use crate::agent::{Input, Status};
 
 /// Peers whose round trip is measured for one report.
 const MEASURED: usize = 64;
@@ -25,37 +27,31 @@ const NOTHING_SHARED: &str = "no prefix is shared, so nobody can take clients ov
 const ECHO_WAIT: Duration = Duration::from_millis(1_000);
 
 impl Shell {
-    /// Answers `status`: what is known at once, and round trips once they are measured, beside the
-    /// loop.
-    pub(super) async fn status(&mut self, question: Question) {
-        let mut instances = Vec::new();
+    /// Answers `status`: what is known at once, and counters and round trips once they are read and
+    /// measured, beside the loop.
+    pub(super) fn status(&mut self, question: Question) {
+        let now = self.shared.clock.now();
         let mut warnings = Vec::new();
-        let mut echoes = Vec::new();
+        let mut asked = Vec::new();
         for overlay in &mut self.overlays {
             overlay.look_at_paths();
             warnings.extend(overlay.complaints());
-            let (report, targets) = overlay.report(&self.shared).await;
-            let names = (overlay.instance.netns.clone(), overlay.interface());
-            echoes.push((names, targets));
-            instances.push(report);
+            asked.push(overlay.asked(now));
         }
-        let uptime = self.shared.clock.now() - Timestamp::ZERO;
+        let clock = self.shared.clock;
         let backend = self
             .overlays
             .first()
             .map(|overlay| overlay.backend().to_string());
         tokio::spawn(async move {
-            for (report, (names, targets)) in instances.iter_mut().zip(echoes) {
-                let (netns, interface) = names;
-                match measure(netns.as_deref(), &interface, &targets).await {
-                    Ok(measured) => add_round_trips(report, &measured),
-                    Err(error) => debug!(%error, "round trips not measured"),
-                }
+            let mut instances = Vec::new();
+            for one in asked {
+                instances.push(one.report(clock).await);
             }
             question.answer(json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "pid": std::process::id(),
-                "uptime_ms": milliseconds(uptime),
+                "uptime_ms": milliseconds(now - Timestamp::ZERO),
                 "backend": backend,
                 "warnings": warnings,
                 "instances": instances,
@@ -102,18 +98,75 @@ impl Overlay {
         })
     }
 
-    /// Where the instance stands, and whom to ask for round trips, by peer.
-    async fn report(&mut self, shared: &Shared) -> (Value, BTreeMap<PublicKey, IpAddr>) {
-        let now = shared.clock.now();
-        let status = self.agent.status(now);
-        let mut stats: BTreeMap<PublicKey, wg_device::PeerStats> = BTreeMap::new();
-        match self.plane.data.peer_stats().await {
+    /// What the instance says of itself at `now`, and what is needed to tell the rest.
+    fn asked(&self, now: Timestamp) -> Asked {
+        Asked {
+            status: self.agent.status(now),
+            own: [
+                ("iid", json!(self.iid.0)),
+                ("interface", json!(self.interface())),
+                ("listen_port", json!(self.instance.listen_port)),
+                ("mtu", json!(self.instance.mtu)),
+                ("drops", json!(self.drops.counters())),
+            ],
+            netns: self.instance.netns.clone(),
+            interface: self.interface(),
+            counters: self.plane.data.counters(),
+            heard: self.heard.clone(),
+        }
+    }
+
+    /// Name of the data interface.
+    fn interface(&self) -> String {
+        self.instance.interfaces.data.clone()
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        self.paths.complaints(self.instance.mtu).collect()
+    }
+}
+
+/// One instance that was asked where it stands.
+struct Asked {
+    status: Status,
+    own: [(&'static str, Value); 5],
+    netns: Option<String>,
+    interface: String,
+    counters: Counters,
+    heard: SharedHeard,
+}
+
+impl Asked {
+    /// Reads counters, measures round trips, and tells all of it.
+    async fn report(self, clock: Clock) -> Value {
+        let mut stats: BTreeMap<PublicKey, PeerStats> = BTreeMap::new();
+        match self.counters.all().await {
             Ok(all) => stats.extend(all.into_iter().map(|peer| (peer.key, peer))),
             Err(error) => debug!(%error, "counters not read"),
         }
+        let (peers, targets) = self.peers(clock.now(), &stats);
+        let mut report = json!(self.status);
+        if let Some(report) = report.as_object_mut() {
+            let own = self.own.into_iter().chain([("peers", json!(peers))]);
+            report.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        }
+        match measure(self.netns.as_deref(), &self.interface, &targets).await {
+            Ok(measured) => add_round_trips(&mut report, &measured),
+            Err(error) => debug!(%error, "round trips not measured"),
+        }
+        report
+    }
+
+    /// What is known of the peers, and whom to ask for round trips.
+    fn peers(
+        &self,
+        now: Timestamp,
+        stats: &BTreeMap<PublicKey, PeerStats>,
+    ) -> (Vec<Value>, BTreeMap<PublicKey, IpAddr>) {
         let mut targets = BTreeMap::new();
         let mut peers = Vec::new();
-        let known = status
+        let known = self
+            .status
             .peers
             .iter()
             .map(|peer| (peer.key, peer.eids.clone()));
@@ -125,10 +178,11 @@ impl Overlay {
         for (key, eids) in known {
             let seen = stats.get(&key);
             let since_handshake = seen.and_then(|peer| peer.since_handshake);
+            let mut heard = self.heard.lock();
             if let Some(peer) = seen {
-                self.heard.note(now, key, peer.rx_bytes);
+                heard.note(now, key, peer.rx_bytes);
             }
-            let since_received = self.heard.since(now, &key);
+            let since_received = heard.since(now, &key);
             let last = since_handshake.into_iter().chain(since_received).min();
             let connected = last.is_some_and(|last| last < EVIDENCE);
             let host = eids.iter().map(lisp_proto::EidPrefix::net);
@@ -137,7 +191,7 @@ impl Overlay {
             if connected
                 && targets.len() < MEASURED
                 && let Some(net) = host.next()
-                && self.heard.deserves_echo(now, key, rx_bytes)
+                && heard.deserves_echo(now, key, rx_bytes)
             {
                 targets.insert(key, net.addr());
             }
@@ -153,29 +207,26 @@ impl Overlay {
                 "rtt_us": null,
             }));
         }
-        let mut report = json!(status);
-        let own = [
-            ("iid", json!(self.iid.0)),
-            ("interface", json!(self.interface())),
-            ("listen_port", json!(self.instance.listen_port)),
-            ("mtu", json!(self.instance.mtu)),
-            ("drops", json!(self.drops.counters())),
-            ("peers", json!(peers)),
-        ];
-        if let Some(report) = report.as_object_mut() {
-            report.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        }
-        (report, targets)
+        (peers, targets)
     }
+}
 
-    /// Name of the data interface.
-    fn interface(&self) -> String {
-        self.instance.interfaces.data.clone()
-    }
-
-    fn complaints(&self) -> Vec<String> {
-        self.paths.complaints(self.instance.mtu).collect()
-    }
+/// What the data plane measured of each peer, as JSON; `wanted` are those that it shall have.
+pub(super) fn describe_peers(
+    stats: &[PeerStats],
+    mut wanted: HashMap<PublicKey, Vec<IpNet>>,
+) -> String {
+    let peers = stats.iter().map(|peer| {
+        json!({
+            "key": peer.key.to_string(),
+            "eids": wanted.remove(&peer.key).unwrap_or_default(),
+            "endpoint": peer.endpoint,
+            "since_handshake_ms": peer.since_handshake.map(|since| since.as_millis()),
+            "rx_bytes": peer.rx_bytes,
+            "tx_bytes": peer.tx_bytes,
+        })
+    });
+    json!(peers.collect::<Vec<_>>()).to_string()
 }
 
 /// The round trips of those of `targets` that answer, in microseconds, by key.
