@@ -169,12 +169,42 @@ impl Device {
     /// The data plane refuses; the call may be repeated.
     pub async fn set_peer(&self, spec: &PeerSpec) -> Result<(), DeviceError> {
         let mut table = self.table.lock().await;
+        self.set_one(&mut table, spec).await
+    }
+
+    /// Makes many peers exactly as described, one after the other in their order, as
+    /// [`set_peer`](Self::set_peer) does; the kernel gets as many in one message as it takes.
+    ///
+    /// Returns what became of each, in the same order. When the kernel refuses one of many, all are
+    /// set once more on their own.
+    pub async fn set_peers(&self, specs: &[PeerSpec]) -> Vec<Result<(), DeviceError>> {
+        let mut table = self.table.lock().await;
+        if let Plane::Kernel(kernel) = &self.plane
+            && specs.len() > 1
+        {
+            match set_together(kernel, &mut table, specs) {
+                Ok(()) => return specs.iter().map(|_| Ok(())).collect(),
+                Err(error) => tracing::debug!(%error, "peers are set one by one"),
+            }
+        }
+        let mut results = Vec::with_capacity(specs.len());
+        for spec in specs {
+            results.push(self.set_one(&mut table, spec).await);
+        }
+        results
+    }
+
+    async fn set_one(
+        &self,
+        table: &mut CryptokeyTable,
+        spec: &PeerSpec,
+    ) -> Result<(), DeviceError> {
         let Some(change) = table.plan(spec) else {
             return Ok(());
         };
         let result = match &self.plane {
             Plane::Kernel(kernel) => kernel
-                .set_peer(spec, change)
+                .set_peers(&[(spec, change)])
                 .map_err(|e| self.error(SETTING_PEER, e)),
             Plane::Embedded(embedded) => embedded
                 .set_peer(spec, table.len())
@@ -183,7 +213,7 @@ impl Device {
         };
         match &result {
             Ok(()) => table.commit(spec),
-            Err(_) => table.doubt(spec),
+            Err(_) => table.doubt(table.touched(spec)),
         }
         result
     }
@@ -308,6 +338,22 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({}, {})", self.name(), self.backend())
     }
+}
+
+/// Sets all of `specs`, or leaves it open which of them are set.
+fn set_together(kernel: &Kernel, table: &mut CryptokeyTable, specs: &[PeerSpec]) -> io::Result<()> {
+    let touched = specs.iter().flat_map(|spec| table.touched(spec)).collect();
+    let mut changes = Vec::with_capacity(specs.len());
+    for spec in specs {
+        if let Some(change) = table.plan(spec) {
+            changes.push((spec, change));
+            // What the next one needs depends on it.
+            table.commit(spec);
+        }
+    }
+    kernel
+        .set_peers(&changes)
+        .inspect_err(|_| table.doubt(touched))
 }
 
 /// Whether the bytes begin with a whole IPv4 or IPv6 header.

@@ -14,7 +14,7 @@ use wg_device::{
 };
 
 use super::forwarding::Forwarding;
-use crate::agent::Change;
+use crate::agent::{self, Change};
 use crate::config::Instance;
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
@@ -151,15 +151,7 @@ impl DataPlane {
     /// Carries out one change.
     pub(super) async fn apply(&mut self, change: &Change) -> Result<(), DeviceError> {
         match change {
-            Change::SetPeer(spec) => {
-                let spec = PeerSpec {
-                    key: spec.key,
-                    endpoint: spec.endpoint,
-                    allowed_ips: spec.allowed_ips.clone(),
-                    keepalive: None,
-                };
-                self.data.set_peer(&spec).await
-            }
+            Change::SetPeer(spec) => self.data.set_peer(&peer(spec)).await,
             Change::RemovePeer(key) => self.data.remove_peer(key).await,
             Change::AddRoute(prefix) => {
                 let route = self.data_route(prefix);
@@ -170,6 +162,15 @@ impl DataPlane {
                 self.routes.remove(&route)
             }
         }
+    }
+
+    /// Sets peers in their order: what became of each.
+    pub(super) async fn set_peers(
+        &self,
+        specs: impl Iterator<Item = &agent::PeerSpec>,
+    ) -> Vec<Result<(), DeviceError>> {
+        let specs: Vec<_> = specs.map(peer).collect();
+        self.data.set_peers(&specs).await
     }
 
     /// Whether packets to `prefix` pass the agent already.
@@ -228,6 +229,15 @@ impl DataPlane {
         drop(routes);
         data.close().await;
         forwarding.remove();
+    }
+}
+
+fn peer(spec: &agent::PeerSpec) -> PeerSpec {
+    PeerSpec {
+        key: spec.key,
+        endpoint: spec.endpoint,
+        allowed_ips: spec.allowed_ips.clone(),
+        keepalive: None,
     }
 }
 

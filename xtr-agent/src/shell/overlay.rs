@@ -12,7 +12,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, info, info_span, warn};
-use wg_device::{Backend, PrivateKey};
+use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
 use super::control::Renewals;
@@ -30,6 +30,9 @@ use crate::config::{Access, Config, Instance};
 /// Packets that the kernel keeps for a TUN (`TUN_READQ_SIZE`): so many may have
 /// been captured before a route was set.
 const TUN_QUEUE: usize = 500;
+
+/// Peers that are set in one go. No packet waits longer than for these.
+const SET_TOGETHER: usize = 64;
 
 /// How often the sizes of paths are looked at while there are peers.
 const LOOK_AT_PATHS: Duration = Duration::from_secs(60);
@@ -225,10 +228,46 @@ impl Overlay {
 
     async fn act(&mut self, shared: &mut Shared) {
         let mut actions = std::mem::take(&mut self.actions);
+        let mut peers = Vec::new();
         for action in actions.drain() {
-            self.perform(shared, action).await;
+            if let Action::Apply {
+                id,
+                change: Change::SetPeer(spec),
+            } = action
+            {
+                peers.push((id, spec));
+                if peers.len() < SET_TOGETHER {
+                    continue;
+                }
+                self.set_peers(shared, &mut peers).await;
+            } else {
+                self.set_peers(shared, &mut peers).await;
+                self.perform(shared, action).await;
+            }
         }
+        self.set_peers(shared, &mut peers).await;
         self.actions = actions;
+    }
+
+    /// Sets peers that are to be set one after the other.
+    async fn set_peers(
+        &mut self,
+        shared: &mut Shared,
+        peers: &mut Vec<(agent::ChangeId, agent::PeerSpec)>,
+    ) {
+        if peers.is_empty() {
+            return;
+        }
+        shared.cache.touch();
+        let specs = peers.iter().map(|(_, spec)| spec);
+        let results = self.plane.set_peers(specs).await;
+        for ((id, spec), done) in peers.drain(..).zip(results) {
+            self.applied(
+                Report::Applied(id, done.is_ok()),
+                &Change::SetPeer(spec),
+                done,
+            );
+        }
     }
 
     /// Empties the TUN of what it had when a route was set, so that nothing
@@ -380,15 +419,21 @@ impl Overlay {
             self.plane.data.pause();
         }
         let done = self.plane.apply(&change).await;
-        if let Err(error) = &done {
-            let log = || warn!(?change, %error, "the data plane refused a change");
-            self.span.in_scope(log);
-        }
-        self.inbox.push_back(if is_route {
+        let report = if is_route {
             Report::RouteSet(id, done.is_ok())
         } else {
             Report::Applied(id, done.is_ok())
-        });
+        };
+        self.applied(report, &change, done);
+    }
+
+    /// A change was carried out, or not: the agent hears of it.
+    fn applied(&mut self, report: Report, change: &Change, done: Result<(), DeviceError>) {
+        if let Err(error) = done {
+            let log = || warn!(?change, %error, "the data plane refused a change");
+            self.span.in_scope(log);
+        }
+        self.inbox.push_back(report);
     }
 
     /// Logs the peers that the data plane has, once it has told.

@@ -120,9 +120,9 @@ impl Kernel {
         self.listen_port
     }
 
-    /// Makes the peer exactly as described.
-    pub(crate) fn set_peer(&self, spec: &PeerSpec, change: AllowedIpsChange) -> io::Result<()> {
-        self.changes().set_peer(spec, change)
+    /// Makes the peers exactly as described, in their order.
+    pub(crate) fn set_peers(&self, peers: &[(&PeerSpec, AllowedIpsChange)]) -> io::Result<()> {
+        self.changes().set_peers(peers)
     }
 
     pub(crate) fn remove_peer(&self, key: &PublicKey) -> io::Result<()> {
