@@ -34,6 +34,10 @@ impl Agent {
         }
         self.evicting.clear();
         actions.push(Action::ReadPeerStats(keys));
+        if self.peers.len() > self.config.max_peers {
+            // There may be fewer than when they were taken in.
+            self.has_room_for_peer(now, actions);
+        }
         self.deadlines.set(Timer::Liveness, now + LIVENESS_POLL);
     }
 

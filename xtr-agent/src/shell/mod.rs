@@ -12,7 +12,7 @@
 //! | What may be asked of a running agent, and how is it answered? | `admin.rs`, `report.rs` |
 //! | How does it end, and what stays? | `ending.rs`, `leftovers.rs` |
 //! | What is kept for the next start? | `cache_file.rs`, `nonce_file.rs` |
-//! | What changes without a restart? | `reload.rs` |
+//! | What changes without a restart? | `reload.rs`, `unchangeable.rs` |
 //! | Who reads counters, and when? | `counting.rs` |
 //! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
@@ -36,6 +36,7 @@ mod path_sizes;
 mod reload;
 mod report;
 mod setup;
+mod unchangeable;
 
 use std::future::poll_fn;
 use std::io;
@@ -49,6 +50,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
+use wg_device::PrivateKey;
 
 use crate::agent::Input;
 use crate::config::Config;
@@ -61,6 +63,7 @@ use counting::Found;
 use ending::Ending;
 use nonce_file::NonceFile;
 use overlay::Overlay;
+use reload::{Reload, next_rebuilt};
 
 pub use admin::Request;
 pub use leftovers::remove_leftovers;
@@ -119,6 +122,8 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
         settled: None,
         config,
         config_path: config_path.to_owned(),
+        control_key: keys.control,
+        reload: None,
     };
     for overlay in &mut shell.overlays {
         overlay.restore(&mut shell.shared, &known).await?;
@@ -130,13 +135,16 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
 /// Everything that runs.
 struct Shell {
     shared: Shared,
-    /// At least one; each has another instance-id.
+    /// Each has another instance-id.
     overlays: Vec<Overlay>,
     addresses: Addresses,
     /// Until when changes of addresses are left to settle.
     settled: Option<Instant>,
     config: Config,
     config_path: PathBuf,
+    control_key: PrivateKey,
+    /// A reload that goes on beside the loop.
+    reload: Option<Reload>,
 }
 
 /// What all instances use.
@@ -159,6 +167,7 @@ impl Shell {
         let mut packet = vec![0; DATAGRAM_MAX];
         self.step_all(Input::Start).await?;
         let ending = loop {
+            self.go_on_reloading().await?;
             let deadline = self.next_deadline();
             let never = Timestamp(u64::MAX >> 1);
             let sleep = self.shared.clock.instant(deadline.unwrap_or(never));
@@ -181,6 +190,7 @@ impl Shell {
                     self.settled = Some(clock.instant(clock.now() + SETTLING));
                 }
                 () = sleep_until(settled), if self.settled.is_some() => self.settled = None,
+                rebuilt = next_rebuilt(&mut self.reload) => self.rebuilt(rebuilt).await?,
                 Some(read) = self.shared.readings.join_next_with_id() => self.counted(read).await?,
                 received = self.shared.control.socket.recv_from(&mut datagram) => {
                     self.received(received, &datagram).await?;
@@ -231,7 +241,7 @@ impl Shell {
     /// When an agent wants to be woken next.
     fn next_deadline(&self) -> Option<Timestamp> {
         let deadlines = self.overlays.iter().filter_map(Overlay::next_deadline);
-        deadlines.min()
+        deadlines.chain(self.reload_deadline()).min()
     }
 
     /// Wakes the agents that wanted to be woken by now.

@@ -23,9 +23,9 @@ use super::narrate::{self, Drops};
 use super::path_sizes::PathSizes;
 use super::{CLOSING, DATAGRAM_MAX, Shared, report, setup};
 use crate::agent::{
-    self, Action, Actions, Adjustable, Agent, Change, Event, Input, PeerStats, Snapshot, Trace,
+    self, Action, Actions, Agent, Change, Event, Input, PeerStats, Snapshot, Trace,
 };
-use crate::config::{Access, Config, Instance};
+use crate::config::{Config, Instance};
 
 /// Packets that the kernel keeps for a TUN (`TUN_READQ_SIZE`): so many may have
 /// been captured before a route was set.
@@ -43,7 +43,7 @@ pub(super) struct Overlay {
     pub(super) agent: Agent,
     pub(super) plane: DataPlane,
     pub(super) drops: Drops,
-    actions: Actions,
+    pub(super) actions: Actions,
     /// What actions led to and the agent has not heard of yet.
     inbox: VecDeque<Report>,
     /// Whether interfaces of an earlier run may hold what nobody wants any more.
@@ -59,9 +59,9 @@ pub(super) struct Overlay {
     /// What `status` says of the interfaces, as they were made.
     pub(super) instance: Instance,
     /// Where the map server is on the underlay.
-    server: IpAddr,
+    pub(super) server: IpAddr,
     /// Around what is logged; it says the instance-id where there is more than one.
-    span: Span,
+    pub(super) span: Span,
 }
 
 /// The outcome of an action.
@@ -90,15 +90,6 @@ impl Overlay {
             .context("no randomness from the operating system")?;
         let key = data_key.clone();
         let plane = DataPlane::create(instance, config.data_plane, key, &config.state_dir).await?;
-        let span = if config.instances.len() > 1 {
-            info_span!("instance", iid = instance.iid.0)
-        } else {
-            Span::none()
-        };
-        let server = match &config.map_server.access {
-            Access::Tunnel { endpoint, .. } => endpoint.ip(),
-            Access::Plain { .. } => config.map_server.address.ip(),
-        };
         Ok(Self {
             iid: instance.iid,
             strays: true,
@@ -109,13 +100,13 @@ impl Overlay {
             paths: PathSizes::default(),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
-            server,
+            server: config.map_server.underlay(),
             agent: Agent::new(core, seed),
             plane,
             drops: Drops::default(),
             actions: Actions::default(),
             inbox: VecDeque::new(),
-            span,
+            span: span(instance.iid, config.instances.len()),
         })
     }
 
@@ -156,7 +147,12 @@ impl Overlay {
         self.agent.next_deadline()
     }
 
-    /// Whether a stopping agent has nothing more to wait for.
+    /// Whether the agent withdraws what it has registered.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.agent.is_leaving()
+    }
+
+    /// Whether an agent that is leaving has nothing more to wait for.
     pub(super) fn has_left(&self) -> bool {
         self.agent.has_left()
     }
@@ -217,6 +213,11 @@ impl Overlay {
     async fn feed(&mut self, shared: &mut Shared, input: Input<'_>) -> Result<()> {
         let now = shared.clock.now();
         self.agent.handle(now, input, &mut self.actions);
+        self.carry_out(shared).await
+    }
+
+    /// Carries out what the agent wants.
+    async fn carry_out(&mut self, shared: &mut Shared) -> Result<()> {
         // Before anything is sent: a nonce must not be used again after a crash.
         shared
             .nonces
@@ -224,6 +225,12 @@ impl Overlay {
             .context("writing register.nonce")?;
         self.act(shared).await;
         Ok(())
+    }
+
+    /// Carries out what the agent wants after it was told something, and all that follows.
+    pub(super) async fn follow(&mut self, shared: &mut Shared) -> Result<()> {
+        self.carry_out(shared).await?;
+        self.settle(shared).await
     }
 
     async fn act(&mut self, shared: &mut Shared) {
@@ -378,32 +385,6 @@ impl Overlay {
         self.span.in_scope(log);
     }
 
-    /// Puts settings into effect that may change at any time.
-    pub(super) async fn reconfigure(
-        &mut self,
-        shared: &mut Shared,
-        wanted: Adjustable,
-        instance: &Instance,
-    ) -> Result<()> {
-        let now = shared.clock.now();
-        self.agent.reconfigure(now, wanted, &mut self.actions);
-        shared
-            .nonces
-            .reserve(self.agent.register_nonce())
-            .context("writing register.nonce")?;
-        self.act(shared).await;
-        self.settle(shared).await?;
-        let before = (&self.instance.overlay, &self.instance.eid_prefixes);
-        if before != (&instance.overlay, &instance.eid_prefixes)
-            && let Err(error) = self.plane.move_house(instance).await
-        {
-            let log = || warn!(event = "reload_partial", %error, "correct the file, or restart");
-            self.span.in_scope(log);
-        }
-        self.instance = instance.clone();
-        Ok(())
-    }
-
     /// How far the first packet to `eid` has come.
     pub(super) fn trace(&self, now: Timestamp, eid: IpAddr) -> Option<Trace> {
         self.agent.trace(now, eid)
@@ -454,6 +435,11 @@ impl Overlay {
         tokio::spawn(described.instrument(self.span.clone()));
     }
 
+    /// There are so many instances from now on.
+    pub(super) fn beside(&mut self, instances: usize) {
+        self.span = span(self.iid, instances);
+    }
+
     /// Removes the interfaces, and with them the routes.
     ///
     /// # Errors
@@ -463,5 +449,14 @@ impl Overlay {
         let closed = timeout(CLOSING, self.plane.close()).await;
         self.span.in_scope(|| info!(event = "stopped", drops));
         closed.context("interfaces did not close in time")
+    }
+}
+
+/// What is logged says the instance-id where there is more than one.
+fn span(iid: InstanceId, instances: usize) -> Span {
+    if instances > 1 {
+        info_span!("instance", iid = iid.0)
+    } else {
+        Span::none()
     }
 }

@@ -12,6 +12,7 @@ use lisp_proto::{
 };
 
 mod anew;
+mod change_servers;
 mod changes;
 mod doubts;
 mod floods;
