@@ -230,7 +230,7 @@ impl World {
         });
         let mut is_route = false;
         if refused {
-            self.refusals = true;
+            self.refusers.insert(number);
         } else {
             is_route = matches!(change, Change::AddRoute(_));
             self.change(number, change);

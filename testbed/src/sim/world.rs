@@ -102,8 +102,8 @@ pub(super) struct World {
     /// Datagrams that attackers have seen.
     pub(super) overheard: VecDeque<Bytes>,
     pub(super) violation: Option<Violation>,
-    /// Whether data planes refuse changes at times: what follows is their fault then.
-    pub(super) refusals: bool,
+    /// Agents whose data plane has refused a change: what follows there is its fault.
+    pub(super) refusers: BTreeSet<u32>,
 }
 
 impl World {
@@ -129,7 +129,7 @@ impl World {
             missed: BTreeSet::new(),
             overheard: VecDeque::new(),
             violation: None,
-            refusals: false,
+            refusers: BTreeSet::new(),
             scenario,
         };
         if world.sabotaged(Sabotage::Dice) {

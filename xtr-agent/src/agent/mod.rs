@@ -363,6 +363,18 @@ impl Agent {
         longest.mul_f64(self.rng.random_range(0.75..1.0))
     }
 
+    /// Returns how long to wait for an answer to a Map-Request that was sent `tries` times before.
+    fn ask_again_in(&mut self, tries: u32) -> Duration {
+        let least = if self.config.keyless {
+            limits::PLAIN_REQUEST_RETRY
+        } else {
+            Duration::ZERO
+        };
+        let first = limits::REQUEST_RETRY.max(least);
+        self.retry_in(first.saturating_mul(1 << tries.min(10)))
+            .max(least)
+    }
+
     /// `base` with up to a quarter added or taken, so that agents started
     /// together do not stay together.
     fn jitter(&mut self, base: Duration) -> Duration {
