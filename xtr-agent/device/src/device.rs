@@ -279,17 +279,17 @@ impl Device {
     /// Sends an IP packet out through the interface, before anything that is read from it later.
     ///
     /// Packets injected one after the other leave in that order. Routes do not matter, AllowedIPs
-    /// do.
+    /// do. Where packets are injected faster than they are encrypted, this waits, a moment at most.
     ///
     /// # Errors
-    /// The bytes are not an IP packet, or the queue is full.
-    pub fn inject(&self, packet: &[u8]) -> Result<(), DeviceError> {
+    /// The bytes are not an IP packet, or nothing leaves the queue, which is full.
+    pub async fn inject(&self, packet: &[u8]) -> Result<(), DeviceError> {
         if !is_ip(packet) {
             let name = self.name().to_owned();
             return Err(DeviceError::NotIp { name });
         }
         match &self.plane {
-            Plane::Kernel(kernel) => kernel.inject(packet, self.name()),
+            Plane::Kernel(kernel) => kernel.inject(packet, self.name()).await,
             Plane::Embedded(embedded) => embedded.inject(packet, self.name()),
         }
     }

@@ -48,7 +48,7 @@ mod types;
 pub use address_watch::AddressWatch;
 pub use counters::Counters;
 pub use device::Device;
-pub use echo::round_trips;
+pub use echo::{SMALL_ECHO, round_trips};
 pub use error::DeviceError;
 pub use key::{KeyError, PrivateKey};
 pub use leftover::remove_leftover;

@@ -69,6 +69,7 @@ pub use trace::{Failure, Reached, Stage, Trace};
 use armed::Handovers;
 use bucket::Bucket;
 use hold::HoldBudget;
+use ip_header::Unreachable;
 use liveness::Liveness;
 use map_cache::{MapCache, Resolver};
 use peers::Peers;
@@ -117,6 +118,8 @@ pub enum Input<'a> {
         /// How it went.
         ok: bool,
     },
+    /// The data plane did not take this packet of an [`Action::Reinject`].
+    NotSent(&'a [u8]),
     /// The answer to [`Action::ReadPeerStats`].
     PeerStats(&'a [PeerStats]),
     /// The addresses of this host changed.
@@ -252,6 +255,10 @@ impl Agent {
             Input::Datagram { src, bytes } => self.datagram(now, src, bytes, actions),
             Input::TunPacket(packet) => self.tun_packet(now, packet, actions),
             Input::Applied { id, ok } => self.applied(now, id, ok, actions),
+            Input::NotSent(packet) => {
+                let (why, reason) = (Unreachable::Host, DropReason::NotTaken);
+                self.refusals.refuse(packet, why, reason, actions);
+            }
             Input::PeerStats(stats) => self.peer_stats(now, stats, actions),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
             Input::Drain(draining) => self.drain(now, draining, actions),

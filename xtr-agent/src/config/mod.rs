@@ -9,12 +9,14 @@
 //! | What is left of an overlay without what is excluded? | `without.rs` |
 //! | What does a complaint look like? | `error.rs` |
 //! | Where is a key that cannot change now? | `place.rs` |
+//! | Can others read what is secret? | `secrets.rs` |
 
 mod check;
 mod error;
 mod instance;
 mod place;
 mod raw;
+mod secrets;
 mod without;
 
 use std::net::{IpAddr, SocketAddr};
@@ -198,10 +200,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the line, the key and a remedy.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let mut raw: RawConfig = toml::from_str(text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let mut raw: RawConfig =
+            toml::from_str(text).map_err(|source| ConfigError::parse(path, text, source))?;
         let source = Source { path, text };
         let outer = raw.take_outer().map_err(|incomplete| {
             let remedy = "give both `overlay` and `eid_prefixes`, here or in each [[instance]]";

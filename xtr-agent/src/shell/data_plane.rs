@@ -31,6 +31,8 @@ pub(super) struct DataPlane {
     /// Where the routes are.
     table: u32,
     forwarding: Forwarding,
+    /// The latest packet was refused, and that was said.
+    refusing: bool,
 }
 
 impl DataPlane {
@@ -69,6 +71,7 @@ impl DataPlane {
             sources,
             table: instance.table,
             forwarding,
+            refusing: false,
         };
         for prefix in &instance.overlay {
             made.routes.add(&made.catch_route(prefix))?;
@@ -203,10 +206,17 @@ impl DataPlane {
         }
     }
 
-    pub(super) fn inject(&mut self, packet: &[u8]) {
-        if let Err(error) = self.data.inject(packet) {
-            warn!(%error, "held packet not sent");
+    /// Sends a packet out through the data interface; says whether that was taken. The log has the
+    /// first of those that were not.
+    pub(super) async fn inject(&mut self, packet: &[u8]) -> bool {
+        let sent = self.data.inject(packet).await;
+        if let Err(error) = &sent
+            && !self.refusing
+        {
+            warn!(%error, "held packets not sent");
         }
+        self.refusing = sent.is_err();
+        sent.is_ok()
     }
 
     pub(super) async fn deliver(&mut self, packet: &[u8]) {
@@ -224,6 +234,7 @@ impl DataPlane {
             sources: _,
             table: _,
             forwarding,
+            refusing: _,
         } = self;
         miss.close();
         drop(routes);

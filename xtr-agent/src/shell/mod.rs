@@ -14,7 +14,7 @@
 //! | What is kept for the next start? | `cache_file.rs`, `nonce_file.rs` |
 //! | What changes without a restart? | `reload.rs`, `unchangeable.rs` |
 //! | Who reads counters, and when? | `counting.rs` |
-//! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs` |
+//! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs`, `echoes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
 
 mod addresses;
@@ -25,6 +25,7 @@ mod control;
 mod counting;
 mod data_plane;
 mod dispatch;
+mod echoes;
 mod ending;
 mod forwarding;
 mod heard;

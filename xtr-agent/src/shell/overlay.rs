@@ -7,6 +7,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
@@ -18,6 +19,7 @@ use super::cache_file::Known;
 use super::control::Renewals;
 use super::counting::{Counting, Found};
 use super::data_plane::DataPlane;
+use super::echoes::BlackHoles;
 use super::heard::SharedHeard;
 use super::narrate::{self, Drops};
 use super::path_sizes::PathSizes;
@@ -54,6 +56,7 @@ pub(super) struct Overlay {
     pub(super) counting: Counting,
     pub(super) renewals: Renewals,
     pub(super) paths: PathSizes,
+    pub(super) holes: BlackHoles,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
     /// What `status` says of the interfaces, as they were made.
@@ -70,6 +73,7 @@ enum Report {
     /// A route was set: packets that were on their way into the TUN when it
     /// appeared go out before those that it takes.
     RouteSet(agent::ChangeId, bool),
+    NotSent(Bytes),
 }
 
 impl Overlay {
@@ -98,6 +102,7 @@ impl Overlay {
             counting: Counting::default(),
             renewals: Renewals::default(),
             paths: PathSizes::default(),
+            holes: BlackHoles::default(),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
             server: config.map_server.underlay(),
@@ -205,6 +210,7 @@ impl Overlay {
                     self.drain_miss(shared).await?;
                     self.plane.data.resume();
                 }
+                Report::NotSent(packet) => self.feed(shared, Input::NotSent(&packet)).await?,
             }
         }
         Ok(())
@@ -310,7 +316,11 @@ impl Overlay {
             }
             Action::ReadPeerStats(keys) => self.count(shared, keys, false),
             Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
-            Action::Reinject(packet) => self.plane.inject(&packet),
+            Action::Reinject(packet) => {
+                if !self.plane.inject(&packet).await {
+                    self.inbox.push_back(Report::NotSent(packet));
+                }
+            }
             Action::Deliver(packet) => self.plane.deliver(&packet).await,
             Action::Count(reason) => self.drops.count(reason),
             Action::Event(event) => {

@@ -9,12 +9,13 @@ use ipnet::IpNet;
 use lisp_proto::{PublicKey, Timestamp};
 use serde_json::{Value, json};
 use tracing::debug;
-use wg_device::{Counters, DeviceError, NetNs, PeerStats, round_trips};
+use wg_device::{Counters, PeerStats};
 
 use super::Shell;
 use super::admin::Question;
 use super::clock::Clock;
-use super::heard::{EVIDENCE, SharedHeard};
+use super::echoes::{BlackHoles, Echoes};
+use super::heard::{EVIDENCE, Echo, SharedHeard};
 use super::overlay::Overlay;
 use crate::agent::{Input, Status};
 
@@ -23,8 +24,6 @@ const MEASURED: usize = 64;
 /// Why clients cannot be drained.
 const NOTHING_SHARED: &str = "no prefix is shared, so nobody can take clients over: `shared = true` lets \
     several xTRs register the same prefixes";
-/// How long they may take to answer.
-const ECHO_WAIT: Duration = Duration::from_millis(1_000);
 
 impl Shell {
     /// Answers `status`: what is known at once, and counters and round trips once they are read and
@@ -46,7 +45,9 @@ impl Shell {
         tokio::spawn(async move {
             let mut instances = Vec::new();
             for one in asked {
-                instances.push(one.report(clock).await);
+                let (report, complaints) = one.report(clock).await;
+                instances.push(report);
+                warnings.extend(complaints);
             }
             question.answer(json!({
                 "version": env!("CARGO_PKG_VERSION"),
@@ -113,6 +114,8 @@ impl Overlay {
             interface: self.interface(),
             counters: self.plane.data.counters(),
             heard: self.heard.clone(),
+            mtu: self.instance.mtu,
+            holes: self.holes.clone(),
         }
     }
 
@@ -134,27 +137,29 @@ struct Asked {
     interface: String,
     counters: Counters,
     heard: SharedHeard,
+    mtu: u16,
+    holes: BlackHoles,
 }
 
 impl Asked {
-    /// Reads counters, measures round trips, and tells all of it.
-    async fn report(self, clock: Clock) -> Value {
+    /// Reads counters, measures round trips, and tells all of it, and what is wrong with paths.
+    async fn report(self, clock: Clock) -> (Value, Vec<String>) {
         let mut stats: BTreeMap<PublicKey, PeerStats> = BTreeMap::new();
         match self.counters.all().await {
             Ok(all) => stats.extend(all.into_iter().map(|peer| (peer.key, peer))),
             Err(error) => debug!(%error, "counters not read"),
         }
-        let (peers, targets) = self.peers(clock.now(), &stats);
+        let (peers, echoes) = self.peers(clock.now(), &stats);
         let mut report = json!(self.status);
         if let Some(report) = report.as_object_mut() {
             let own = self.own.into_iter().chain([("peers", json!(peers))]);
             report.extend(own.map(|(name, value)| (name.to_owned(), value)));
         }
-        match measure(self.netns.as_deref(), &self.interface, &targets).await {
+        match echoes.measure().await {
             Ok(measured) => add_round_trips(&mut report, &measured),
             Err(error) => debug!(%error, "round trips not measured"),
         }
-        report
+        (report, self.holes.complaints(self.mtu))
     }
 
     /// What is known of the peers, and whom to ask for round trips.
@@ -162,9 +167,9 @@ impl Asked {
         &self,
         now: Timestamp,
         stats: &BTreeMap<PublicKey, PeerStats>,
-    ) -> (Vec<Value>, BTreeMap<PublicKey, IpAddr>) {
-        let mut targets = BTreeMap::new();
-        let mut peers = Vec::new();
+    ) -> (Vec<Value>, Echoes) {
+        let mut candidates = BTreeMap::new();
+        let mut peers = BTreeMap::new();
         let known = self
             .status
             .peers
@@ -188,14 +193,10 @@ impl Asked {
             let host = eids.iter().map(lisp_proto::EidPrefix::net);
             let mut host = host.filter(|net| net.prefix_len() == net.max_prefix_len());
             let rx_bytes = seen.map_or(0, |peer| peer.rx_bytes);
-            if connected
-                && targets.len() < MEASURED
-                && let Some(net) = host.next()
-                && heard.deserves_echo(now, key, rx_bytes)
-            {
-                targets.insert(key, net.addr());
+            if connected {
+                candidates.insert(key, (host.next().map(|net| net.addr()), rx_bytes));
             }
-            peers.push(json!({
+            let peer = json!({
                 "key": key,
                 "eids": eids,
                 "path": seen.and_then(|peer| peer.endpoint),
@@ -205,9 +206,42 @@ impl Asked {
                 "rx_bytes": rx_bytes,
                 "tx_bytes": seen.map_or(0, |peer| peer.tx_bytes),
                 "rtt_us": null,
-            }));
+            });
+            peers.insert(key, peer);
         }
-        (peers, targets)
+        let echoes = self.choose_echoes(now, candidates, &mut peers);
+        (peers.into_values().collect(), echoes)
+    }
+
+    /// Chooses who gets echoes, of peers with an address that answers, if they have one, and their
+    /// counter; and notes in what is told of each `peer` whether it does.
+    fn choose_echoes(
+        &self,
+        now: Timestamp,
+        mut candidates: BTreeMap<PublicKey, (Option<IpAddr>, u64)>,
+        peers: &mut BTreeMap<PublicKey, Value>,
+    ) -> Echoes {
+        let echoes = self.heard.lock().echoes(now, &candidates, MEASURED);
+        for (key, peer) in peers.iter_mut() {
+            let echo = echoes.get(key).copied().unwrap_or(Echo::NotConnected);
+            if let Some(peer) = peer.as_object_mut() {
+                peer.insert("echo".to_owned(), json!(echo));
+            }
+        }
+        let sent = |key: &PublicKey| echoes.get(key) == Some(&Echo::Sent);
+        candidates.retain(|key, _| sent(key));
+        let targets = candidates.into_iter();
+        let targets = targets.filter_map(|(key, (address, _))| Some((key, address?)));
+        let targets: BTreeMap<_, _> = targets.collect();
+        let large = self.holes.due(now, &targets, |key| peers.contains_key(key));
+        Echoes {
+            netns: self.netns.clone(),
+            interface: self.interface.clone(),
+            mtu: self.mtu,
+            targets,
+            large,
+            holes: self.holes.clone(),
+        }
     }
 }
 
@@ -229,30 +263,15 @@ pub(super) fn describe_peers(
     json!(peers.collect::<Vec<_>>()).to_string()
 }
 
-/// The round trips of those of `targets` that answer, in microseconds, by key.
-async fn measure(
-    netns: Option<&str>,
-    interface: &str,
-    targets: &BTreeMap<PublicKey, IpAddr>,
-) -> Result<BTreeMap<String, u64>, DeviceError> {
-    let netns = netns.map(NetNs::open).transpose()?;
-    let addresses: Vec<IpAddr> = targets.values().copied().collect();
-    let measured = round_trips(netns.as_ref(), interface, &addresses, ECHO_WAIT).await?;
-    let measured = targets.iter().filter_map(|(key, address)| {
-        let rtt = measured.get(address)?;
-        Some((key.to_string(), microseconds(*rtt)))
-    });
-    Ok(measured.collect())
-}
-
 /// Adds round trips by key to what is told of the peers.
-fn add_round_trips(report: &mut Value, by_key: &BTreeMap<String, u64>) {
+fn add_round_trips(report: &mut Value, by_key: &BTreeMap<PublicKey, Duration>) {
     let peers = report.get_mut("peers").and_then(Value::as_array_mut);
     for peer in peers.into_iter().flatten() {
         let key = peer.get("key").and_then(Value::as_str);
-        let rtt = key.and_then(|key| by_key.get(key)).copied();
+        let key = key.and_then(|key| key.parse().ok());
+        let rtt = key.and_then(|key| by_key.get(&key)).copied();
         if let (Some(rtt), Some(peer)) = (rtt, peer.as_object_mut()) {
-            peer.insert("rtt_us".into(), json!(rtt));
+            peer.insert("rtt_us".into(), json!(microseconds(rtt)));
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - Changes happen under a lock that packets take too: between two packets, never during one.
 
 mod packet_io;
+mod udp;
 
 use std::fmt;
 use std::io;
@@ -17,7 +18,6 @@ use std::time::Duration;
 use gotatun::device::{Device, DeviceBuilder, Error, Peer};
 use gotatun::noise::TimerParams;
 use gotatun::packet::Packet;
-use gotatun::udp::socket::UdpSocketFactory;
 use gotatun::x25519;
 use ipnet::IpNet;
 use ipnetwork::IpNetwork;
@@ -29,8 +29,9 @@ use crate::error::DeviceError;
 use crate::link_guard::{BRINGING_UP, LinkGuard};
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
 use packet_io::{TunReader, TunWriter};
+use udp::RoomySockets;
 
-type Gotatun = Device<(UdpSocketFactory, TunWriter, TunReader)>;
+type Gotatun = Device<(RoomySockets, TunWriter, TunReader)>;
 
 /// Reads the peers of one interface, and does not keep it running.
 #[derive(Clone)]
@@ -70,7 +71,7 @@ impl Embedded {
         };
         let failed = |error| failed_to_start(error, config, link.name());
         let device = DeviceBuilder::new()
-            .with_default_udp()
+            .with_udp(RoomySockets::new())
             .with_ip_pair(TunWriter(tun), reader)
             .with_listen_port(config.listen_port)
             .build()

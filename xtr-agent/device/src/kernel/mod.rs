@@ -138,9 +138,9 @@ impl Kernel {
         self.reads.clone()
     }
 
-    /// Sends an IP packet out through the interface at once.
-    pub(crate) fn inject(&self, packet: &[u8], name: &str) -> Result<(), DeviceError> {
-        self.packets.send(packet).map_err(|source| {
+    /// Sends an IP packet out through the interface, as soon as there is room.
+    pub(crate) async fn inject(&self, packet: &[u8], name: &str) -> Result<(), DeviceError> {
+        self.packets.send(packet).await.map_err(|source| {
             if source.kind() == io::ErrorKind::WouldBlock {
                 let name = name.to_owned();
                 return DeviceError::QueueFull { name };

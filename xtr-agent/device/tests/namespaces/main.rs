@@ -8,6 +8,8 @@ mod addresses;
 #[cfg(test)]
 mod adoption;
 #[cfg(test)]
+mod bursts;
+#[cfg(test)]
 mod costs;
 #[cfg(test)]
 mod echo;

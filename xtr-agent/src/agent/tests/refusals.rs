@@ -22,6 +22,18 @@ fn one_request_per_destination_and_then_a_refusal() {
 }
 
 #[test]
+fn a_packet_that_the_data_plane_does_not_take_is_counted_and_its_sender_told() {
+    let mut bench = Bench::new();
+    let refused = bench.input(Input::NotSent(&to_far_end(&[1])));
+    let [Action::Count(DropReason::NotTaken), Action::Deliver(error)] = refused.as_slice() else {
+        panic!("{refused:?}");
+    };
+    let told = ip_header::addresses(error);
+    let sender = ip_header::addresses(&to_far_end(&[1]));
+    assert_eq!(told, sender.map(|(from, to)| (to, from)));
+}
+
+#[test]
 fn a_map_server_that_lost_the_control_tunnel_is_reached_through_a_new_one() {
     let mut bench = Bench::new();
     bench.now = Timestamp::ZERO + Duration::from_secs(100);
