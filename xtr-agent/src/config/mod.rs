@@ -9,12 +9,14 @@
 //! | What is left of an overlay without what is excluded? | `without.rs` |
 //! | What does a complaint look like? | `error.rs` |
 //! | Where is a key that cannot change now? | `place.rs` |
+//! | Can others read what is secret? | `secrets.rs` |
 
 mod check;
 mod error;
 mod instance;
 mod place;
 mod raw;
+mod secrets;
 mod without;
 
 use std::net::{IpAddr, SocketAddr};
@@ -105,7 +107,7 @@ pub struct Interfaces {
 }
 
 /// The map server and the way to it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapServer {
     /// Where it listens.
     pub address: SocketAddr,
@@ -114,7 +116,7 @@ pub struct MapServer {
 }
 
 /// The way to a map server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Through a WireGuard tunnel of its own.
     Tunnel {
@@ -131,6 +133,33 @@ pub enum Access {
         /// The secret shared with it.
         key: AuthKey,
     },
+}
+
+impl MapServer {
+    /// Where it is on the underlay.
+    #[must_use]
+    pub const fn underlay(&self) -> IpAddr {
+        match &self.access {
+            Access::Tunnel { endpoint, .. } => endpoint.ip(),
+            Access::Plain { .. } => self.address.ip(),
+        }
+    }
+
+    /// Whether `other` is the same one, though it may be reached in another way.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.access, &other.access) {
+            (
+                Access::Tunnel { public_key, .. },
+                Access::Tunnel {
+                    public_key: other, ..
+                },
+            ) => public_key == other,
+            (Access::Plain { .. }, Access::Plain { .. }) => self == other,
+            (Access::Tunnel { .. }, Access::Plain { .. })
+            | (Access::Plain { .. }, Access::Tunnel { .. }) => false,
+        }
+    }
 }
 
 impl Config {
@@ -171,10 +200,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the line, the key and a remedy.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let mut raw: RawConfig = toml::from_str(text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let mut raw: RawConfig =
+            toml::from_str(text).map_err(|source| ConfigError::parse(path, text, source))?;
         let source = Source { path, text };
         let outer = raw.take_outer().map_err(|incomplete| {
             let remedy = "give both `overlay` and `eid_prefixes`, here or in each [[instance]]";
