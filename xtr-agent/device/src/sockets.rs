@@ -46,7 +46,7 @@ pub fn bind_control_socket(addr: SocketAddr, device: Option<&str>) -> io::Result
 /// same one for the same source address and port.
 ///
 /// # Errors
-/// The address is not there, or the port is in use. If `addr` names no port, `count` must be 1.
+/// The address is not there, or the port is in use.
 pub fn bind_shared_sockets(addr: SocketAddr, count: usize) -> io::Result<Vec<StdUdpSocket>> {
     // Whoever else has the port would get a share too, unless it is found in use now.
     let alone = udp_socket(addr)?;
@@ -54,6 +54,8 @@ pub fn bind_shared_sockets(addr: SocketAddr, count: usize) -> io::Result<Vec<Std
     if count == 1 {
         return Ok(vec![alone.into()]);
     }
+    let alone: StdUdpSocket = alone.into();
+    let addr = alone.local_addr()?;
     drop(alone);
     let sockets = (0..count).map(|_| {
         let socket = udp_socket(addr)?;
