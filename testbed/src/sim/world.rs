@@ -40,6 +40,8 @@ pub(super) enum Event {
     /// The data plane of an agent has carried out a task. The second number tells the lives of an
     /// agent apart.
     DataPlane(u32, u32),
+    /// Counters that an agent wanted are there.
+    Counted(u32, u32),
     /// An agent reads the packets that were caught.
     Missed(u32, u32),
     /// An agent hears of its new address.
@@ -245,6 +247,7 @@ impl World {
             Event::AgentTimer(agent) => self.agent_timer(agent),
             Event::ServerTimer(server) => self.server_timer(server),
             Event::DataPlane(agent, life) => self.data_plane(agent, life),
+            Event::Counted(agent, life) => self.counted(agent, life),
             Event::Missed(agent, life) => self.missed(agent, life),
             Event::Renumbered(agent, life) => self.renumbered(agent, life),
             Event::Gone(agent, life) => self.agent_gone(agent, life),
@@ -282,6 +285,7 @@ impl World {
             Event::AgentTimer(number)
             | Event::ServerTimer(number)
             | Event::DataPlane(number, _)
+            | Event::Counted(number, _)
             | Event::Missed(number, _)
             | Event::Renumbered(number, _)
             | Event::Gone(number, _)

@@ -8,7 +8,7 @@
 //! | how does WireGuard run in this process? | `embedded` |
 //! | how is the kernel's WireGuard programmed? | `kernel` |
 //! | which change of a peer is the smallest? | `table` |
-//! | how often are counters read? | `paced_stats` |
+//! | who reads counters, and how often? | `counters`, `paced_stats` |
 //! | what outlives a killed process? | `leftover` |
 //! | what catches packets to unknown destinations? | `miss_tun` |
 //! | how do packets get into an interface? | `routes` |
@@ -16,6 +16,7 @@
 //! | how far away is somebody behind an interface? | `echo` |
 //! | how large may packets be? | `path_mtu`, `mss_clamp` |
 //! | which sockets belong to a tunnel? | `sockets` |
+//! | how do many datagrams come and go at a time? | `batch` |
 //! | how does the kernel make interfaces? | `netlink` |
 //! | how are they made in another network namespace? | `netns` |
 //!
@@ -23,7 +24,9 @@
 //! Linux only.
 
 mod address_watch;
+mod batch;
 mod clock;
+mod counters;
 mod device;
 mod echo;
 mod embedded;
@@ -45,6 +48,8 @@ mod tun;
 mod types;
 
 pub use address_watch::AddressWatch;
+pub use batch::{Inbox, Outbox, wait_for_any};
+pub use counters::Counters;
 pub use device::Device;
 pub use echo::{SMALL_ECHO, round_trips};
 pub use error::DeviceError;
@@ -55,5 +60,7 @@ pub use mss_clamp::MssClamp;
 pub use netns::NetNs;
 pub use path_mtu::{path_mtu, wireguard_overhead};
 pub use routes::{MAIN_TABLE, RouteSpec, Routes};
-pub use sockets::{bind_control_socket, local_address_towards};
+pub use sockets::{
+    bind_control_socket, bind_shared_sockets, local_address_towards, set_receive_room,
+};
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};

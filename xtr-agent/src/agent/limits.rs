@@ -87,7 +87,7 @@ pub const REGISTER_RETRY: Duration = Duration::from_secs(1);
 /// Longest pause between Map-Register retransmissions (RFC 9301 5.6).
 pub const REGISTER_RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Retransmission of the messages of a stopping agent.
+/// Retransmission of the messages of an agent that stops, or leaves its map servers.
 pub const FAREWELL_RETRY: Duration = Duration::from_millis(200);
 
 /// Requests of one subscription that may still be answered.

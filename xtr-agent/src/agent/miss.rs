@@ -247,8 +247,12 @@ impl Agent {
         self.deadlines.set(Timer::Request(dst), until);
     }
 
-    /// Sends one Map-Request; each retry goes to the next map server.
+    /// Sends one Map-Request; each retry goes to the next map server. While the map servers are
+    /// being left, those that take their place are asked instead, once they have.
     pub(super) fn send_request(&self, question: Question, tries: u32, actions: &mut Actions) {
+        if self.leaving {
+            return;
+        }
         let Question {
             source,
             asked,

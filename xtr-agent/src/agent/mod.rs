@@ -11,6 +11,7 @@ mod answer;
 mod armed;
 mod asked;
 mod bucket;
+mod change_servers;
 mod choice;
 mod config;
 mod control;
@@ -50,7 +51,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{Deadlines, EidPrefix, Nonce, PublicKey, Timestamp, Ttl};
+use lisp_proto::{Deadlines, EidPrefix, Nonce, PublicKey, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -201,6 +202,8 @@ pub struct Agent {
     deadlines: Deadlines<Timer>,
     /// Whether our clients are to go to others.
     draining: bool,
+    /// Others are about to take the place of the map servers.
+    leaving: bool,
     stopping: bool,
 }
 
@@ -238,6 +241,7 @@ impl Agent {
             evicting: BTreeSet::new(),
             deadlines: Deadlines::default(),
             draining: false,
+            leaving: false,
             stopping: false,
             config,
         }
@@ -299,12 +303,12 @@ impl Agent {
         self.servers.get(index)?.registration.acknowledged()
     }
 
-    /// Whether an agent that was told to stop has nothing more to wait for:
-    /// all that it withdrew is acknowledged.
+    /// Whether an agent that was told to stop, or to leave its map servers, has nothing more to wait
+    /// for: all that it withdrew is acknowledged.
     #[must_use]
     pub fn has_left(&self) -> bool {
         let withdrawn = |server: &Server| !server.registration.unacknowledged();
-        self.stopping && self.servers.iter().all(withdrawn) && self.subscriptions.all_answered()
+        self.is_leaving() && self.servers.iter().all(withdrawn) && self.subscriptions.all_answered()
     }
 
     fn timer(&mut self, now: Timestamp, timer: Timer, actions: &mut Actions) {
@@ -325,7 +329,6 @@ impl Agent {
 
     fn shut_down(&mut self, now: Timestamp, actions: &mut Actions) {
         self.stopping = true;
-        self.config.ttl = Ttl::WITHDRAW;
         self.unsubscribe_all(now, actions);
         self.register_all(now, actions);
         let prefixes: Vec<IpNet> = self.cache.iter().map(|(prefix, _)| prefix).collect();

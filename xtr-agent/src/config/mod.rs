@@ -107,7 +107,7 @@ pub struct Interfaces {
 }
 
 /// The map server and the way to it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapServer {
     /// Where it listens.
     pub address: SocketAddr,
@@ -116,7 +116,7 @@ pub struct MapServer {
 }
 
 /// The way to a map server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Through a WireGuard tunnel of its own.
     Tunnel {
@@ -133,6 +133,33 @@ pub enum Access {
         /// The secret shared with it.
         key: AuthKey,
     },
+}
+
+impl MapServer {
+    /// Where it is on the underlay.
+    #[must_use]
+    pub const fn underlay(&self) -> IpAddr {
+        match &self.access {
+            Access::Tunnel { endpoint, .. } => endpoint.ip(),
+            Access::Plain { .. } => self.address.ip(),
+        }
+    }
+
+    /// Whether `other` is the same one, though it may be reached in another way.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.access, &other.access) {
+            (
+                Access::Tunnel { public_key, .. },
+                Access::Tunnel {
+                    public_key: other, ..
+                },
+            ) => public_key == other,
+            (Access::Plain { .. }, Access::Plain { .. }) => self == other,
+            (Access::Tunnel { .. }, Access::Plain { .. })
+            | (Access::Plain { .. }, Access::Tunnel { .. }) => false,
+        }
+    }
 }
 
 impl Config {

@@ -1,13 +1,12 @@
 //! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
-use serde_json::json;
 use tracing::{info, warn};
 use wg_device::{
     Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, NetNs, PeerSpec,
@@ -15,7 +14,7 @@ use wg_device::{
 };
 
 use super::forwarding::Forwarding;
-use crate::agent::{Agent, Change};
+use crate::agent::{self, Change};
 use crate::config::Instance;
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
@@ -155,15 +154,7 @@ impl DataPlane {
     /// Carries out one change.
     pub(super) async fn apply(&mut self, change: &Change) -> Result<(), DeviceError> {
         match change {
-            Change::SetPeer(spec) => {
-                let spec = PeerSpec {
-                    key: spec.key,
-                    endpoint: spec.endpoint,
-                    allowed_ips: spec.allowed_ips.clone(),
-                    keepalive: None,
-                };
-                self.data.set_peer(&spec).await
-            }
+            Change::SetPeer(spec) => self.data.set_peer(&peer(spec)).await,
             Change::RemovePeer(key) => self.data.remove_peer(key).await,
             Change::AddRoute(prefix) => {
                 let route = self.data_route(prefix);
@@ -174,6 +165,15 @@ impl DataPlane {
                 self.routes.remove(&route)
             }
         }
+    }
+
+    /// Sets peers in their order: what became of each.
+    pub(super) async fn set_peers(
+        &self,
+        specs: impl Iterator<Item = &agent::PeerSpec>,
+    ) -> Vec<Result<(), DeviceError>> {
+        let specs: Vec<_> = specs.map(peer).collect();
+        self.data.set_peers(&specs).await
     }
 
     /// Whether packets to `prefix` pass the agent already.
@@ -225,29 +225,6 @@ impl DataPlane {
         }
     }
 
-    /// How many peers the data plane has, and what it measured of each, as JSON.
-    pub(super) async fn describe_peers(&mut self, agent: &Agent) -> (usize, String) {
-        let stats = self.data.peer_stats().await.unwrap_or_default();
-        let mut wanted: HashMap<PublicKey, Vec<IpNet>> = agent
-            .peers()
-            .map(|peer| (peer.key, peer.allowed_ips))
-            .collect();
-        let peers: Vec<_> = stats
-            .iter()
-            .map(|peer| {
-                json!({
-                    "key": peer.key.to_string(),
-                    "eids": wanted.remove(&peer.key).unwrap_or_default(),
-                    "endpoint": peer.endpoint,
-                    "since_handshake_ms": peer.since_handshake.map(|since| since.as_millis()),
-                    "rx_bytes": peer.rx_bytes,
-                    "tx_bytes": peer.tx_bytes,
-                })
-            })
-            .collect();
-        (peers.len(), json!(peers).to_string())
-    }
-
     /// Removes everything that `create` and `apply` made.
     pub(super) async fn close(self) {
         let Self {
@@ -263,6 +240,15 @@ impl DataPlane {
         drop(routes);
         data.close().await;
         forwarding.remove();
+    }
+}
+
+fn peer(spec: &agent::PeerSpec) -> PeerSpec {
+    PeerSpec {
+        key: spec.key,
+        endpoint: spec.endpoint,
+        allowed_ips: spec.allowed_ips.clone(),
+        keepalive: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lisp_proto::{PublicKey, Timestamp};
@@ -15,6 +16,17 @@ const ECHOED: Duration = Duration::from_secs(60);
 /// Most bytes that echoes of both ends between two reports, and WireGuard for itself, bring: an
 /// echo is 96 bytes, a handshake 148, a keepalive 32.
 const ECHO_BYTES: u64 = 512;
+
+/// The same, for the loop and for those who read counters beside it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SharedHeard(Arc<Mutex<Heard>>);
+
+impl SharedHeard {
+    /// For the time of one peer only: the loop waits.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The received bytes of every peer at the last look, and at the last report.
 #[derive(Debug, Default)]

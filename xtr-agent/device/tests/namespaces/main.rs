@@ -26,6 +26,8 @@ mod routes;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod together;
+#[cfg(test)]
 mod traffic;
 #[cfg(test)]
 mod tunnel;
