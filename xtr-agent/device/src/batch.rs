@@ -216,6 +216,10 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
 
+    fn numbered(number: usize) -> Vec<u8> {
+        vec![u8::try_from(number).unwrap(); number * 3]
+    }
+
     #[test]
     fn datagrams_arrive_whole_and_in_order_with_their_sources() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -225,10 +229,7 @@ mod tests {
             let mut outbox = Outbox::default();
             let count = BATCH + 7;
             for number in 0..count {
-                let len = number * 3;
-                outbox
-                    .bytes_mut()
-                    .resize(outbox.bytes.len() + len, number as u8);
+                outbox.bytes_mut().extend(numbered(number));
                 outbox.push(to);
             }
             assert!(outbox.is_full());
@@ -240,7 +241,7 @@ mod tests {
                 assert_eq!(inbox.receive(&other).unwrap(), round);
                 for (source, bytes) in inbox.iter() {
                     assert_eq!(source, one.local_addr().unwrap());
-                    assert_eq!(bytes, vec![got as u8; got * 3]);
+                    assert_eq!(bytes, numbered(got));
                     got += 1;
                 }
             }

@@ -336,15 +336,16 @@ mod tests {
     /// The keys of all peers of a message, and the prefixes of each.
     fn told(message: &[WireguardPeer]) -> Vec<(PublicKey, usize)> {
         let peers = message.iter().map(|peer| {
-            let key = peer.0.iter().find_map(|attribute| match attribute {
-                WireguardPeerAttribute::PublicKey(key) => Some(PublicKey(*key)),
-                _ => None,
-            });
-            let prefixes = peer.0.iter().map(|attribute| match attribute {
-                WireguardPeerAttribute::AllowedIps(prefixes) => prefixes.len(),
-                _ => 0,
-            });
-            (key.unwrap(), prefixes.sum())
+            let (mut key, mut prefixes) = (None, 0);
+            for attribute in &peer.0 {
+                if let WireguardPeerAttribute::PublicKey(bytes) = attribute {
+                    key = Some(PublicKey(*bytes));
+                }
+                if let WireguardPeerAttribute::AllowedIps(more) = attribute {
+                    prefixes += more.len();
+                }
+            }
+            (key.unwrap(), prefixes)
         });
         peers.collect()
     }

@@ -236,6 +236,7 @@ fn who_is_wanted_while_the_counters_are_read_does_not_make_room() {
     let more = record("10.2.0.1/32", wanted.0, Ttl::from_minutes(15));
     let pushed = bench.notify(17, &more);
     bench.done(&pushed);
+    bench.now = bench.now + Duration::from_millis(50);
     bench.input(Input::PeerStats(&stats));
     let left: BTreeSet<PublicKey> = bench.agent.peers().map(|peer| peer.key).collect();
     assert!(left.contains(&wanted.0) && !left.contains(&other.0));

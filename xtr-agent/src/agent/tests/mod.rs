@@ -34,7 +34,7 @@ mod trace;
 
 use super::ip_header::tests::packet;
 use bytes::Bytes;
-use lisp_proto::{AuthKey, InstanceId, SiteId, XtrId};
+use lisp_proto::{AuthKey, InstanceId, SiteId, Ttl, XtrId};
 
 use super::*;
 
