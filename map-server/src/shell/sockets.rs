@@ -43,7 +43,7 @@ impl Sockets {
         address: SocketAddr,
         device: Option<&str>,
     ) -> io::Result<SocketAddr> {
-        let socket = bind_control_socket(address, device)?;
+        let socket = bind_control_socket(address, device, 0)?;
         let local = socket.local_addr()?;
         self.sockets.push((via, socket));
         Ok(local)

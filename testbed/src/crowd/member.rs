@@ -121,6 +121,7 @@ impl Member {
             }],
             iid: InstanceId(0),
             eid_prefixes: vec![IpNet::from(IpAddr::V4(eid))],
+            serves: Vec::new(),
             shared: false,
             overlay: vec![IpNet::V4(OVERLAY)],
             control_address: control_address.into(),

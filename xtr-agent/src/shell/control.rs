@@ -25,6 +25,8 @@ const CONTROL_KEEPALIVE_S: u16 = 25;
 pub(super) struct Control {
     pub(super) socket: UdpSocket,
     tunnel: Option<(Device, PeerSpec)>,
+    /// Of what the socket sends.
+    mark: u32,
     renewed: Option<Timestamp>,
     /// When the map server was last heard of.
     heard: Option<Timestamp>,
@@ -105,11 +107,12 @@ impl Control {
         };
         let bind = SocketAddr::new(address, server.port());
         let device = tunnel.as_ref().map(|(device, _)| device.name());
-        let socket = bind_control_socket(bind, device)
+        let socket = bind_control_socket(bind, device, plain_mark(config))
             .with_context(|| format!("control socket on {bind}"))?;
         Ok(Self {
             socket,
             tunnel,
+            mark: plain_mark(config),
             renewed: None,
             heard: None,
         })
@@ -133,7 +136,7 @@ impl Control {
             && !rlocs.contains(&now.ip())
             && let Some(rloc) = moved
         {
-            self.socket = bind_control_socket(SocketAddr::new(*rloc, now.port()), None)?;
+            self.socket = bind_control_socket(SocketAddr::new(*rloc, now.port()), None, self.mark)?;
         }
         Ok(())
     }
@@ -186,6 +189,14 @@ impl Control {
     }
 }
 
+/// The mark of control datagrams: inside a tunnel it is the tunnel that has one.
+fn plain_mark(config: &Config) -> u32 {
+    match &config.map_server.access {
+        Access::Tunnel { .. } => 0,
+        Access::Plain { .. } => config.mark(),
+    }
+}
+
 /// The tunnel to the map server, with the map server as its only peer.
 async fn tunnel(
     config: &Config,
@@ -198,6 +209,7 @@ async fn tunnel(
         private_key,
         listen_port: 0,
         mtu: config.mtu,
+        mark: config.mark(),
         addresses: vec![address],
         adopt: true,
     };

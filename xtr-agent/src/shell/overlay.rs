@@ -86,7 +86,7 @@ impl Overlay {
             .try_fill_bytes(&mut seed)
             .context("no randomness from the operating system")?;
         let key = data_key.clone();
-        let plane = DataPlane::create(instance, config.data_plane, key, &config.state_dir).await?;
+        let plane = DataPlane::create(config, instance, key).await?;
         let span = if config.instances.len() > 1 {
             info_span!("instance", iid = instance.iid.0)
         } else {
@@ -102,7 +102,7 @@ impl Overlay {
             registered: false,
             heard: Heard::default(),
             renewals: Renewals::default(),
-            paths: PathSizes::default(),
+            paths: PathSizes::marked(config.mark()),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
             server,

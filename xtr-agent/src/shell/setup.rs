@@ -86,6 +86,7 @@ pub(super) fn core(
         }],
         iid: instance.iid,
         eid_prefixes: instance.eid_prefixes.clone(),
+        serves: instance.serves.clone(),
         shared: instance.shared,
         overlay: instance.overlay.clone(),
         control_address,
