@@ -6,4 +6,5 @@ mod udp;
 
 pub use ping::{EchoReply, Ping, PingReport};
 pub use tcp::{TcpProbe, TcpReport};
+pub(crate) use udp::Arrival;
 pub use udp::{UdpProbe, UdpReport};
