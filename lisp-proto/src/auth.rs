@@ -163,6 +163,23 @@ impl AuthKey {
     }
 }
 
+/// Keys are the same when they are known by the same number and sign alike.
+impl PartialEq for AuthKey {
+    fn eq(&self, other: &Self) -> bool {
+        // A Map-Register of nothing, with a tag of no length.
+        let mut message = [0; TAG_OFFSET];
+        if let Some(first) = message.first_mut() {
+            *first = 0x30;
+        }
+        let signed = Signed::split(&message);
+        let sign = |key: &Self| signed.as_ref().map(|signed| key.state.compute(signed));
+        let form = |key: &Self| (key.key_id, key.algorithm, key.full_tag);
+        form(self) == form(other) && sign(self) == sign(other)
+    }
+}
+
+impl Eq for AuthKey {}
+
 impl fmt::Debug for AuthKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthKey")
@@ -266,6 +283,18 @@ mod tests {
         let key = AuthKey::new(0, Algorithm::None, b"");
         for bytes in [&[0x10; 40][..], &[0x30; 15], &[]] {
             assert_eq!(verify(&key, bytes), Err(AuthError::NotAuthenticated));
+        }
+    }
+
+    #[test]
+    fn keys_are_the_same_when_they_sign_alike() {
+        for algorithm in ALL {
+            let key = AuthKey::new(1, algorithm, b"secret");
+            assert_eq!(key, AuthKey::new(1, algorithm, b"secret"));
+            assert_ne!(key, AuthKey::new(2, algorithm, b"secret"));
+            assert_ne!(key, key.clone().with_tag_len(true));
+            let other = AuthKey::new(1, algorithm, b"other");
+            assert_eq!(key == other, algorithm == Algorithm::None);
         }
     }
 

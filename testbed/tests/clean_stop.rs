@@ -9,7 +9,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use testbed::{Binaries, Network, NetworkOptions, Node, Ping, Snapshot};
 
@@ -49,7 +52,9 @@ fn daemons_that_connected_leave_nothing_behind() {
             1
         );
     }
-    assert_ne!(Traces::of(&network).namespaces, before.namespaces);
+    let running = Traces::of(&network);
+    assert_ne!(running.namespaces, before.namespaces);
+    assert_eq!(running.resolver, before.resolver);
     network.stop_all().unwrap();
     Traces::of(&network).assert_same(&before);
 }
@@ -66,10 +71,19 @@ fn daemons_that_did_nothing_leave_nothing_behind() {
     }
 }
 
+/// The resolver's configuration, which is not ours to touch, with what tells whether it was written.
+fn resolver() -> Option<(Vec<u8>, u64, SystemTime)> {
+    let path = "/etc/resolv.conf";
+    let metadata = fs::metadata(path).ok()?;
+    let written = metadata.modified().unwrap();
+    Some((fs::read(path).unwrap(), metadata.ino(), written))
+}
+
 /// What daemons could leave behind.
 struct Traces {
     namespaces: BTreeMap<String, Snapshot>,
     files: BTreeSet<PathBuf>,
+    resolver: Option<(Vec<u8>, u64, SystemTime)>,
 }
 
 impl Traces {
@@ -86,6 +100,7 @@ impl Traces {
         Self {
             namespaces,
             files: nodes.iter().flat_map(|node| node.files()).collect(),
+            resolver: resolver(),
         }
     }
 
@@ -99,5 +114,6 @@ impl Traces {
             !KEPT_STATE.iter().any(|kept| name.ends_with(kept))
         });
         assert_eq!(new.collect::<Vec<_>>(), Vec::<&PathBuf>::new());
+        assert_eq!(self.resolver, before.resolver);
     }
 }

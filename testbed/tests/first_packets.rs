@@ -1,26 +1,31 @@
 //! Two agents that know nothing of each other, and a stream that starts at full pace: its first
-//! packets wait for the tunnel, and all arrive in order.
+//! packets wait for the tunnel, and all arrive in order. So do TCP connections, fragments and bursts.
 
 #![allow(
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::print_stdout,
     reason = "helpers of tests"
 )]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod guest;
+mod held;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use testbed::{DataPlane, LinkParams, Network, NetworkOptions, UdpProbe, UdpReport, Underlay};
+use testbed::{
+    DataPlane, Endpoint, LinkParams, Network, NetworkOptions, Share, UdpProbe, UdpReport, Underlay,
+};
 
 /// Time from one packet to the next.
 const PACE: Duration = Duration::from_millis(1);
 /// The same in a guest, where a handshake takes a hundred times as long as on the machine it is
 /// emulated on: WireGuard itself keeps 128 packets for it.
 const EMULATED_PACE: Duration = Duration::from_millis(10);
+
+/// Bytes of a datagram that makes a packet of 1,400 with the headers of IPv6.
+const LARGE: usize = 1_352;
 
 #[test]
 fn no_packet_is_lost_or_reordered_over_plain_links() {
@@ -48,6 +53,27 @@ fn no_packet_is_lost_or_reordered_over_an_ipv6_underlay() {
 }
 
 #[test]
+fn a_connection_opens_without_a_segment_repeated() {
+    cold_pairs(&NetworkOptions::default(), connects);
+}
+
+#[test]
+fn a_first_datagram_in_fragments_arrives_whole() {
+    let options = NetworkOptions::default();
+    cold_pairs(&options, |pair, eid| fragments_arrive(pair, eid, PACE));
+}
+
+#[test]
+fn a_first_burst_arrives_in_order() {
+    cold_pairs(&NetworkOptions::default(), a_burst_arrives);
+}
+
+#[test]
+fn a_bad_way_to_the_map_server_costs_time_and_no_packet() {
+    impaired_ways_to_the_map_server(DataPlane::Embedded);
+}
+
+#[test]
 fn no_packet_is_lost_on_kernel_wireguard_either() {
     guest::passes(IN_GUEST);
 }
@@ -64,19 +90,70 @@ fn over_kernel_wireguard_and_netem() {
         ..NetworkOptions::default()
     };
     thousand_each_way_of_writing_addresses(&options, EMULATED_PACE);
+    cold_pairs(&options, connects);
+    cold_pairs(&options, |pair, eid| {
+        fragments_arrive(pair, eid, EMULATED_PACE);
+    });
+    cold_pairs(&options, a_burst_arrives);
+    impaired_ways_to_the_map_server(DataPlane::Kernel);
+}
+
+/// Streams whose tunnels are made over links that delay, lose and double control messages, or put them
+/// out of order.
+fn impaired_ways_to_the_map_server(data_plane: DataPlane) {
+    let delayed = LinkParams::delayed(Duration::from_millis(5));
+    let rough = LinkParams {
+        jitter: Duration::from_millis(2),
+        loss: Share::percent(1),
+        duplicate: Share::percent(5),
+        ..delayed
+    };
+    let disordered = LinkParams {
+        reorder: Share::percent(5),
+        ..delayed
+    };
+    for server_links in [rough, disordered] {
+        let options = NetworkOptions {
+            server_links: Some(server_links),
+            data_plane,
+            ..NetworkOptions::default()
+        };
+        // More than a second's packets fit the hold at this pace: a lost message is sent again.
+        stream_each_way_of_writing_addresses(&options, 300, EMULATED_PACE);
+    }
+}
+
+fn connects([alpha, beta]: [&Endpoint; 2], eid: IpAddr) {
+    held::connects(alpha.namespace(), beta.namespace(), eid);
+}
+
+fn fragments_arrive([alpha, beta]: [&Endpoint; 2], eid: IpAddr, pace: Duration) {
+    held::fragments_arrive(alpha.namespace(), beta.namespace(), eid, pace);
+}
+
+/// Sends more packets at once than a data plane keeps for a handshake.
+fn a_burst_arrives([alpha, beta]: [&Endpoint; 2], eid: IpAddr) {
+    let probe = UdpProbe {
+        count: 200,
+        interval: Duration::ZERO,
+        payload: LARGE,
+        ..UdpProbe::thousand_to(SocketAddr::new(eid, 9_003))
+    };
+    let report = probe.run(alpha.namespace(), beta.namespace()).unwrap();
+    assert!(report.is_perfect(), "to {eid}: {report:?}");
+}
+
+fn thousand_each_way_of_writing_addresses(options: &NetworkOptions, interval: Duration) {
+    stream_each_way_of_writing_addresses(options, 1_000, interval);
 }
 
 /// Sends to the IPv4 EID of one cold pair and to the IPv6 EID of another.
-fn thousand_each_way_of_writing_addresses(options: &NetworkOptions, interval: Duration) {
+fn stream_each_way_of_writing_addresses(options: &NetworkOptions, count: u32, interval: Duration) {
     for eid in [0, 1] {
-        let network = Network::start(options).unwrap();
-        let [alpha, beta] = network.endpoints.as_slice() else {
-            panic!("two endpoints");
-        };
-        for endpoint in [alpha, beta] {
-            assert_eq!(endpoint.report_peers(&network.log).unwrap(), []);
-        }
+        let network = cold_network(options);
+        let [alpha, beta] = network.pair().unwrap();
         let probe = UdpProbe {
+            count,
             interval,
             ..UdpProbe::thousand_to(SocketAddr::new(beta.eids[eid], 9_000))
         };
@@ -95,6 +172,24 @@ fn thousand_each_way_of_writing_addresses(options: &NetworkOptions, interval: Du
             summary(&report)
         );
     }
+}
+
+/// Calls `test` with the IPv4 EID of one cold pair, and with the IPv6 EID of another.
+fn cold_pairs(options: &NetworkOptions, test: impl Fn([&Endpoint; 2], IpAddr)) {
+    for eid in [0, 1] {
+        let network = cold_network(options);
+        let pair = network.pair().unwrap();
+        test(pair, pair[1].eids[eid]);
+    }
+}
+
+/// A network in which nobody has a peer.
+fn cold_network(options: &NetworkOptions) -> Network {
+    let network = Network::start(options).unwrap();
+    for endpoint in &network.endpoints {
+        assert_eq!(endpoint.report_peers(&network.log).unwrap(), []);
+    }
+    network
 }
 
 fn summary(report: &UdpReport) -> String {

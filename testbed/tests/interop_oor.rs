@@ -98,7 +98,7 @@ fn our_map_server_says_what_is_weak_about_oor() {
     let server = site.start_map_server(&host, &docs::block("map-server.toml"));
     server.wait_for("started", PATIENCE).unwrap();
     let story = site.story();
-    for weakness in ["replay_check", "sha1"] {
+    for weakness in ["replay_check", "sha1", "no WireGuard keys"] {
         for xtr in ["oor-1", "oor-2"] {
             let said = story
                 .lines()

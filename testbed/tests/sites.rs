@@ -1,12 +1,17 @@
 //! Networks behind gateways: hosts without an agent reach each other, first packet included.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod guest;
+mod held;
+
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use testbed::{Endpoint, Link, LinkEnd, LinkParams, Namespace, Network, NetworkOptions, Ping};
+use testbed::{
+    DataPlane, Endpoint, Link, LinkEnd, LinkParams, Namespace, Network, NetworkOptions, Ping,
+};
 
 /// A host without an agent, behind a gateway.
 struct Inside {
@@ -17,7 +22,49 @@ struct Inside {
 
 #[test]
 fn hosts_behind_gateways_reach_each_other_with_their_first_packet() {
-    let (mut network, inside) = two_sites("forward = true");
+    first_packets_of_hosts_behind_gateways(DataPlane::Embedded);
+}
+
+#[test]
+fn hosts_behind_gateways_lose_no_first_segment_and_no_fragment() {
+    connections_and_fragments(DataPlane::Embedded);
+}
+
+#[test]
+fn nor_do_they_behind_gateways_with_kernel_wireguard() {
+    guest::passes(IN_GUEST);
+}
+
+/// The name of the test that runs in a guest.
+const IN_GUEST: &str = "sites_on_kernel_wireguard";
+
+#[test]
+#[ignore = "needs WireGuard in the kernel; another test runs it in a guest"]
+fn sites_on_kernel_wireguard() {
+    first_packets_of_hosts_behind_gateways(DataPlane::Kernel);
+    connections_and_fragments(DataPlane::Kernel);
+}
+
+/// Cold starts by forwarded packets, each from another family and to another network.
+fn connections_and_fragments(data_plane: DataPlane) {
+    for family in [0, 1] {
+        let (mut network, inside) = two_sites("forward = true", data_plane);
+        network.start_all().unwrap();
+        let [here, there] = inside.as_slice() else {
+            unreachable!("two sites");
+        };
+        let (from, to) = (&here.namespace, &there.namespace);
+        let address = *there.addresses.get(family).unwrap();
+        held::connects(from, to, address);
+        network.stop_all().unwrap();
+        network.start_all().unwrap();
+        let pace = Duration::from_millis(10);
+        held::fragments_arrive(from, to, address, pace);
+    }
+}
+
+fn first_packets_of_hosts_behind_gateways(data_plane: DataPlane) {
+    let (mut network, inside) = two_sites("forward = true", data_plane);
     network.start_all().unwrap();
     for (index, destination) in inside[1].addresses.iter().enumerate() {
         let ping = Ping {
@@ -52,7 +99,7 @@ fn hosts_behind_gateways_reach_each_other_with_their_first_packet() {
 
 #[test]
 fn a_gateway_that_may_not_forward_says_so_and_changes_nothing() {
-    let (mut network, _inside) = two_sites("");
+    let (mut network, _inside) = two_sites("", DataPlane::Embedded);
     network.start_all().unwrap();
     let alpha = &network.endpoints[0];
     let daemon = alpha.node.daemon().unwrap();
@@ -69,10 +116,11 @@ fn a_gateway_that_may_not_forward_says_so_and_changes_nothing() {
 }
 
 /// Two gateways that do not run yet, with a host behind each.
-fn two_sites(agent_toml: &str) -> (Network, Vec<Inside>) {
+fn two_sites(agent_toml: &str, data_plane: DataPlane) -> (Network, Vec<Inside>) {
     let options = NetworkOptions {
         sites: true,
         agent_toml: agent_toml.into(),
+        data_plane,
         ..NetworkOptions::default()
     };
     let binaries = testbed::Binaries::up_to_date(|_| ()).unwrap();
@@ -105,6 +153,10 @@ fn host_behind(network: &Network, gateway: &Endpoint) -> Inside {
         let family = if host.addr().is_ipv4() { "-4" } else { "-6" };
         let mut command = Command::new("ip");
         command.args([family, "route", "add", "default", "via", &via]);
+        if host.addr().is_ipv6() {
+            // Routers do not fragment IPv6: told by a first packet, or, as here, before.
+            command.args(["mtu", "1420"]);
+        }
         assert!(namespace.spawn(command).unwrap().wait().unwrap().success());
         addresses.push(host.addr());
     }

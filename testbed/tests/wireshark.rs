@@ -32,6 +32,8 @@ use interop::packet::Datagram;
 use interop::site::{Site, answers};
 use interop::tools;
 use interop::tshark::dissect;
+use lisp_proto::{Message, decode};
+use nix::sys::signal::Signal;
 use testbed::{LogEvent, LogPosition, Network, NetworkOptions, Ping};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,7 +97,12 @@ fn everything_the_daemons_say_is_dissected_without_complaint() {
         return;
     }
     let binaries = testbed::Binaries::up_to_date(|_| ()).unwrap();
-    let mut network = Network::prepare(&NetworkOptions::default(), binaries).unwrap();
+    let options = NetworkOptions {
+        tenants: 1,
+        agent_toml: "shared = true\n".into(),
+        ..NetworkOptions::default()
+    };
+    let mut network = Network::prepare(&options, binaries).unwrap();
     let capture = Capture::start(&network.server.host.namespace);
     network.start_all().unwrap();
     use_everything(&mut network);
@@ -105,6 +112,10 @@ fn everything_the_daemons_say_is_dissected_without_complaint() {
     for kind in Kind::ALL {
         assert!(seen.contains_key(&kind), "no {kind:?} in {seen:?}");
     }
+    let merged = messages.iter().any(|message| {
+        matches!(decode(&message.payload), Ok(Message::MapRegister(register)) if register.flags.merge)
+    });
+    assert!(merged, "no Map-Register with the merge bit");
     println!("{} messages: {seen:?}", messages.len());
 }
 
@@ -142,8 +153,7 @@ fn everything_said_in_the_plain_is_dissected_without_complaint() {
     let messages = capture.finish();
 
     let seen = count(site.testbed.directory(), &messages);
-    // Without a tunnel nothing is pushed, so nothing is acknowledged.
-    for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::MapNotifyAck) {
+    for kind in Kind::ALL.iter().filter(|kind| !kind.is_private()) {
         assert!(seen.contains_key(kind), "no {kind:?} in {seen:?}");
     }
     println!("{} messages: {seen:?}", messages.len());
@@ -197,6 +207,7 @@ fn use_everything(network: &mut Network) {
             assert!(answer.status.success(), "{eid} {flags:?}: {answer:?}");
         }
     }
+    subscribe_for_a_while(network);
     let before = network.log.position();
     network.endpoints[1].node.stop().unwrap();
     let told = network
@@ -207,6 +218,20 @@ fn use_everything(network: &mut Network) {
         told.is_some(),
         "the withdrawal was not published: {events:?}"
     );
+}
+
+/// The first endpoint asks to be told about an EID of the second, and then no more.
+fn subscribe_for_a_while(network: &Network) {
+    let [alpha, beta] = network.pair().unwrap();
+    let config = std::fs::read_to_string(&alpha.node.config).unwrap();
+    let subscribing = format!("subscribe = [\"{}/32\"]\n{config}", beta.eids[0]);
+    for (config, event) in [(subscribing, "subscribed"), (config, "reloaded")] {
+        std::fs::write(&alpha.node.config, config).unwrap();
+        let before = network.log.position();
+        let daemon = alpha.node.daemon().unwrap();
+        daemon.signal(Signal::SIGHUP).unwrap();
+        daemon.wait_since(before, event, TIMEOUT, |_| true).unwrap();
+    }
 }
 
 fn have_tshark() -> bool {

@@ -95,7 +95,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Says whether a configuration file can be run, or what is wrong with it.
+    /// Says whether a configuration file can be run, or what is wrong with it; also when others can
+    /// read its secrets.
     Check {
         /// The file.
         #[arg(default_value = "/etc/lispwire/xtr-agent.toml")]
@@ -111,6 +112,9 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config, log_format } => with_config(&config, |read| {
             start_log(log_format, LOGGED);
+            if let Err(error) = Config::check(&config) {
+                tracing::warn!(%error, "a secret is open to others");
+            }
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;
@@ -149,10 +153,9 @@ fn main() -> ExitCode {
         }),
         Command::Config {
             command: ConfigCommand::Check { file },
-        } => with_config(&file, |_| {
+        } => finished(Config::check(&file).map_err(Into::into).map(|_| {
             say(&format!("{}: good", file.display()));
-            Ok(())
-        }),
+        })),
     }
 }
 

@@ -19,7 +19,8 @@ use super::{Choices, bend, control, key, prefix, record};
 const SERVER: u8 = 100;
 const STRANGER: u8 = 200;
 
-fn new_agent() -> Agent {
+/// An agent that has a control tunnel, or none.
+fn new_agent(keyless: bool) -> Agent {
     let net = |text: &str| text.parse().expect("a prefix");
     let config = Config {
         map_servers: vec![MapServer {
@@ -36,7 +37,7 @@ fn new_agent() -> Agent {
         listen_port: 51820,
         rlocs: vec![IpAddr::from([192, 0, 2, 1])],
         ids: Some((XtrId([1; 16]), SiteId([0; 8]))),
-        keyless: false,
+        keyless,
         encapsulate_requests: false,
         ttl: Ttl::from_minutes(15),
         register_interval: Duration::from_secs(60),
@@ -44,7 +45,7 @@ fn new_agent() -> Agent {
         hold: Duration::from_secs(3),
         idle: Duration::from_secs(300),
         max_peers: 25_000,
-        subscriptions: Vec::new(),
+        subscriptions: vec![net("10.2.0.0/24"), net("fd00:1:2::/64")],
     };
     Agent::new(config, [9; 32])
 }
@@ -55,7 +56,8 @@ fn new_agent() -> Agent {
 /// more bytes than it sent, something ill-formed is sent, or time stands still.
 pub fn run(bytes: &[u8]) {
     let mut world = World {
-        agent: new_agent(),
+        // The length decides, so that the rest means the same to either.
+        agent: new_agent(bytes.len() % 4 == 3),
         now: Timestamp::ZERO,
         asked: Vec::new(),
         registered: Nonce(0),
@@ -119,7 +121,7 @@ impl World {
             4 => self.reply(choices, &mut datagram),
             5 => self.notify(choices, &mut datagram),
             6 => question(choices, &mut datagram),
-            _ => datagram.extend(choices.bytes(200)),
+            _ => datagram.extend(choices.bytes()),
         }
         bend(&mut datagram, choices);
         let stranger = choices.below(8) == 7;
@@ -179,10 +181,11 @@ impl World {
     }
 
     fn notify(&mut self, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
-        let nonce = if choices.below(4) == 0 {
-            self.registered
-        } else {
-            Nonce(1000 + u64::from(choices.byte()))
+        let answered = |asked: &mut Vec<Nonce>| asked.pop().unwrap_or(Nonce(0));
+        let nonce = match choices.below(4) {
+            0 => self.registered,
+            1 => answered(&mut self.asked),
+            _ => Nonce(1000 + u64::from(choices.byte())),
         };
         let eid = prefix(choices.below(4), choices);
         let records = [record(eid, choices)];

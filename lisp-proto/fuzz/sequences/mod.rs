@@ -33,8 +33,9 @@ impl<'a> Choices<'a> {
         self.byte() % bound.max(1)
     }
 
-    /// Up to `most` of the bytes that are left.
-    pub fn bytes(&mut self, most: usize) -> &'a [u8] {
+    /// As many of the bytes that are left as the next one says.
+    pub fn bytes(&mut self) -> &'a [u8] {
+        let most = usize::from(self.byte());
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
         taken

@@ -59,7 +59,7 @@ pub fn run(bytes: &[u8]) {
             0 | 1 => register(xtr, nonce, &mut choices, &mut datagram),
             2 => request(xtr, nonce, &mut choices, &mut datagram),
             3 => acknowledge(&mut pushed, &mut choices, &mut datagram),
-            4 => datagram.extend(choices.bytes(200)),
+            4 => datagram.extend(choices.bytes()),
             _ => {}
         }
         let authenticated = matches!(datagram.first().map(|byte| byte >> 4), Some(3 | 5));

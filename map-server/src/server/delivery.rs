@@ -178,7 +178,7 @@ impl MapServer {
             return true;
         };
         match self.sites.via(xtr) {
-            Via::Plain => outstanding.times >= limits::PLAIN_NOTIFY_TRIES,
+            Via::Plain => outstanding.times as usize >= limits::PLAIN_NOTIFY_WAITS.len(),
             Via::Tunnel => {
                 let lifetime = self.state.contacts.lifetime(xtr);
                 outstanding

@@ -30,12 +30,21 @@ pub(crate) const CONTROL_PORT: u16 = 4342;
 /// UDP port of a WireGuard locator that names none.
 pub(crate) const WIREGUARD_PORT: u16 = 51820;
 
-/// First wait for a Map-Notify-Ack; doubles with every retransmission.
+/// First wait for a Map-Notify-Ack through the control tunnel; doubles with every retransmission. Who
+/// waits for an answer waits for this, and with the 3 s of RFC 9301 §5.7 he would give up.
 pub(crate) const NOTIFY_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest wait between two retransmissions.
 pub(crate) const NOTIFY_INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// Transmissions of an unsolicited Map-Notify to gear without a control tunnel (RFC 9301 §5.7).
-pub(crate) const PLAIN_NOTIFY_TRIES: u32 = 6;
+/// Waits after each transmission of an unsolicited Map-Notify to gear without a control tunnel: three
+/// times the same, then doubling (RFC 9301 §5.7). After the last one it is given up.
+pub(crate) const PLAIN_NOTIFY_WAITS: [Duration; 6] = [
+    Duration::from_secs(3),
+    Duration::from_secs(3),
+    Duration::from_secs(3),
+    Duration::from_secs(6),
+    Duration::from_secs(12),
+    Duration::from_secs(24),
+];
 /// Transmissions of one unsolicited Map-Notify that may still be acknowledged, the latest ones.
 pub(crate) const NONCES_PER_NOTIFY: usize = 16;
 /// Unsolicited Map-Notifies awaiting acknowledgement; the oldest gives way.

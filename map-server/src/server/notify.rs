@@ -297,11 +297,21 @@ impl Notifier {
         {
             self.by_nonce.remove(&oldest);
         }
+        let wait = match peer.0 {
+            Via::Tunnel => outstanding.interval,
+            Via::Plain => {
+                let waits = &limits::PLAIN_NOTIFY_WAITS;
+                let wait = waits
+                    .get(outstanding.times as usize)
+                    .or_else(|| waits.last());
+                wait.copied().unwrap_or(outstanding.interval)
+            }
+        };
+        outstanding.interval = (outstanding.interval * 2).min(limits::NOTIFY_INTERVAL_MAX);
         outstanding.times = outstanding.times.saturating_add(1);
         outstanding.since.get_or_insert(now);
         // A little disorder keeps retransmissions to many receivers from coming in waves.
-        let wait = outstanding.interval.mul_f64(rng.random_range(0.9..1.1));
-        outstanding.interval = (outstanding.interval * 2).min(limits::NOTIFY_INTERVAL_MAX);
+        let wait = wait.mul_f64(rng.random_range(0.9..1.1));
         self.timers.set(*key, now + wait);
         Some((nonce, &outstanding.telling.records))
     }

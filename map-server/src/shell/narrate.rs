@@ -63,7 +63,7 @@ pub(super) fn warn_of(xtr: &str, weakness: Weakness) {
             warn!(%xtr, algorithm = "sha1", "Map-Registers of this xTR are authenticated with HMAC-SHA-1 only");
         }
         Weakness::Plain => {
-            warn!(%xtr, "registers in the plain: whoever is on the path reads and delays its Map-Registers");
+            warn!(%xtr, "registers in the plain: whoever is on the path reads and delays its Map-Registers; it gets no WireGuard keys and no pushes, and nobody waits for its Map-Notify-Acks");
         }
     }
 }

@@ -67,7 +67,7 @@ impl Link {
         params: LinkParams,
     ) -> Result<Self, TestbedError> {
         let macs = [testbed.next_mac(), testbed.next_mac()];
-        let netem = ends.iter().all(|end| netem::is_available(&end.namespace));
+        let netem = !params.relayed && ends.iter().all(|end| netem::is_available(&end.namespace));
         let with_taps = !netem && (params.adjustable || !params.is_plain());
         let carrier = if with_taps {
             join_taps(testbed, &ends, params)?

@@ -53,6 +53,8 @@ pub struct LinkParams {
     pub queue: usize,
     /// Whether the link can be given delay or loss later even where the kernel has no netem.
     pub adjustable: bool,
+    /// Whether the testbed's relay carries the frames even where the kernel has netem.
+    pub relayed: bool,
 }
 
 impl Default for LinkParams {
@@ -66,6 +68,7 @@ impl Default for LinkParams {
             rate: None,
             queue: 10_000,
             adjustable: false,
+            relayed: false,
         }
     }
 }
@@ -94,6 +97,15 @@ impl LinkParams {
         }
     }
 
+    /// The same on the testbed's relay, on any kernel.
+    #[must_use]
+    pub fn relayed(self) -> Self {
+        Self {
+            relayed: true,
+            ..self
+        }
+    }
+
     /// Whether frames cross as on a bare cable.
     pub fn is_plain(&self) -> bool {
         let Self {
@@ -105,6 +117,7 @@ impl LinkParams {
             rate,
             queue: _,
             adjustable: _,
+            relayed: _,
         } = self;
         delay.is_zero()
             && jitter.is_zero()

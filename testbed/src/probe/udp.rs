@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::clock::{monotonic_ns, nanos, sleep_until};
@@ -97,7 +98,7 @@ impl UdpProbe {
         let domain = Domain::for_address(self.destination);
         let socket = Socket::new(domain, Type::DGRAM, None)?;
         // Above the limit of ordinary users: losses shall be the network's.
-        socket.set_recv_buffer_size(4 << 20)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20))?;
         if let Some(address) = bind {
             socket.bind(&SockAddr::from(address))?;
         }

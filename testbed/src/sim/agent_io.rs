@@ -230,7 +230,7 @@ impl World {
         });
         let mut is_route = false;
         if refused {
-            self.refusals = true;
+            self.refusers.insert(number);
         } else {
             is_route = matches!(change, Change::AddRoute(_));
             self.change(number, change);
@@ -261,6 +261,7 @@ impl World {
                 });
             }
             Change::RemovePeer(key) => {
+                self.with_plane(number, |plane| plane.forget_readings(&key));
                 self.with_interface(number, Which::Data, |interface, cx| {
                     interface.remove_peer(&key, cx)
                 });
@@ -294,6 +295,22 @@ impl World {
                 })
             })
             .collect();
+        let Some(host) = self.agents.get_mut(number as usize) else {
+            return;
+        };
+        let life = host.life;
+        if let Some(running) = host.running.as_deref_mut() {
+            let wait = running.plane.read(stats, &mut self.streams.data_plane);
+            self.queue.after(wait, Event::Counted(number, life));
+        }
+    }
+
+    /// Counters that were read are there.
+    pub(super) fn counted(&mut self, number: u32, life: u32) {
+        let Some(running) = self.running_agent(number, life) else {
+            return;
+        };
+        let stats = running.plane.take_reading();
         self.agent_input(number, Input::PeerStats(&stats));
     }
 

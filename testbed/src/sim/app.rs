@@ -215,7 +215,7 @@ impl World {
         {
             self.ledger.taken_out(&probe);
         }
-        if why == Lost::NoPeer && !self.refusals {
+        if why == Lost::NoPeer && !self.refusers.contains(&number) {
             self.broken(Invariant::BlackHole, || {
                 format!("agent {number} has no peer for {}", inner.dst)
             });

@@ -189,6 +189,10 @@ impl World {
                     sizes.changes,
                     limits::CHANGES_IN_FLIGHT,
                 ),
+                ("peers", sizes.peers, limits::MAP_CACHE_ENTRIES),
+                ("acknowledgements", sizes.acks, limits::CHANGES_IN_FLIGHT),
+                // Those under way, and those that were put off.
+                ("handovers", sizes.handovers, 2 * limits::HANDOVERS),
             ];
             peak(&mut self.stats.peak_agent, &sizes);
             beyond = beyond.or_else(|| {
@@ -232,7 +236,7 @@ impl World {
     fn check_freshness(&mut self) {
         let now = self.now();
         let bound = self.bounds.freshness;
-        if self.refusals || now <= self.bounds.quiet_from + bound {
+        if now <= self.bounds.quiet_from + bound {
             return;
         }
         let mut stale = None;
@@ -240,6 +244,9 @@ impl World {
             let Some(running) = &host.running else {
                 continue;
             };
+            if self.refusers.contains(&number) {
+                continue;
+            }
             let table = running.plane.interface.table();
             stale = table
                 .iter()

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use rand::Rng;
 use rand::rngs::StdRng;
-use xtr_agent::agent::{Change, ChangeId};
+use xtr_agent::agent::{Change, ChangeId, PeerStats};
 
 use super::wireguard::Interface;
 
@@ -55,6 +55,8 @@ pub(super) struct DataPlane {
     waiting: VecDeque<Bytes>,
     /// Packets that the agent has not read yet.
     missed: VecDeque<Bytes>,
+    /// Counters that were read and are not delivered yet, oldest first.
+    readings: VecDeque<Vec<PeerStats>>,
     /// Probability that a change is refused.
     pub(super) refusals: f64,
     /// How many times as slow as usual it is.
@@ -71,6 +73,7 @@ impl DataPlane {
             paused: 0,
             waiting: VecDeque::new(),
             missed: VecDeque::new(),
+            readings: VecDeque::new(),
             refusals: 0.0,
             slowness: 1,
         }
@@ -127,6 +130,24 @@ impl DataPlane {
         };
         let micros = rng.random_range(micros) * u64::from(self.slowness);
         Some(Duration::from_micros(micros))
+    }
+
+    /// Keeps counters that were read; returns when they are there.
+    pub(super) fn read(&mut self, stats: Vec<PeerStats>, rng: &mut StdRng) -> Duration {
+        self.readings.push_back(stats);
+        Duration::from_micros(rng.random_range(10..100) * u64::from(self.slowness))
+    }
+
+    /// Takes the oldest counters out that are not delivered yet.
+    pub(super) fn take_reading(&mut self) -> Vec<PeerStats> {
+        self.readings.pop_front().unwrap_or_default()
+    }
+
+    /// Removes a peer; what was read of it is about a session that is gone.
+    pub(super) fn forget_readings(&mut self, key: &PublicKey) {
+        for stats in &mut self.readings {
+            stats.retain(|peer| peer.key != *key);
+        }
     }
 
     /// Adds a route; the interface is paused until [`Self::resume`].

@@ -89,7 +89,7 @@ impl World {
     /// has lost its session takes the peer out and puts it back, route first, and packets wait.
     pub(super) fn check_subscribed(&mut self) {
         let bound = self.bounds.subscribed;
-        if self.refusals || self.now() <= self.bounds.quiet_from + bound {
+        if self.now() <= self.bounds.quiet_from + bound {
             return;
         }
         let settled: Vec<bool> = (0..self.scenario.agents)
@@ -97,7 +97,8 @@ impl World {
             .collect();
         let is_settled = |agent: u32| settled.get(agent as usize).copied().unwrap_or(false);
         let missing = self.wanted.iter().filter(|wanted| {
-            is_settled(wanted.subscriber) && is_settled(wanted.owner) && self.lacks(wanted)
+            let may = !self.refusers.contains(&wanted.subscriber);
+            may && is_settled(wanted.subscriber) && is_settled(wanted.owner) && self.lacks(wanted)
         });
         let missing: BTreeSet<Wanted> = missing.copied().collect();
         if let Some(wanted) = missing.intersection(&self.missed).next().copied() {

@@ -40,6 +40,8 @@ pub(super) enum Event {
     /// The data plane of an agent has carried out a task. The second number tells the lives of an
     /// agent apart.
     DataPlane(u32, u32),
+    /// Counters that an agent wanted are there.
+    Counted(u32, u32),
     /// An agent reads the packets that were caught.
     Missed(u32, u32),
     /// An agent hears of its new address.
@@ -100,8 +102,8 @@ pub(super) struct World {
     /// Datagrams that attackers have seen.
     pub(super) overheard: VecDeque<Bytes>,
     pub(super) violation: Option<Violation>,
-    /// Whether data planes refuse changes at times: what follows is their fault then.
-    pub(super) refusals: bool,
+    /// Agents whose data plane has refused a change: what follows there is its fault.
+    pub(super) refusers: BTreeSet<u32>,
 }
 
 impl World {
@@ -127,7 +129,7 @@ impl World {
             missed: BTreeSet::new(),
             overheard: VecDeque::new(),
             violation: None,
-            refusals: false,
+            refusers: BTreeSet::new(),
             scenario,
         };
         if world.sabotaged(Sabotage::Dice) {
@@ -245,6 +247,7 @@ impl World {
             Event::AgentTimer(agent) => self.agent_timer(agent),
             Event::ServerTimer(server) => self.server_timer(server),
             Event::DataPlane(agent, life) => self.data_plane(agent, life),
+            Event::Counted(agent, life) => self.counted(agent, life),
             Event::Missed(agent, life) => self.missed(agent, life),
             Event::Renumbered(agent, life) => self.renumbered(agent, life),
             Event::Gone(agent, life) => self.agent_gone(agent, life),
@@ -282,6 +285,7 @@ impl World {
             Event::AgentTimer(number)
             | Event::ServerTimer(number)
             | Event::DataPlane(number, _)
+            | Event::Counted(number, _)
             | Event::Missed(number, _)
             | Event::Renumbered(number, _)
             | Event::Gone(number, _)

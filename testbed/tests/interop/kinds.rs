@@ -1,6 +1,6 @@
 //! What a captured message is for.
 
-use lisp_proto::{MapNotify, Message, RecordView, decode};
+use lisp_proto::{InstanceId, MapNotify, Message, RecordView, decode};
 
 /// Kinds of messages that a Lispwire network sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,12 +11,18 @@ pub(crate) enum Kind {
     MapRequestV6,
     /// A question in an Encapsulated Control Message.
     EncapsulatedRequest,
+    /// A wish to be told about an EID-prefix (RFC 9437 4).
+    Subscription,
+    /// The end of one.
+    Unsubscription,
     /// An answer with locators.
     MapReply,
     /// An answer without.
     NegativeMapReply,
     /// A registration.
     MapRegister,
+    /// One in an instance of its own (RFC 8060 4.1).
+    MapRegisterOfInstance,
     /// The end of one.
     Withdrawal,
     /// An acknowledged registration, a push or a publication: what a mapping is now.
@@ -29,24 +35,47 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::MapRequestV4,
         Self::MapRequestV6,
         Self::EncapsulatedRequest,
+        Self::Subscription,
+        Self::Unsubscription,
         Self::MapReply,
         Self::NegativeMapReply,
         Self::MapRegister,
+        Self::MapRegisterOfInstance,
         Self::Withdrawal,
         Self::MapNotify,
         Self::MapNotifyOfWithdrawal,
         Self::MapNotifyAck,
     ];
+
+    /// Whether it takes a control tunnel, or several instances: without one nothing is pushed, so
+    /// nothing is acknowledged, and nobody subscribes.
+    pub(crate) const fn is_private(self) -> bool {
+        matches!(
+            self,
+            Self::Subscription
+                | Self::Unsubscription
+                | Self::MapRegisterOfInstance
+                | Self::MapNotifyAck
+        )
+    }
 }
 
 /// The kind of a message.
 pub(crate) fn kind_of(payload: &[u8]) -> Kind {
     match decode(payload).unwrap() {
         Message::MapRequest(request) => {
+            if request.eids().any(|asked| asked.subscribe) {
+                let told = request.itr_rlocs().any(|rloc| rloc.ip().is_some());
+                return if told {
+                    Kind::Subscription
+                } else {
+                    Kind::Unsubscription
+                };
+            }
             if request.eids().next().unwrap().eid.net().addr().is_ipv4() {
                 Kind::MapRequestV4
             } else {
@@ -64,6 +93,9 @@ pub(crate) fn kind_of(payload: &[u8]) -> Kind {
             }
         }
         Message::MapRegister(register) if register.records().all(is_withdrawal) => Kind::Withdrawal,
+        Message::MapRegister(register) if register.records().all(is_of_instance) => {
+            Kind::MapRegisterOfInstance
+        }
         Message::MapRegister(_) => Kind::MapRegister,
         Message::MapNotify(notify) if withdraws(&notify) => Kind::MapNotifyOfWithdrawal,
         Message::MapNotify(_) => Kind::MapNotify,
@@ -79,4 +111,8 @@ fn withdraws(notify: &MapNotify<'_>) -> bool {
 
 fn is_withdrawal(record: RecordView<'_>) -> bool {
     record.ttl().is_withdrawal()
+}
+
+fn is_of_instance(record: RecordView<'_>) -> bool {
+    record.eid().is_some_and(|eid| eid.iid() != InstanceId(0))
 }

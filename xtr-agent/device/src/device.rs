@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use tokio::sync::Mutex;
 
+use crate::counters::{Counters, Source};
 use crate::embedded::Embedded;
 use crate::error::DeviceError;
 use crate::kernel::{Kernel, Made};
@@ -14,7 +15,6 @@ use crate::link_guard::{LinkGuard, NameClaim};
 use crate::miss_tun::OPENING_NETLINK;
 use crate::netlink::link::Links;
 use crate::netns::{NetNs, inside};
-use crate::paced_stats::{PacedStats, Urgency};
 use crate::table::CryptokeyTable;
 use crate::tun;
 use crate::types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};
@@ -28,7 +28,7 @@ pub struct Device {
     plane: Plane,
     /// Held over every change, so that what it says and what the interface holds agree.
     table: Mutex<CryptokeyTable>,
-    stats: PacedStats,
+    counters: Counters,
     link: LinkGuard,
 }
 
@@ -105,10 +105,14 @@ impl Device {
         for peer in present {
             table.commit(peer);
         }
+        let source = match &plane {
+            Plane::Kernel(kernel) => Source::Kernel(kernel.reads()),
+            Plane::Embedded(embedded) => Source::Embedded(embedded.reads()),
+        };
         Self {
             plane,
             table: Mutex::new(table),
-            stats: PacedStats::default(),
+            counters: Counters::new(link.name(), source),
             link,
         }
     }
@@ -165,12 +169,42 @@ impl Device {
     /// The data plane refuses; the call may be repeated.
     pub async fn set_peer(&self, spec: &PeerSpec) -> Result<(), DeviceError> {
         let mut table = self.table.lock().await;
+        self.set_one(&mut table, spec).await
+    }
+
+    /// Makes many peers exactly as described, one after the other in their order, as
+    /// [`set_peer`](Self::set_peer) does; the kernel gets as many in one message as it takes.
+    ///
+    /// Returns what became of each, in the same order. When the kernel refuses one of many, all are
+    /// set once more on their own.
+    pub async fn set_peers(&self, specs: &[PeerSpec]) -> Vec<Result<(), DeviceError>> {
+        let mut table = self.table.lock().await;
+        if let Plane::Kernel(kernel) = &self.plane
+            && specs.len() > 1
+        {
+            match set_together(kernel, &mut table, specs) {
+                Ok(()) => return specs.iter().map(|_| Ok(())).collect(),
+                Err(error) => tracing::debug!(%error, "peers are set one by one"),
+            }
+        }
+        let mut results = Vec::with_capacity(specs.len());
+        for spec in specs {
+            results.push(self.set_one(&mut table, spec).await);
+        }
+        results
+    }
+
+    async fn set_one(
+        &self,
+        table: &mut CryptokeyTable,
+        spec: &PeerSpec,
+    ) -> Result<(), DeviceError> {
         let Some(change) = table.plan(spec) else {
             return Ok(());
         };
         let result = match &self.plane {
             Plane::Kernel(kernel) => kernel
-                .set_peer(spec, change)
+                .set_peers(&[(spec, change)])
                 .map_err(|e| self.error(SETTING_PEER, e)),
             Plane::Embedded(embedded) => embedded
                 .set_peer(spec, table.len())
@@ -179,7 +213,7 @@ impl Device {
         };
         match &result {
             Ok(()) => table.commit(spec),
-            Err(_) => table.doubt(spec),
+            Err(_) => table.doubt(table.touched(spec)),
         }
         result
     }
@@ -205,7 +239,7 @@ impl Device {
                 .map_err(|e| self.error(REMOVING_PEER, io::Error::other(e)))?,
         }
         table.remove(key);
-        self.stats.forget(key);
+        self.counters.forget(key);
         Ok(())
     }
 
@@ -214,31 +248,13 @@ impl Device {
     /// # Errors
     /// The data plane refuses.
     pub async fn peer_stats(&self) -> Result<Vec<PeerStats>, DeviceError> {
-        match &self.plane {
-            Plane::Kernel(kernel) => kernel
-                .peer_stats()
-                .await
-                .map_err(|e| self.error("reading the peers of interface", e)),
-            Plane::Embedded(embedded) => Ok(embedded.peer_stats().await),
-        }
+        self.counters.all().await
     }
 
-    /// Reads what the data plane knows about a few peers, those of `keys` that it has, without
-    /// reading all peers each time: the answer may be as old as some readings of all peers take.
-    ///
-    /// # Errors
-    /// The data plane refuses.
-    pub async fn stats_of(&self, keys: &[PublicKey]) -> Result<Vec<PeerStats>, DeviceError> {
-        self.stats.of(keys, Urgency::None, self.peer_stats()).await
-    }
-
-    /// The same, from a reading that is younger: for as long as packets wait for what it says.
-    ///
-    /// # Errors
-    /// The data plane refuses.
-    pub async fn recent_stats_of(&self, keys: &[PublicKey]) -> Result<Vec<PeerStats>, DeviceError> {
-        let urgency = Urgency::PacketsWait;
-        self.stats.of(keys, urgency, self.peer_stats()).await
+    /// Returns what reads the counters of the peers, beside everything else.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
     }
 
     /// Makes this side start a handshake now, unless there is a session; does not wait for it.
@@ -263,17 +279,17 @@ impl Device {
     /// Sends an IP packet out through the interface, before anything that is read from it later.
     ///
     /// Packets injected one after the other leave in that order. Routes do not matter, AllowedIPs
-    /// do.
+    /// do. Where packets are injected faster than they are encrypted, this waits, a moment at most.
     ///
     /// # Errors
-    /// The bytes are not an IP packet, or the queue is full.
-    pub fn inject(&self, packet: &[u8]) -> Result<(), DeviceError> {
+    /// The bytes are not an IP packet, or nothing leaves the queue, which is full.
+    pub async fn inject(&self, packet: &[u8]) -> Result<(), DeviceError> {
         if !is_ip(packet) {
             let name = self.name().to_owned();
             return Err(DeviceError::NotIp { name });
         }
         match &self.plane {
-            Plane::Kernel(kernel) => kernel.inject(packet, self.name()),
+            Plane::Kernel(kernel) => kernel.inject(packet, self.name()).await,
             Plane::Embedded(embedded) => embedded.inject(packet, self.name()),
         }
     }
@@ -322,6 +338,22 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({}, {})", self.name(), self.backend())
     }
+}
+
+/// Sets all of `specs`, or leaves it open which of them are set.
+fn set_together(kernel: &Kernel, table: &mut CryptokeyTable, specs: &[PeerSpec]) -> io::Result<()> {
+    let touched = specs.iter().flat_map(|spec| table.touched(spec)).collect();
+    let mut changes = Vec::with_capacity(specs.len());
+    for spec in specs {
+        if let Some(change) = table.plan(spec) {
+            changes.push((spec, change));
+            // What the next one needs depends on it.
+            table.commit(spec);
+        }
+    }
+    kernel
+        .set_peers(&changes)
+        .inspect_err(|_| table.doubt(touched))
 }
 
 /// Whether the bytes begin with a whole IPv4 or IPv6 header.

@@ -12,9 +12,13 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::DeviceError;
 use crate::netns::{NetNs, inside};
 
+/// Bytes of the smallest echo request that is sent: the longer IP header, that of ICMP, and eight more.
+pub const SMALL_ECHO: u16 = 40 + HEADER + 8;
+
 /// Sends one echo request to each of `targets` through the interface `device`, and returns the
 /// round trips of those that answer within `wait`. At most 65,536 targets are asked. The interface
-/// may be in another network namespace.
+/// may be in another network namespace. Each request is a packet of `bytes`, at least
+/// [`SMALL_ECHO`], with its IP header; those of IPv4 are not fragmented on this host.
 ///
 /// # Errors
 /// A raw socket cannot be opened: CAP_NET_RAW is missing, or there is no such interface.
@@ -22,6 +26,7 @@ pub async fn round_trips(
     netns: Option<&NetNs>,
     device: &str,
     targets: &[IpAddr],
+    bytes: u16,
     wait: Duration,
 ) -> Result<BTreeMap<IpAddr, Duration>, DeviceError> {
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = targets.iter().copied().partition(IpAddr::is_ipv4);
@@ -36,8 +41,8 @@ pub async fn round_trips(
     let sockets = (open(Domain::IPV4, &v4)?, open(Domain::IPV6, &v6)?);
     let end = now() + wait;
     let (v4, v6) = tokio::join!(
-        exchange(sockets.0, Domain::IPV4, &v4, end),
-        exchange(sockets.1, Domain::IPV6, &v6, end)
+        exchange(sockets.0, Domain::IPV4, &v4, bytes.saturating_sub(20), end),
+        exchange(sockets.1, Domain::IPV6, &v6, bytes.saturating_sub(40), end)
     );
     let failed = |error| DeviceError::system(ASKING, device, error);
     let mut answered = v4.map_err(failed)?;
@@ -49,18 +54,19 @@ async fn exchange(
     socket: Option<UdpSocket>,
     domain: Domain,
     targets: &[IpAddr],
+    length: u16,
     end: Instant,
 ) -> io::Result<BTreeMap<IpAddr, Duration>> {
     let mut answered = BTreeMap::new();
     let Some(socket) = socket else {
         return Ok(answered);
     };
-    // Other programs ping too: our requests carry a number of ours.
-    let identifier = std::process::id().to_be_bytes();
+    // Other programs ping too, and so do we in another size: requests carry a number of ours.
+    let identifier = std::process::id().wrapping_add(length.into()).to_be_bytes();
     let identifier = [identifier[2], identifier[3]];
     let mut sent = BTreeMap::new();
     for (sequence, target) in (0..=u16::MAX).zip(targets) {
-        let request = request(domain, identifier, sequence.to_be_bytes());
+        let request = request(domain, identifier, sequence.to_be_bytes(), length);
         // One that cannot be sent is one that is not answered.
         if socket
             .send_to(&request, SocketAddr::new(*target, 0))
@@ -104,13 +110,18 @@ fn open(device: &str, domain: Domain) -> io::Result<UdpSocket> {
 const OPENING: &str = "opening a raw socket on interface";
 const ASKING: &str = "receiving echo replies on interface";
 
-/// An echo request with eight bytes of data.
-fn request(domain: Domain, identifier: [u8; 2], sequence: [u8; 2]) -> Vec<u8> {
+/// Bytes of an ICMP header.
+const HEADER: u16 = 8;
+
+/// An echo request of at least so many bytes, and as many as it needs.
+fn request(domain: Domain, identifier: [u8; 2], sequence: [u8; 2], length: u16) -> Vec<u8> {
     let kind = if domain == Domain::IPV4 { 8 } else { 128 };
     let mut message = vec![kind, 0, 0, 0];
     message.extend(identifier);
     message.extend(sequence);
     message.extend(*b"lispwire");
+    let length = usize::from(length) & !1;
+    message.resize(length.max(message.len()), 0);
     // For IPv6 the kernel sums up, which knows the addresses.
     if domain == Domain::IPV4 {
         let sum = checksum(&message).to_be_bytes();

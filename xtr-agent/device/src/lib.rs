@@ -8,7 +8,7 @@
 //! | how does WireGuard run in this process? | `embedded` |
 //! | how is the kernel's WireGuard programmed? | `kernel` |
 //! | which change of a peer is the smallest? | `table` |
-//! | how often are counters read? | `paced_stats` |
+//! | who reads counters, and how often? | `counters`, `paced_stats` |
 //! | what outlives a killed process? | `leftover` |
 //! | what catches packets to unknown destinations? | `miss_tun` |
 //! | how do packets get into an interface? | `routes` |
@@ -26,6 +26,7 @@
 
 mod address_watch;
 mod clock;
+mod counters;
 mod device;
 mod echo;
 mod embedded;
@@ -48,8 +49,9 @@ mod tun;
 mod types;
 
 pub use address_watch::AddressWatch;
+pub use counters::Counters;
 pub use device::Device;
-pub use echo::round_trips;
+pub use echo::{SMALL_ECHO, round_trips};
 pub use error::DeviceError;
 pub use forward_rules::{ForwardRules, Forwarded, Masquerade};
 pub use key::{KeyError, PrivateKey};

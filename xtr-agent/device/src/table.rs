@@ -71,13 +71,17 @@ impl CryptokeyTable {
         self.peers.insert(spec.key, row);
     }
 
-    /// Records that a change of `spec` failed: the peer may be there or not, with any of both lists.
-    pub(crate) fn doubt(&mut self, spec: &PeerSpec) {
-        let mut touched: Vec<PublicKey> = wanted_prefixes(spec)
-            .iter()
-            .filter_map(|prefix| self.owners.get(prefix).copied())
-            .collect();
-        touched.push(spec.key);
+    /// Lists the peers that setting `spec` changes: its own, and those that lose a prefix to it.
+    pub(crate) fn touched(&self, spec: &PeerSpec) -> Vec<PublicKey> {
+        let prefixes = wanted_prefixes(spec);
+        let owners = prefixes.iter();
+        let owners = owners.filter_map(|prefix| self.owners.get(prefix).copied());
+        owners.chain([spec.key]).collect()
+    }
+
+    /// Records that a change of these peers failed: each may be there or not, with the old list or
+    /// the new one.
+    pub(crate) fn doubt(&mut self, touched: Vec<PublicKey>) {
         for key in touched {
             if let Some(row) = self.peers.get_mut(&key) {
                 row.uncertain = true;
@@ -181,7 +185,8 @@ mod tests {
     #[test]
     fn after_a_failure_everybody_concerned_is_written_whole() {
         let mut table = table_with(&[spec(ALPHA, &["10.0.0.1/32"])]);
-        table.doubt(&spec(BETA, &["10.0.0.1/32"]));
+        let touched = table.touched(&spec(BETA, &["10.0.0.1/32"]));
+        table.doubt(touched);
         assert_eq!(
             table.plan(&spec(ALPHA, &["10.0.0.1/32"])),
             Some(AllowedIpsChange::Replace)

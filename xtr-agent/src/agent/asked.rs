@@ -13,8 +13,8 @@ use super::{Action, Actions, Agent};
 
 impl Agent {
     /// Answers an RLOC-probe (RFC 9301 7.1) or heeds an SMR (RFC 9301 6.1).
-    /// `length` is that of the whole datagram: nobody vouches for its sender,
-    /// so it gets no more bytes back, and no more than so many are heeded.
+    /// No more than so many are heeded. `length` is that of the whole datagram: without a control
+    /// tunnel nobody vouches for its sender, who gets no more bytes back.
     pub(super) fn map_request(
         &mut self,
         now: Timestamp,
@@ -92,7 +92,12 @@ impl Agent {
             records: &[record],
         };
         let mut bytes = Vec::new();
-        if encode_map_reply(&params, &mut bytes).is_err() || bytes.len() > length {
+        let most = if self.config.keyless {
+            length
+        } else {
+            usize::MAX
+        };
+        if encode_map_reply(&params, &mut bytes).is_err() || bytes.len() > most {
             actions.count(DropReason::WouldAmplify);
             return;
         }

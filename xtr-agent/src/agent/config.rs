@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use lisp_proto::{AuthKey, EidPrefix, InstanceId, Nonce, PublicKey, SiteId, Ttl, XtrId};
 
 /// A map server that the agent registers with and asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapServer {
     /// Where it listens, inside the control tunnel.
     pub address: SocketAddr,

@@ -108,7 +108,7 @@ impl Agent {
             });
         }
         let wait = server.registration.sent(nonce, now);
-        let wait = if self.stopping {
+        let wait = if self.is_leaving() {
             // Nobody is left to say it later.
             FAREWELL_RETRY
         } else {
@@ -120,10 +120,10 @@ impl Agent {
     pub(super) fn own_record(&self, prefix: IpNet) -> Record {
         // A withdrawal names no locators: map servers that do not know TTL 0
         // then at least have none to hand out.
-        let rlocs = if self.stopping {
-            &[]
+        let (ttl, rlocs) = if self.is_leaving() {
+            (Ttl::WITHDRAW, [].as_slice())
         } else {
-            self.config.rlocs.as_slice()
+            (self.config.ttl, self.config.rlocs.as_slice())
         };
         let locators = rlocs.iter().map(|rloc| Locator {
             priority: if self.draining { NOT_TO_BE_USED } else { 1 },
@@ -142,7 +142,7 @@ impl Agent {
         });
         Record {
             eid: self.eid(prefix),
-            ttl: self.config.ttl,
+            ttl,
             action: lisp_proto::Action::NoAction,
             authoritative: true,
             locators: locators.collect(),
@@ -190,7 +190,7 @@ impl Agent {
         notify: &MapNotify<'_>,
         actions: &mut Actions,
     ) {
-        if self.stopping {
+        if self.is_leaving() {
             self.deadlines.cancel(&Timer::Register(index));
             return;
         }

@@ -194,6 +194,8 @@ pub enum DropReason {
     TooManyPeers,
     /// Too many mappings cached.
     MapCacheFull,
+    /// The data plane did not take the packet.
+    NotTaken,
     /// There is no mapping for the destination.
     NegativeMapping,
     /// No map server answered.

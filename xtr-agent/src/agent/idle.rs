@@ -34,6 +34,10 @@ impl Agent {
         }
         self.evicting.clear();
         actions.push(Action::ReadPeerStats(keys));
+        if self.peers.len() > self.config.max_peers {
+            // There may be fewer than when they were taken in.
+            self.has_room_for_peer(now, actions);
+        }
         self.deadlines.set(Timer::Liveness, now + LIVENESS_POLL);
     }
 
@@ -43,7 +47,8 @@ impl Agent {
         let Some(idle) = self.liveness.idle(now, &key) else {
             return;
         };
-        let evicted = self.evicting.remove(&key);
+        // It may have been wanted since it was chosen.
+        let evicted = self.evicting.remove(&key) && idle >= LIVENESS_POLL;
         if idle.is_zero() {
             return self.wake(now, key, true, actions);
         }

@@ -27,6 +27,9 @@ pub const CHANGES_IN_FLIGHT: usize = 8_192;
 
 /// First retransmission of an unanswered Map-Request; doubles from there.
 pub const REQUEST_RETRY: Duration = Duration::from_millis(300);
+/// The same without a control tunnel, where the map server may be anybody's: least time between two
+/// Map-Requests for one EID-prefix (RFC 9301 5.3).
+pub const PLAIN_REQUEST_RETRY: Duration = Duration::from_secs(1);
 /// Map-Requests per second for packets to new destinations. This and the next
 /// three make less than 100 in any second.
 pub const ASKED_PER_SECOND: u32 = 40;
@@ -62,6 +65,9 @@ pub const LATE_ANSWER: Duration = Duration::from_secs(10);
 pub const LATE_ANSWERS: usize = 1_024;
 /// How long a destination that nobody answered for stays refused.
 pub const NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(1);
+/// The same without a control tunnel: three questions and this pause are no more than the ten
+/// questions in a row and 30 s of silence that are usual there.
+pub const PLAIN_NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(10);
 /// Longest time a negative answer is believed, whatever its TTL says.
 pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
 /// How long nobody is looked for again in what we serve ourselves: no map server tells us of those
@@ -86,7 +92,7 @@ pub const REGISTER_RETRY: Duration = Duration::from_secs(1);
 /// Longest pause between Map-Register retransmissions (RFC 9301 5.6).
 pub const REGISTER_RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Retransmission of the messages of a stopping agent.
+/// Retransmission of the messages of an agent that stops, or leaves its map servers.
 pub const FAREWELL_RETRY: Duration = Duration::from_millis(200);
 
 /// Requests of one subscription that may still be answered.

@@ -367,6 +367,12 @@ impl Resolver {
         self.pending.keys().copied().collect()
     }
 
+    /// All mappings that are being asked for again.
+    #[must_use]
+    pub(super) fn refreshing(&self) -> Vec<IpNet> {
+        self.refreshing.keys().copied().collect()
+    }
+
     /// Destinations being resolved that lie within `prefix`.
     #[must_use]
     pub(super) fn within(&self, prefix: &IpNet) -> Vec<IpAddr> {

@@ -17,7 +17,8 @@ use super::hold::Held;
 use super::ip_header::{Unreachable, addresses};
 use super::limits::{
     ASK_LATER, HELD_PER_DESTINATION, HELD_PER_MAPPING, LATE_ANSWER, NEGATIVE_ENTRIES,
-    NEGATIVE_TTL_MAX, NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, REQUEST_RETRY, UNSPECIFIED_TTL,
+    NEGATIVE_TTL_MAX, NO_ANSWER_HOLD_DOWN, OUTSTANDING_REQUESTS, PLAIN_NO_ANSWER_HOLD_DOWN,
+    UNSPECIFIED_TTL,
 };
 use super::map_cache::{Entry, Pending, Purpose, State};
 use super::storm::Place;
@@ -216,7 +217,7 @@ impl Agent {
         actions.event(Event::MapRequest { eid: dst, nonce });
         self.traces.asked(now, dst);
         self.send_request(Question::first(source, dst, nonce), 0, actions);
-        let retry = (now + self.retry_in(REQUEST_RETRY)).min(until);
+        let retry = (now + self.ask_again_in(0)).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
     }
 
@@ -246,8 +247,12 @@ impl Agent {
         self.deadlines.set(Timer::Request(dst), until);
     }
 
-    /// Sends one Map-Request; each retry goes to the next map server.
+    /// Sends one Map-Request; each retry goes to the next map server. While the map servers are
+    /// being left, those that take their place are asked instead, once they have.
     pub(super) fn send_request(&self, question: Question, tries: u32, actions: &mut Actions) {
+        if self.leaving {
+            return;
+        }
         let Question {
             source,
             asked,
@@ -326,8 +331,7 @@ impl Agent {
             self.send_request(question, tries.saturating_sub(1), actions);
         }
         self.send_request(question, tries, actions);
-        let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
-        let retry = (now + self.retry_in(wait)).min(until);
+        let retry = (now + self.ask_again_in(tries)).min(until);
         self.deadlines.set(Timer::Request(dst), retry);
     }
 
@@ -357,8 +361,13 @@ impl Agent {
             self.refusals.refuse(&packet, why, reason, actions);
         }
         self.traces.failed(now, dst, reason);
-        if asked && !self.is_refused(dst, now + NO_ANSWER_HOLD_DOWN) {
-            let (prefix, ttl) = (IpNet::from(dst), NO_ANSWER_HOLD_DOWN);
+        let ttl = if self.config.keyless {
+            PLAIN_NO_ANSWER_HOLD_DOWN
+        } else {
+            NO_ANSWER_HOLD_DOWN
+        };
+        if asked && !self.is_refused(dst, now + ttl) {
+            let prefix = IpNet::from(dst);
             self.insert_negative(now, prefix, MapAction::Drop, ttl, actions);
         }
     }

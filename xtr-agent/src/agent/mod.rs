@@ -11,6 +11,7 @@ mod answer;
 mod armed;
 mod asked;
 mod bucket;
+mod change_servers;
 mod choice;
 mod config;
 mod control;
@@ -50,7 +51,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{Deadlines, EidPrefix, Nonce, PublicKey, Timestamp, Ttl};
+use lisp_proto::{Deadlines, EidPrefix, Nonce, PublicKey, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -68,6 +69,7 @@ pub use trace::{Failure, Reached, Stage, Trace};
 use armed::Handovers;
 use bucket::Bucket;
 use hold::HoldBudget;
+use ip_header::Unreachable;
 use liveness::Liveness;
 use map_cache::{MapCache, Resolver};
 use peers::Peers;
@@ -116,6 +118,8 @@ pub enum Input<'a> {
         /// How it went.
         ok: bool,
     },
+    /// The data plane did not take this packet of an [`Action::Reinject`].
+    NotSent(&'a [u8]),
     /// The answer to [`Action::ReadPeerStats`].
     PeerStats(&'a [PeerStats]),
     /// The addresses of this host changed.
@@ -198,6 +202,8 @@ pub struct Agent {
     deadlines: Deadlines<Timer>,
     /// Whether our clients are to go to others.
     draining: bool,
+    /// Others are about to take the place of the map servers.
+    leaving: bool,
     stopping: bool,
 }
 
@@ -235,6 +241,7 @@ impl Agent {
             evicting: BTreeSet::new(),
             deadlines: Deadlines::default(),
             draining: false,
+            leaving: false,
             stopping: false,
             config,
         }
@@ -248,6 +255,10 @@ impl Agent {
             Input::Datagram { src, bytes } => self.datagram(now, src, bytes, actions),
             Input::TunPacket(packet) => self.tun_packet(now, packet, actions),
             Input::Applied { id, ok } => self.applied(now, id, ok, actions),
+            Input::NotSent(packet) => {
+                let (why, reason) = (Unreachable::Host, DropReason::NotTaken);
+                self.refusals.refuse(packet, why, reason, actions);
+            }
             Input::PeerStats(stats) => self.peer_stats(now, stats, actions),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
             Input::Drain(draining) => self.drain(now, draining, actions),
@@ -292,12 +303,12 @@ impl Agent {
         self.servers.get(index)?.registration.acknowledged()
     }
 
-    /// Whether an agent that was told to stop has nothing more to wait for:
-    /// all that it withdrew is acknowledged.
+    /// Whether an agent that was told to stop, or to leave its map servers, has nothing more to wait
+    /// for: all that it withdrew is acknowledged.
     #[must_use]
     pub fn has_left(&self) -> bool {
         let withdrawn = |server: &Server| !server.registration.unacknowledged();
-        self.stopping && self.servers.iter().all(withdrawn) && self.subscriptions.all_answered()
+        self.is_leaving() && self.servers.iter().all(withdrawn) && self.subscriptions.all_answered()
     }
 
     fn timer(&mut self, now: Timestamp, timer: Timer, actions: &mut Actions) {
@@ -318,7 +329,6 @@ impl Agent {
 
     fn shut_down(&mut self, now: Timestamp, actions: &mut Actions) {
         self.stopping = true;
-        self.config.ttl = Ttl::WITHDRAW;
         self.unsubscribe_all(now, actions);
         self.register_all(now, actions);
         let prefixes: Vec<IpNet> = self.cache.iter().map(|(prefix, _)| prefix).collect();
@@ -358,6 +368,18 @@ impl Agent {
     /// that thousands of agents that lose a map server at once do not ask in step.
     fn retry_in(&mut self, longest: Duration) -> Duration {
         longest.mul_f64(self.rng.random_range(0.75..1.0))
+    }
+
+    /// Returns how long to wait for an answer to a Map-Request that was sent `tries` times before.
+    fn ask_again_in(&mut self, tries: u32) -> Duration {
+        let least = if self.config.keyless {
+            limits::PLAIN_REQUEST_RETRY
+        } else {
+            Duration::ZERO
+        };
+        let first = limits::REQUEST_RETRY.max(least);
+        self.retry_in(first.saturating_mul(1 << tries.min(10)))
+            .max(least)
     }
 
     /// `base` with up to a quarter added or taken, so that agents started

@@ -23,6 +23,10 @@ pub struct Adjustable {
     pub eid_prefixes: Vec<IpNet>,
     /// Destinations that are looked up.
     pub overlay: Vec<IpNet>,
+    /// How long a peer is not used before it is removed.
+    pub idle: Duration,
+    /// Peers in the data plane.
+    pub max_peers: usize,
 }
 
 impl Agent {
@@ -36,6 +40,8 @@ impl Agent {
             subscriptions: self.config.subscriptions.clone(),
             eid_prefixes: self.config.eid_prefixes.clone(),
             overlay: self.config.overlay.clone(),
+            idle: self.config.idle,
+            max_peers: self.config.max_peers,
         }
     }
 
@@ -53,11 +59,15 @@ impl Agent {
             subscriptions,
             eid_prefixes,
             overlay,
+            idle,
+            max_peers,
         } = wanted;
         self.config.ttl = ttl;
         self.config.register_interval = register_interval;
         self.config.hold = hold;
         self.config.subscriptions = subscriptions;
+        self.config.idle = idle;
+        self.config.max_peers = max_peers;
         self.move_house(now, eid_prefixes, overlay, actions);
         self.unsubscribe_unwanted(now, actions);
         self.register_all(now, actions);

@@ -7,7 +7,7 @@ use lisp_proto::{Nonce, PublicKey, RequestFlags, Timestamp};
 use rand::Rng;
 
 use super::event::Cause;
-use super::limits::{REFRESH_RETRY_MAX, REQUEST_RETRY, STALE_MAX, STALE_STEP};
+use super::limits::{REFRESH_RETRY_MAX, STALE_MAX, STALE_STEP};
 use super::map_cache::Entry;
 use super::miss::Question;
 use super::{Actions, Agent, PeerStats, Timer};
@@ -87,8 +87,7 @@ impl Agent {
             flags,
         };
         self.send_request(question, tries, actions);
-        let wait = REQUEST_RETRY.saturating_mul(1 << tries.min(10));
-        let again = now + self.retry_in(wait.min(REFRESH_RETRY_MAX));
+        let again = now + self.ask_again_in(tries).min(REFRESH_RETRY_MAX);
         self.deadlines.set(Timer::Refresh(prefix), again);
     }
 

@@ -25,6 +25,15 @@ pub(super) struct Server {
 }
 
 impl Server {
+    /// A map server that nothing is known of before `now`: others may have said what it does not know.
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            heard: now,
+            found: now,
+            ..Self::default()
+        }
+    }
+
     /// Notes that it is there; only it can have said what was heard.
     pub(super) fn heard(&mut self, now: Timestamp) {
         if self.heard < self.renewed {

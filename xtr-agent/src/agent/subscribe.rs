@@ -69,6 +69,11 @@ impl Subscriptions {
         Some(*prefix)
     }
 
+    /// Forgets all of them, and says which there were.
+    pub(super) fn forget_all(&mut self) -> Vec<(usize, IpNet)> {
+        std::mem::take(&mut self.0).into_keys().collect()
+    }
+
     /// Whether no answer is awaited.
     pub(super) fn all_answered(&self) -> bool {
         self.0.values().all(|asked| asked.requests.is_empty())
@@ -92,7 +97,7 @@ impl Agent {
         }
     }
 
-    /// Subscribes, for the first time or once more; a stopping agent unsubscribes.
+    /// Subscribes, for the first time or once more; an agent that leaves unsubscribes.
     pub(super) fn subscribe(
         &mut self,
         now: Timestamp,
@@ -127,7 +132,7 @@ impl Agent {
             ids: Some(ids),
         };
         self.send_map_request(index, source, &params, actions);
-        let wait = if self.stopping {
+        let wait = if self.is_leaving() {
             FAREWELL_RETRY
         } else {
             let wait = SUBSCRIBE_RETRY.saturating_mul(1 << before.min(10));
@@ -169,7 +174,7 @@ impl Agent {
     }
 
     fn is_unwanted(&self, prefix: &IpNet) -> bool {
-        self.stopping || !self.config.subscriptions.contains(prefix)
+        self.is_leaving() || !self.config.subscriptions.contains(prefix)
     }
 
     /// A map server has answered that a subscription is over.
@@ -179,9 +184,7 @@ impl Agent {
     }
 
     pub(super) fn unsubscribe_all(&mut self, now: Timestamp, actions: &mut Actions) {
-        let asked: Vec<(usize, IpNet)> = self.subscriptions.0.keys().copied().collect();
-        self.subscriptions = Subscriptions::default();
-        for (index, prefix) in asked {
+        for (index, prefix) in self.subscriptions.forget_all() {
             self.subscribe(now, index, prefix, actions);
         }
     }

@@ -25,8 +25,8 @@ pub enum Stage {
     Asked,
     /// A Map-Reply came in.
     Answered,
-    /// The far end knows us, as far as the answer tells: a Lispwire map server
-    /// answers once the far end has acknowledged.
+    /// The far end knows us, as far as the answer tells: a Lispwire map server answers once the far
+    /// end has acknowledged. With `reply_after = "send"`, or after `reply_hold_ms`, it was only told.
     FarEndReady,
     /// The data plane has the peer.
     Installed,

@@ -66,6 +66,7 @@ struct Peer {
     tx_bytes: u64,
     connected: bool,
     rtt_us: Option<u64>,
+    echo: String,
 }
 
 /// Runs the command.
@@ -127,6 +128,7 @@ fn instance_lines(instance: &Instance) -> Vec<String> {
     ));
     if !instance.peers.is_empty() {
         lines.extend(peers(&instance.peers));
+        lines.extend(unmeasured(&instance.peers));
     }
     lines.push(format!("map-cache: {}", instance.mappings.len()));
     if !instance.mappings.is_empty() {
@@ -187,6 +189,28 @@ fn peers(peers: &[Peer]) -> Vec<String> {
     table.lines()
 }
 
+/// Why connected peers have no RTT, a line for each reason.
+fn unmeasured(peers: &[Peer]) -> Vec<String> {
+    let reasons = [
+        (
+            "no_host_prefix",
+            "have no host prefix, so no address is known to answer",
+        ),
+        ("not_its_turn", "get their turn in the next reports"),
+        ("not_used", "are not used: an echo would keep them"),
+        ("sent", "did not answer"),
+    ];
+    let count = |echo: &str| {
+        let without = peers.iter().filter(|peer| peer.rtt_us.is_none());
+        without.filter(|peer| peer.echo == echo).count()
+    };
+    let counts = reasons.map(|(echo, reason)| (count(echo), reason));
+    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+    counts
+        .map(|(count, reason)| format!("  no RTT: {count} {reason}"))
+        .collect()
+}
+
 fn mappings(mappings: &[Mapping]) -> Vec<String> {
     let heading = ["EID", "STATE", "BY", "TTL LEFT", "AGE", "PEER"];
     let mut table = Table::new(&heading, 0);
@@ -225,4 +249,39 @@ fn or_dash(value: Option<u64>, text: impl Fn(u64) -> String) -> String {
 
 fn dash() -> String {
     "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_without_a_round_trip_are_told_why() {
+        let peer = |echo: &str, rtt_us| Peer {
+            key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".into(),
+            eids: vec!["10.9.0.0/16".into()],
+            path: None,
+            since_handshake_ms: Some(1),
+            since_received_ms: Some(1),
+            rx_bytes: 1,
+            tx_bytes: 1,
+            connected: true,
+            rtt_us,
+            echo: echo.into(),
+        };
+        let peers = [
+            peer("no_host_prefix", None),
+            peer("no_host_prefix", None),
+            peer("sent", Some(5)),
+            peer("sent", None),
+            peer("not_connected", None),
+        ];
+        assert_eq!(
+            unmeasured(&peers),
+            [
+                "  no RTT: 2 have no host prefix, so no address is known to answer",
+                "  no RTT: 1 did not answer",
+            ]
+        );
+    }
 }

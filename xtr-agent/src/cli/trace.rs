@@ -46,7 +46,7 @@ const STAGES: [(&str, &str, &str); 7] = [
     (
         "far_end_ready",
         "far end ready",
-        "it has acknowledged our key, or the answer says so",
+        "the answer implies it; with reply_after = \"send\", that it was told",
     ),
     ("installed", "installed", "the data plane has the peer"),
     ("handshake", "handshake", "WireGuard has a session"),
@@ -134,6 +134,8 @@ mod tests {
         };
         let lines = lines("10.0.0.2".parse().unwrap(), &trace);
         assert_eq!(lines.len(), 2 + STAGES.len());
+        let widest = STAGES.iter().map(|(.., meaning)| 29 + meaning.len()).max();
+        assert!(widest.unwrap() <= super::super::table::WIDTH);
         assert!(
             lines[3].starts_with("  asked             0.08 ms"),
             "{}",
@@ -145,6 +147,9 @@ mod tests {
             lines[4]
         );
         assert!(lines[8].ends_with('-'), "{}", lines[8]);
+        let ready = STAGES.iter().find(|(name, ..)| *name == "far_end_ready");
+        let (_, _, meaning) = ready.unwrap();
+        assert!(meaning.contains("implies") && meaning.contains("reply_after"));
         assert!(
             lines
                 .iter()

@@ -16,12 +16,14 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML, or has an unknown, missing or ill-typed key.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), remedy.unwrap_or_default())]
     Parse {
         /// The file.
         path: PathBuf,
         /// What and where, with the offending line.
         source: Box<toml::de::Error>,
+        /// What to do, where the key tells.
+        remedy: Option<&'static str>,
     },
     /// A value makes no sense.
     #[error("{}:{line}: {key}: {problem}; {remedy}", path.display())]
@@ -37,6 +39,33 @@ pub enum ConfigError {
         /// What to do.
         remedy: &'static str,
     },
+}
+
+impl ConfigError {
+    /// A complaint of the parser about the file `text` at `path`.
+    pub(super) fn parse(path: &Path, text: &str, source: toml::de::Error) -> Self {
+        let start = source.span().map(|span| span.start);
+        let before = start.and_then(|start| text.get(..start));
+        let line = before.and_then(|before| before.rsplit('\n').next());
+        let key = line.and_then(|line| line.split_once('='));
+        let key = key.map(|(key, _)| key.trim());
+        Self::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+            remedy: key.and_then(plain_number),
+        }
+    }
+}
+
+/// What to write as the value of a key that says its unit.
+fn plain_number(key: &str) -> Option<&'static str> {
+    let (_, unit) = key.rsplit_once('_')?;
+    match unit {
+        "ms" => Some("use a plain number of milliseconds"),
+        "s" => Some("use a plain number of seconds"),
+        "min" => Some("use a plain number of minutes"),
+        _ => None,
+    }
 }
 
 /// The file being read, to say where a value is.

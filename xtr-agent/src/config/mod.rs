@@ -10,6 +10,7 @@
 //! | What is left of an overlay without what is excluded? | `without.rs` |
 //! | What does a complaint look like? | `error.rs` |
 //! | Where is a key that cannot change now? | `place.rs` |
+//! | Can others read what is secret? | `secrets.rs` |
 
 mod check;
 mod error;
@@ -17,6 +18,7 @@ mod instance;
 mod place;
 mod proxy;
 mod raw;
+mod secrets;
 mod without;
 
 use std::net::{IpAddr, SocketAddr};
@@ -123,7 +125,7 @@ pub struct Interfaces {
 }
 
 /// The map server and the way to it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapServer {
     /// Where it listens.
     pub address: SocketAddr,
@@ -132,7 +134,7 @@ pub struct MapServer {
 }
 
 /// The way to a map server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Through a WireGuard tunnel of its own.
     Tunnel {
@@ -149,6 +151,33 @@ pub enum Access {
         /// The secret shared with it.
         key: AuthKey,
     },
+}
+
+impl MapServer {
+    /// Where it is on the underlay.
+    #[must_use]
+    pub const fn underlay(&self) -> IpAddr {
+        match &self.access {
+            Access::Tunnel { endpoint, .. } => endpoint.ip(),
+            Access::Plain { .. } => self.address.ip(),
+        }
+    }
+
+    /// Whether `other` is the same one, though it may be reached in another way.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.access, &other.access) {
+            (
+                Access::Tunnel { public_key, .. },
+                Access::Tunnel {
+                    public_key: other, ..
+                },
+            ) => public_key == other,
+            (Access::Plain { .. }, Access::Plain { .. }) => self == other,
+            (Access::Tunnel { .. }, Access::Plain { .. })
+            | (Access::Plain { .. }, Access::Tunnel { .. }) => false,
+        }
+    }
 }
 
 impl Config {
@@ -200,10 +229,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the line, the key and a remedy.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let mut raw: RawConfig = toml::from_str(text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let mut raw: RawConfig =
+            toml::from_str(text).map_err(|source| ConfigError::parse(path, text, source))?;
         let source = Source { path, text };
         let outer = raw.take_outer().map_err(|incomplete| {
             let remedy = "give both `overlay` and `eid_prefixes`, here or in each [[instance]]";

@@ -14,9 +14,20 @@ pub enum Section {
 impl Source<'_> {
     /// A complaint about a `key` that a running agent cannot change.
     pub(super) fn fixed(&self, section: Section, key: &'static str) -> ConfigError {
-        let at = place(self.text, section, key);
         let problem = "has changed, and does not while the agent runs".into();
-        self.error_at(at, key, problem, "restart to change it")
+        self.error_in(section, key, problem, "restart to change it")
+    }
+
+    /// A complaint about a `key`, wherever it is.
+    pub(super) fn error_in(
+        &self,
+        section: Section,
+        key: &'static str,
+        problem: String,
+        remedy: &'static str,
+    ) -> ConfigError {
+        let at = place(self.text, section, key);
+        self.error_at(at, key, problem, remedy)
     }
 }
 

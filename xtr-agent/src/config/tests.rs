@@ -103,6 +103,25 @@ fn unknown_keys_and_bad_values_show_their_line() {
 }
 
 #[test]
+fn a_value_with_a_unit_is_told_which_unit_its_key_has() {
+    for (line, unit) in [
+        ("hold_ms = \"3s\"", "milliseconds"),
+        ("hold_ms = 3s", "milliseconds"),
+        ("hold_ms = 0.5", "milliseconds"),
+        ("register_s = \"1m\"", "seconds"),
+        ("ttl_min = \"15min\"", "minutes"),
+    ] {
+        let text = GOOD.replacen("listen_port", &format!("{line}\nlisten_port"), 1);
+        let error = parse(&text).unwrap_err();
+        let remedy = format!("use a plain number of {unit}");
+        assert!(
+            error.contains("line 4") && error.ends_with(&remedy),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn destinations_to_be_kept_ready_lie_in_the_overlay_and_elsewhere() {
     let with = |subscribe: &str| {
         let to = format!("subscribe = [{subscribe}]\nlisten_port");

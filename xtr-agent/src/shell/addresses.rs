@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tracing::warn;
 use wg_device::{AddressWatch, local_address_towards};
 
-use crate::config::{Access, Config};
+use crate::config::Config;
 
 /// Where the data interface can be reached: as configured, or the address
 /// that the kernel uses towards the map server.
@@ -23,10 +23,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     pub(super) fn of(config: &Config) -> Self {
-        let towards = match &config.map_server.access {
-            Access::Tunnel { endpoint, .. } => endpoint.ip(),
-            Access::Plain { .. } => config.map_server.address.ip(),
-        };
+        let towards = config.map_server.underlay();
         let watch = config.rlocs.is_empty().then(AddressWatch::open);
         let unwatched = |error| warn!(%error, "changes of address will not be noticed");
         Self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
-use lisp_proto::Timestamp;
+use lisp_proto::{PublicKey, Timestamp};
 use tokio::net::UdpSocket;
 use tracing::warn;
 use wg_device::{
@@ -24,12 +24,41 @@ const CONTROL_KEEPALIVE_S: u16 = 25;
 /// The control socket, and the tunnel it is in unless the map server knows none.
 pub(super) struct Control {
     pub(super) socket: UdpSocket,
-    tunnel: Option<(Device, PeerSpec)>,
+    tunnel: Option<Tunnel>,
     /// Of what the socket sends.
     mark: u32,
     renewed: Option<Timestamp>,
     /// When the map server was last heard of.
     heard: Option<Timestamp>,
+}
+
+/// The tunnel to the map server.
+struct Tunnel {
+    device: Device,
+    peer: PeerSpec,
+    routes: Routes,
+    to_server: RouteSpec,
+}
+
+impl Tunnel {
+    /// The map server is another peer, or reached by another route, which are there: the old ones go.
+    async fn replace(&mut self, peer: PeerSpec, to_server: RouteSpec) {
+        let old = std::mem::replace(&mut self.peer, peer);
+        if old.key != self.peer.key {
+            unless_done(self.device.remove_peer(&old.key).await);
+        }
+        let old = std::mem::replace(&mut self.to_server, to_server);
+        if old.prefix != self.to_server.prefix {
+            unless_done(self.routes.remove(&old));
+        }
+    }
+}
+
+/// Says what was not removed of the way to a map server that was left: it harms nobody.
+fn unless_done(done: Result<(), DeviceError>) {
+    if let Err(error) = done {
+        warn!(%error, "something of the old map server is left");
+    }
 }
 
 /// When one instance has had the control tunnel set up anew.
@@ -82,31 +111,25 @@ impl Control {
                 endpoint,
                 ..
             } => {
-                let peer = PeerSpec {
-                    key: *public_key,
-                    endpoint: Some(*endpoint),
-                    allowed_ips: vec![IpNet::from(server.ip())],
-                    keepalive: Some(CONTROL_KEEPALIVE_S),
-                };
+                let peer = peer(*public_key, *endpoint, server.ip());
                 let device = tunnel(config, key, IpNet::from(address), &peer).await?;
-                let to_server = RouteSpec {
-                    prefix: IpNet::from(server.ip()),
-                    device: device.name().to_owned(),
-                    metric: DATA_METRIC,
-                    source: Some(address),
-                    table: MAIN_TABLE,
-                };
+                let to_server = route(device.name(), server.ip(), address);
                 // The route goes with its interface.
                 let routes = Routes::new().context("no access to the routing tables")?;
                 routes.adopt(device.name())?;
                 routes.add(&to_server)?;
                 routes.remove_stale()?;
-                Some((device, peer))
+                Some(Tunnel {
+                    device,
+                    peer,
+                    routes,
+                    to_server,
+                })
             }
             Access::Plain { .. } => None,
         };
         let bind = SocketAddr::new(address, server.port());
-        let device = tunnel.as_ref().map(|(device, _)| device.name());
+        let device = tunnel.as_ref().map(|tunnel| tunnel.device.name());
         let socket = bind_control_socket(bind, device, plain_mark(config))
             .with_context(|| format!("control socket on {bind}"))?;
         Ok(Self {
@@ -141,6 +164,57 @@ impl Control {
         Ok(())
     }
 
+    /// From now on the map server is that of `config`, which answers to `address`: the new way is there
+    /// before the old one goes.
+    ///
+    /// # Errors
+    /// A part of the new way is refused; what was done by then stays, beside the old one.
+    pub(super) async fn change_server(&mut self, config: &Config, address: IpAddr) -> Result<()> {
+        let server = config.map_server.address;
+        let bind = SocketAddr::new(address, server.port());
+        let before = self.socket.local_addr()?;
+        let mark = self.mark;
+        let opened = |device| {
+            let socket = (bind != before).then(|| bind_control_socket(bind, device, mark));
+            let socket = socket.transpose();
+            socket.with_context(|| format!("control socket on {bind}"))
+        };
+        let socket = match (&mut self.tunnel, &config.map_server.access) {
+            (
+                Some(tunnel),
+                Access::Tunnel {
+                    public_key,
+                    endpoint,
+                    ..
+                },
+            ) => {
+                let mut both = vec![IpNet::from(before.ip()), IpNet::from(address)];
+                both.dedup();
+                tunnel.device.set_addresses(&both).await?;
+                let name = tunnel.device.name();
+                let to_server = route(name, server.ip(), address);
+                if to_server.prefix == tunnel.to_server.prefix {
+                    tunnel.routes.replace(&to_server)?;
+                } else {
+                    tunnel.routes.add(&to_server)?;
+                }
+                let socket = opened(Some(name))?;
+                let peer = peer(*public_key, *endpoint, server.ip());
+                tunnel.device.set_peer(&peer).await?;
+                tunnel.replace(peer, to_server).await;
+                let address = [IpNet::from(address)];
+                unless_done(tunnel.device.set_addresses(&address).await);
+                socket
+            }
+            _ => opened(None)?,
+        };
+        if let Some(socket) = socket {
+            self.socket = socket;
+        }
+        (self.renewed, self.heard) = (None, None);
+        Ok(())
+    }
+
     /// Sends a datagram, or says why not.
     pub(super) async fn send(&self, dst: SocketAddr, bytes: &[u8]) {
         if let Err(error) = self.socket.send_to(bytes, dst).await {
@@ -160,7 +234,8 @@ impl Control {
             return;
         }
         // There is one map server.
-        let Some((device, peer)) = self.tunnel.as_ref().filter(|_| index == 0) else {
+        let tunnel = self.tunnel.as_ref().filter(|_| index == 0);
+        let Some(Tunnel { device, peer, .. }) = tunnel else {
             return;
         };
         self.renewed = Some(now);
@@ -175,16 +250,16 @@ impl Control {
 
     /// From now on the tunnel is left in place for the next run, where the kernel has it.
     pub(super) fn stay(&self) {
-        if let Some((device, _)) = &self.tunnel {
-            device.stay();
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.device.stay();
         }
     }
 
     /// Removes everything that `create` made.
     pub(super) async fn close(self) {
         drop(self.socket);
-        if let Some((device, _)) = self.tunnel {
-            device.close().await;
+        if let Some(tunnel) = self.tunnel {
+            tunnel.device.close().await;
         }
     }
 }
@@ -194,6 +269,27 @@ fn plain_mark(config: &Config) -> u32 {
     match &config.map_server.access {
         Access::Tunnel { .. } => 0,
         Access::Plain { .. } => config.mark(),
+    }
+}
+
+/// The map server, as the control tunnel knows it.
+fn peer(key: PublicKey, endpoint: SocketAddr, server: IpAddr) -> PeerSpec {
+    PeerSpec {
+        key,
+        endpoint: Some(endpoint),
+        allowed_ips: vec![IpNet::from(server)],
+        keepalive: Some(CONTROL_KEEPALIVE_S),
+    }
+}
+
+/// The way to the map server through the control tunnel.
+fn route(device: &str, server: IpAddr, source: IpAddr) -> RouteSpec {
+    RouteSpec {
+        prefix: IpNet::from(server),
+        device: device.to_owned(),
+        metric: DATA_METRIC,
+        source: Some(source),
+        table: MAIN_TABLE,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
@@ -9,7 +9,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
-use serde_json::json;
 use tracing::{info, warn};
 use wg_device::{
     Backend, Device, DeviceConfig, DeviceError, MissTun, NetNs, OverlayRules, PeerSpec, PrivateKey,
@@ -17,7 +16,7 @@ use wg_device::{
 };
 
 use super::forwarding::Forwarding;
-use crate::agent::{Agent, Change};
+use crate::agent::{self, Change};
 use crate::config::{Config, Instance};
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
@@ -36,6 +35,8 @@ pub(super) struct DataPlane {
     /// Where the overlay is everything.
     rules: Option<OverlayRules>,
     forwarding: Forwarding,
+    /// The latest packet was refused, and that was said.
+    refusing: bool,
 }
 
 impl DataPlane {
@@ -75,6 +76,7 @@ impl DataPlane {
             table: instance.table,
             rules: None,
             forwarding,
+            refusing: false,
         };
         for prefix in &instance.overlay {
             made.routes.add(&made.catch_route(prefix))?;
@@ -164,15 +166,7 @@ impl DataPlane {
     /// Carries out one change.
     pub(super) async fn apply(&mut self, change: &Change) -> Result<(), DeviceError> {
         match change {
-            Change::SetPeer(spec) => {
-                let spec = PeerSpec {
-                    key: spec.key,
-                    endpoint: spec.endpoint,
-                    allowed_ips: spec.allowed_ips.clone(),
-                    keepalive: None,
-                };
-                self.data.set_peer(&spec).await
-            }
+            Change::SetPeer(spec) => self.data.set_peer(&peer(spec)).await,
             Change::RemovePeer(key) => self.data.remove_peer(key).await,
             Change::AddRoute(prefix) => {
                 let route = self.data_route(prefix);
@@ -183,6 +177,15 @@ impl DataPlane {
                 self.routes.remove(&route)
             }
         }
+    }
+
+    /// Sets peers in their order: what became of each.
+    pub(super) async fn set_peers(
+        &self,
+        specs: impl Iterator<Item = &agent::PeerSpec>,
+    ) -> Vec<Result<(), DeviceError>> {
+        let specs: Vec<_> = specs.map(peer).collect();
+        self.data.set_peers(&specs).await
     }
 
     /// Whether packets to `prefix` pass the agent already.
@@ -215,39 +218,23 @@ impl DataPlane {
         }
     }
 
-    pub(super) fn inject(&mut self, packet: &[u8]) {
-        if let Err(error) = self.data.inject(packet) {
-            warn!(%error, "held packet not sent");
+    /// Sends a packet out through the data interface; says whether that was taken. The log has the
+    /// first of those that were not.
+    pub(super) async fn inject(&mut self, packet: &[u8]) -> bool {
+        let sent = self.data.inject(packet).await;
+        if let Err(error) = &sent
+            && !self.refusing
+        {
+            warn!(%error, "held packets not sent");
         }
+        self.refusing = sent.is_err();
+        sent.is_ok()
     }
 
     pub(super) async fn deliver(&mut self, packet: &[u8]) {
         if let Err(error) = self.miss.send(packet).await {
             warn!(%error, "ICMP error not delivered");
         }
-    }
-
-    /// How many peers the data plane has, and what it measured of each, as JSON.
-    pub(super) async fn describe_peers(&mut self, agent: &Agent) -> (usize, String) {
-        let stats = self.data.peer_stats().await.unwrap_or_default();
-        let mut wanted: HashMap<PublicKey, Vec<IpNet>> = agent
-            .peers()
-            .map(|peer| (peer.key, peer.allowed_ips))
-            .collect();
-        let peers: Vec<_> = stats
-            .iter()
-            .map(|peer| {
-                json!({
-                    "key": peer.key.to_string(),
-                    "eids": wanted.remove(&peer.key).unwrap_or_default(),
-                    "endpoint": peer.endpoint,
-                    "since_handshake_ms": peer.since_handshake.map(|since| since.as_millis()),
-                    "rx_bytes": peer.rx_bytes,
-                    "tx_bytes": peer.tx_bytes,
-                })
-            })
-            .collect();
-        (peers.len(), json!(peers).to_string())
     }
 
     /// Removes everything that `create` and `apply` made.
@@ -260,6 +247,7 @@ impl DataPlane {
             table: _,
             rules,
             forwarding,
+            refusing: _,
         } = self;
         if let Some(rules) = rules {
             rules.remove();
@@ -293,6 +281,15 @@ fn warn_of_strict_filters() {
             warn!(event = "strict_rp_filter", %interface, remedy);
             return;
         }
+    }
+}
+
+fn peer(spec: &agent::PeerSpec) -> PeerSpec {
+    PeerSpec {
+        key: spec.key,
+        endpoint: spec.endpoint,
+        allowed_ips: spec.allowed_ips.clone(),
+        keepalive: None,
     }
 }
 

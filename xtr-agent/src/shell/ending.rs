@@ -16,7 +16,7 @@ use super::{CLOSING, Shell};
 use crate::agent::Input;
 
 /// How long a stopping agent waits for its withdrawals to be acknowledged.
-const GOODBYE: Duration = Duration::from_millis(900);
+pub(super) const GOODBYE: Duration = Duration::from_millis(900);
 
 /// How the agent was told to end.
 pub(super) struct Ending {
@@ -61,7 +61,13 @@ impl Shell {
 
     /// Ends as told. An embedded data plane cannot outlive the process: it is always purged, so
     /// that nobody keeps sending to it.
-    pub(super) async fn end(self, ending: Ending, admin: Admin, datagram: &mut [u8]) -> Result<()> {
+    pub(super) async fn end(
+        mut self,
+        ending: Ending,
+        admin: Admin,
+        datagram: &mut [u8],
+    ) -> Result<()> {
+        self.finish_reload().await?;
         let mut backends = self.overlays.iter().map(Overlay::backend);
         let embedded = backends.any(|backend| backend == Backend::Embedded);
         let ended = if ending.purge || embedded {

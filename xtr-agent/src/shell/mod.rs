@@ -12,8 +12,9 @@
 //! | What may be asked of a running agent, and how is it answered? | `admin.rs`, `report.rs` |
 //! | How does it end, and what stays? | `ending.rs`, `leftovers.rs` |
 //! | What is kept for the next start? | `cache_file.rs`, `nonce_file.rs` |
-//! | What changes without a restart? | `reload.rs` |
-//! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs` |
+//! | What changes without a restart? | `reload.rs`, `unchangeable.rs` |
+//! | Who reads counters, and when? | `counting.rs` |
+//! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs`, `echoes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
 
 mod addresses;
@@ -21,8 +22,10 @@ mod admin;
 mod cache_file;
 mod clock;
 mod control;
+mod counting;
 mod data_plane;
 mod dispatch;
+mod echoes;
 mod ending;
 mod forwarding;
 mod heard;
@@ -34,6 +37,7 @@ mod path_sizes;
 mod reload;
 mod report;
 mod setup;
+mod unchangeable;
 
 use std::future::poll_fn;
 use std::io;
@@ -44,8 +48,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use lisp_proto::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
+use wg_device::PrivateKey;
 
 use crate::agent::Input;
 use crate::config::Config;
@@ -54,9 +60,11 @@ use admin::{Admin, Question, REQUEST_BYTES};
 use cache_file::CacheFile;
 use clock::Clock;
 use control::Control;
+use counting::Found;
 use ending::Ending;
 use nonce_file::NonceFile;
 use overlay::Overlay;
+use reload::{Reload, next_rebuilt};
 
 pub use admin::Request;
 pub use leftovers::remove_leftovers;
@@ -108,12 +116,15 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
             clock,
             nonces,
             cache,
+            readings: JoinSet::new(),
         },
         overlays,
         addresses,
         settled: None,
         config,
         config_path: config_path.to_owned(),
+        control_key: keys.control,
+        reload: None,
     };
     for overlay in &mut shell.overlays {
         overlay.restore(&mut shell.shared, &known).await?;
@@ -125,13 +136,16 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
 /// Everything that runs.
 struct Shell {
     shared: Shared,
-    /// At least one; each has another instance-id.
+    /// Each has another instance-id.
     overlays: Vec<Overlay>,
     addresses: Addresses,
     /// Until when changes of addresses are left to settle.
     settled: Option<Instant>,
     config: Config,
     config_path: PathBuf,
+    control_key: PrivateKey,
+    /// A reload that goes on beside the loop.
+    reload: Option<Reload>,
 }
 
 /// What all instances use.
@@ -140,6 +154,8 @@ struct Shared {
     clock: Clock,
     nonces: NonceFile,
     cache: CacheFile,
+    /// Counters that are being read.
+    readings: JoinSet<Found>,
 }
 
 impl Shell {
@@ -152,6 +168,7 @@ impl Shell {
         let mut packet = vec![0; DATAGRAM_MAX];
         self.step_all(Input::Start).await?;
         let ending = loop {
+            self.go_on_reloading().await?;
             let deadline = self.next_deadline();
             let never = Timestamp(u64::MAX >> 1);
             let sleep = self.shared.clock.instant(deadline.unwrap_or(never));
@@ -167,13 +184,15 @@ impl Shell {
                         break ending;
                     }
                 }
-                _ = report.recv() => self.report_peers().await,
+                _ = report.recv() => self.overlays.iter().for_each(Overlay::report_peers),
                 () = self.addresses.changed(), if self.settled.is_none() => {
                     self.readdress().await?;
                     let clock = self.shared.clock;
                     self.settled = Some(clock.instant(clock.now() + SETTLING));
                 }
                 () = sleep_until(settled), if self.settled.is_some() => self.settled = None,
+                rebuilt = next_rebuilt(&mut self.reload) => self.rebuilt(rebuilt).await?,
+                Some(read) = self.shared.readings.join_next_with_id() => self.counted(read).await?,
                 received = self.shared.control.socket.recv_from(&mut datagram) => {
                     self.received(received, &datagram).await?;
                     // Where anybody can send datagrams, they leave packets their turn.
@@ -199,7 +218,7 @@ impl Shell {
     /// Answers a question, or says how to end when that was the question.
     async fn answer(&mut self, question: Question) -> Result<Option<Ending>> {
         match question.request {
-            Request::Status => self.status(question).await,
+            Request::Status => self.status(question),
             Request::Trace { eid } => self.trace(eid, question),
             Request::Drain { undo } => self.drain(!undo, question).await?,
             Request::Stop { purge } => return Ok(Some(Ending::asked(purge, question))),
@@ -223,7 +242,7 @@ impl Shell {
     /// When an agent wants to be woken next.
     fn next_deadline(&self) -> Option<Timestamp> {
         let deadlines = self.overlays.iter().filter_map(Overlay::next_deadline);
-        deadlines.min()
+        deadlines.chain(self.reload_deadline()).min()
     }
 
     /// Wakes the agents that wanted to be woken by now.
@@ -301,10 +320,18 @@ impl Shell {
         Ok(())
     }
 
-    async fn report_peers(&mut self) {
-        for overlay in &mut self.overlays {
-            overlay.report_peers().await;
+    /// Hands counters to the instance that wanted them, if it is still there.
+    async fn counted(&mut self, read: Result<(Id, Found), JoinError>) -> Result<()> {
+        let (id, found) = match read {
+            Ok(read) => read,
+            Err(error) if error.is_cancelled() => return Ok(()),
+            Err(error) => return Err(error).context("reading counters"),
+        };
+        let wanted = |overlay: &&mut Overlay| overlay.counting.is_under_way(id);
+        if let Some(overlay) = self.overlays.iter_mut().find(wanted) {
+            overlay.counted(&mut self.shared, found).await?;
         }
+        Ok(())
     }
 }
 

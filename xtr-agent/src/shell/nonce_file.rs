@@ -44,6 +44,16 @@ impl NonceFile {
         Ok((file, Nonce(first)))
     }
 
+    /// A nonce above all that were used, not below `floor`, for an agent that begins.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn first(&mut self, floor: u64) -> io::Result<Nonce> {
+        let first = Nonce(floor.max(self.reserved));
+        self.reserve(first)?;
+        Ok(first)
+    }
+
     /// Makes sure that `next` and many after it may be used.
     ///
     /// # Errors
@@ -73,8 +83,10 @@ mod tests {
         let (mut file, first) = NonceFile::open(dir.path(), 1_000).unwrap();
         assert_eq!(first, Nonce(1_000));
         file.reserve(Nonce(1_001)).unwrap();
+        assert_eq!(file.first(10).unwrap(), Nonce(1_000 + BLOCK));
+        assert_eq!(file.first(10).unwrap(), Nonce(1_000 + 2 * BLOCK));
         let (_, second) = NonceFile::open(dir.path(), 10).unwrap();
-        assert_eq!(second, Nonce(1_000 + BLOCK));
+        assert_eq!(second, Nonce(1_000 + 3 * BLOCK));
         fs::write(dir.path().join("register.nonce"), "junk").unwrap();
         assert!(NonceFile::open(dir.path(), 10).is_err());
     }

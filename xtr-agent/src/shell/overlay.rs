@@ -7,29 +7,34 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lisp_proto::{InstanceId, Nonce, Timestamp};
+use bytes::Bytes;
+use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
-use tracing::{Span, info, info_span, warn};
+use tracing::{Instrument, Span, info, info_span, warn};
 use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
-use super::clock::Clock;
 use super::control::Renewals;
+use super::counting::{Counting, Found};
 use super::data_plane::DataPlane;
-use super::heard::Heard;
+use super::echoes::BlackHoles;
+use super::heard::SharedHeard;
 use super::narrate::{self, Drops};
 use super::path_sizes::PathSizes;
-use super::{CLOSING, DATAGRAM_MAX, Shared, setup};
+use super::{CLOSING, DATAGRAM_MAX, Shared, report, setup};
 use crate::agent::{
-    self, Action, Actions, Adjustable, Agent, Change, Event, Input, PeerStats, Snapshot, Trace,
+    self, Action, Actions, Agent, Change, Event, Input, PeerStats, Snapshot, Trace,
 };
-use crate::config::{Access, Config, Instance};
+use crate::config::{Config, Instance};
 
 /// Packets that the kernel keeps for a TUN (`TUN_READQ_SIZE`): so many may have
 /// been captured before a route was set.
 const TUN_QUEUE: usize = 500;
+
+/// Peers that are set in one go. No packet waits longer than for these.
+const SET_TOGETHER: usize = 64;
 
 /// How often the sizes of paths are looked at while there are peers.
 const LOOK_AT_PATHS: Duration = Duration::from_secs(60);
@@ -40,33 +45,35 @@ pub(super) struct Overlay {
     pub(super) agent: Agent,
     pub(super) plane: DataPlane,
     pub(super) drops: Drops,
-    actions: Actions,
+    pub(super) actions: Actions,
     /// What actions led to and the agent has not heard of yet.
     inbox: VecDeque<Report>,
     /// Whether interfaces of an earlier run may hold what nobody wants any more.
     strays: bool,
     /// Whether a map server has acknowledged a registration by now.
     registered: bool,
-    pub(super) heard: Heard,
+    pub(super) heard: SharedHeard,
+    pub(super) counting: Counting,
     pub(super) renewals: Renewals,
     pub(super) paths: PathSizes,
+    pub(super) holes: BlackHoles,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
     /// What `status` says of the interfaces, as they were made.
     pub(super) instance: Instance,
     /// Where the map server is on the underlay.
-    server: IpAddr,
+    pub(super) server: IpAddr,
     /// Around what is logged; it says the instance-id where there is more than one.
-    span: Span,
+    pub(super) span: Span,
 }
 
 /// The outcome of an action.
 enum Report {
     Applied(agent::ChangeId, bool),
-    Stats(Vec<PeerStats>),
     /// A route was set: packets that were on their way into the TUN when it
     /// appeared go out before those that it takes.
     RouteSet(agent::ChangeId, bool),
+    NotSent(Bytes),
 }
 
 impl Overlay {
@@ -87,31 +94,24 @@ impl Overlay {
             .context("no randomness from the operating system")?;
         let key = data_key.clone();
         let plane = DataPlane::create(config, instance, key).await?;
-        let span = if config.instances.len() > 1 {
-            info_span!("instance", iid = instance.iid.0)
-        } else {
-            Span::none()
-        };
-        let server = match &config.map_server.access {
-            Access::Tunnel { endpoint, .. } => endpoint.ip(),
-            Access::Plain { .. } => config.map_server.address.ip(),
-        };
         Ok(Self {
             iid: instance.iid,
             strays: true,
             registered: false,
-            heard: Heard::default(),
+            heard: SharedHeard::default(),
+            counting: Counting::default(),
             renewals: Renewals::default(),
             paths: PathSizes::marked(config.mark()),
+            holes: BlackHoles::default(),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
-            server,
+            server: config.map_server.underlay(),
             agent: Agent::new(core, seed),
             plane,
             drops: Drops::default(),
             actions: Actions::default(),
             inbox: VecDeque::new(),
-            span,
+            span: span(instance.iid, config.instances.len()),
         })
     }
 
@@ -152,7 +152,12 @@ impl Overlay {
         self.agent.next_deadline()
     }
 
-    /// Whether a stopping agent has nothing more to wait for.
+    /// Whether the agent withdraws what it has registered.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.agent.is_leaving()
+    }
+
+    /// Whether an agent that is leaving has nothing more to wait for.
     pub(super) fn has_left(&self) -> bool {
         self.agent.has_left()
     }
@@ -200,12 +205,12 @@ impl Overlay {
         while let Some(report) = self.inbox.pop_front() {
             match report {
                 Report::Applied(id, ok) => self.feed(shared, Input::Applied { id, ok }).await?,
-                Report::Stats(stats) => self.feed(shared, Input::PeerStats(&stats)).await?,
                 Report::RouteSet(id, ok) => {
                     self.feed(shared, Input::Applied { id, ok }).await?;
                     self.drain_miss(shared).await?;
                     self.plane.data.resume();
                 }
+                Report::NotSent(packet) => self.feed(shared, Input::NotSent(&packet)).await?,
             }
         }
         Ok(())
@@ -214,6 +219,11 @@ impl Overlay {
     async fn feed(&mut self, shared: &mut Shared, input: Input<'_>) -> Result<()> {
         let now = shared.clock.now();
         self.agent.handle(now, input, &mut self.actions);
+        self.carry_out(shared).await
+    }
+
+    /// Carries out what the agent wants.
+    async fn carry_out(&mut self, shared: &mut Shared) -> Result<()> {
         // Before anything is sent: a nonce must not be used again after a crash.
         shared
             .nonces
@@ -223,12 +233,54 @@ impl Overlay {
         Ok(())
     }
 
+    /// Carries out what the agent wants after it was told something, and all that follows.
+    pub(super) async fn follow(&mut self, shared: &mut Shared) -> Result<()> {
+        self.carry_out(shared).await?;
+        self.settle(shared).await
+    }
+
     async fn act(&mut self, shared: &mut Shared) {
         let mut actions = std::mem::take(&mut self.actions);
+        let mut peers = Vec::new();
         for action in actions.drain() {
-            self.perform(shared, action).await;
+            if let Action::Apply {
+                id,
+                change: Change::SetPeer(spec),
+            } = action
+            {
+                peers.push((id, spec));
+                if peers.len() < SET_TOGETHER {
+                    continue;
+                }
+                self.set_peers(shared, &mut peers).await;
+            } else {
+                self.set_peers(shared, &mut peers).await;
+                self.perform(shared, action).await;
+            }
         }
+        self.set_peers(shared, &mut peers).await;
         self.actions = actions;
+    }
+
+    /// Sets peers that are to be set one after the other.
+    async fn set_peers(
+        &mut self,
+        shared: &mut Shared,
+        peers: &mut Vec<(agent::ChangeId, agent::PeerSpec)>,
+    ) {
+        if peers.is_empty() {
+            return;
+        }
+        shared.cache.touch();
+        let specs = peers.iter().map(|(_, spec)| spec);
+        let results = self.plane.set_peers(specs).await;
+        for ((id, spec), done) in peers.drain(..).zip(results) {
+            self.applied(
+                Report::Applied(id, done.is_ok()),
+                &Change::SetPeer(spec),
+                done,
+            );
+        }
     }
 
     /// Empties the TUN of what it had when a route was set, so that nothing
@@ -251,7 +303,8 @@ impl Overlay {
             Action::Apply { id, change } => {
                 shared.cache.touch();
                 if let Change::RemovePeer(key) = &change {
-                    self.heard.forget(key);
+                    self.heard.lock().forget(key);
+                    self.counting.forget(key);
                 }
                 self.apply(id, change).await;
             }
@@ -261,15 +314,13 @@ impl Overlay {
                 let renewals = &mut self.renewals;
                 shared.control.renew(now, index, renewals).await;
             }
-            Action::ReadPeerStats(keys) => {
-                let found = self.plane.data.stats_of(&keys).await;
-                self.counted(shared.clock, found);
+            Action::ReadPeerStats(keys) => self.count(shared, keys, false),
+            Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
+            Action::Reinject(packet) => {
+                if !self.plane.inject(&packet).await {
+                    self.inbox.push_back(Report::NotSent(packet));
+                }
             }
-            Action::ReadPeerStatsAnew(keys) => {
-                let found = self.plane.data.recent_stats_of(&keys).await;
-                self.counted(shared.clock, found);
-            }
-            Action::Reinject(packet) => self.plane.inject(&packet),
             Action::Deliver(packet) => self.plane.deliver(&packet).await,
             Action::Count(reason) => self.drops.count(reason),
             Action::Event(event) => {
@@ -283,13 +334,33 @@ impl Overlay {
         }
     }
 
-    /// Passes on what the counters say.
-    fn counted(&mut self, clock: Clock, found: Result<Vec<wg_device::PeerStats>, DeviceError>) {
+    /// Wants the counters of `keys`; packets may wait for them.
+    fn count(&mut self, shared: &mut Shared, keys: Vec<PublicKey>, hasty: bool) {
+        self.counting.want(keys, hasty);
+        self.begin_reading(shared);
+    }
+
+    fn begin_reading(&mut self, shared: &mut Shared) {
+        let counters = self.plane.data.counters();
+        let read = |keys: Vec<PublicKey>, hasty: bool| async move {
+            if hasty {
+                counters.recent_of(&keys).await
+            } else {
+                counters.of(&keys).await
+            }
+        };
+        self.counting.begin(&mut shared.readings, read);
+    }
+
+    /// Counters were read: passes on what they say.
+    pub(super) async fn counted(&mut self, shared: &mut Shared, found: Found) -> Result<()> {
+        let found = self.counting.ended(found);
+        self.begin_reading(shared);
         let found = match found {
             Ok(found) => found,
             Err(error) => {
                 self.span.in_scope(|| warn!(%error, "counters not read"));
-                return;
+                return Ok(());
             }
         };
         let told = found.iter().map(|peer| PeerStats {
@@ -297,17 +368,17 @@ impl Overlay {
             handshake_seen: peer.since_handshake.is_some(),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
-            read_at: clock.of(peer.read_at),
+            read_at: shared.clock.of(peer.read_at),
         });
         let stats = told.collect::<Vec<_>>();
-        self.look(clock.now(), &stats);
-        self.inbox.push_back(Report::Stats(stats));
+        self.look(shared.clock.now(), &stats);
+        self.step(shared, Input::PeerStats(&stats)).await
     }
 
     /// Keeps what the counters say for `status`, and looks at paths now and then.
     fn look(&mut self, now: Timestamp, stats: &[PeerStats]) {
         for peer in stats {
-            self.heard.note(now, peer.key, peer.rx_bytes);
+            self.heard.lock().note(now, peer.key, peer.rx_bytes);
         }
         if now >= self.next_look {
             self.next_look = now + LOOK_AT_PATHS;
@@ -322,32 +393,6 @@ impl Overlay {
         let endpoints = endpoints.chain([self.server]);
         let log = || self.paths.look(self.instance.mtu, endpoints);
         self.span.in_scope(log);
-    }
-
-    /// Puts settings into effect that may change at any time.
-    pub(super) async fn reconfigure(
-        &mut self,
-        shared: &mut Shared,
-        wanted: Adjustable,
-        instance: &Instance,
-    ) -> Result<()> {
-        let now = shared.clock.now();
-        self.agent.reconfigure(now, wanted, &mut self.actions);
-        shared
-            .nonces
-            .reserve(self.agent.register_nonce())
-            .context("writing register.nonce")?;
-        self.act(shared).await;
-        self.settle(shared).await?;
-        let before = (&self.instance.overlay, &self.instance.eid_prefixes);
-        if before != (&instance.overlay, &instance.eid_prefixes)
-            && let Err(error) = self.plane.move_house(instance).await
-        {
-            let log = || warn!(event = "reload_partial", %error, "correct the file, or restart");
-            self.span.in_scope(log);
-        }
-        self.instance = instance.clone();
-        Ok(())
     }
 
     /// How far the first packet to `eid` has come.
@@ -365,23 +410,44 @@ impl Overlay {
             self.plane.data.pause();
         }
         let done = self.plane.apply(&change).await;
-        if let Err(error) = &done {
-            let log = || warn!(?change, %error, "the data plane refused a change");
-            self.span.in_scope(log);
-        }
-        self.inbox.push_back(if is_route {
+        let report = if is_route {
             Report::RouteSet(id, done.is_ok())
         } else {
             Report::Applied(id, done.is_ok())
-        });
+        };
+        self.applied(report, &change, done);
     }
 
-    /// Logs the peers that the data plane has.
-    pub(super) async fn report_peers(&mut self) {
-        let (count, peers) = self.plane.describe_peers(&self.agent).await;
+    /// A change was carried out, or not: the agent hears of it.
+    fn applied(&mut self, report: Report, change: &Change, done: Result<(), DeviceError>) {
+        if let Err(error) = done {
+            let log = || warn!(?change, %error, "the data plane refused a change");
+            self.span.in_scope(log);
+        }
+        self.inbox.push_back(report);
+    }
+
+    /// Logs the peers that the data plane has, once it has told.
+    pub(super) fn report_peers(&self) {
+        let counters = self.plane.data.counters();
+        let wanted = self.agent.peers();
+        let wanted = wanted.map(|peer| (peer.key, peer.allowed_ips)).collect();
         let drops = self.drops.summary();
-        let log = || info!(event = "peers", count, peers, drops);
-        self.span.in_scope(log);
+        let described = async move {
+            match counters.all().await {
+                Ok(stats) => {
+                    let peers = report::describe_peers(&stats, wanted);
+                    info!(event = "peers", count = stats.len(), peers, drops);
+                }
+                Err(error) => warn!(%error, "counters not read"),
+            }
+        };
+        tokio::spawn(described.instrument(self.span.clone()));
+    }
+
+    /// There are so many instances from now on.
+    pub(super) fn beside(&mut self, instances: usize) {
+        self.span = span(self.iid, instances);
     }
 
     /// Removes the interfaces, and with them the routes.
@@ -393,5 +459,14 @@ impl Overlay {
         let closed = timeout(CLOSING, self.plane.close()).await;
         self.span.in_scope(|| info!(event = "stopped", drops));
         closed.context("interfaces did not close in time")
+    }
+}
+
+/// What is logged says the instance-id where there is more than one.
+fn span(iid: InstanceId, instances: usize) -> Span {
+    if instances > 1 {
+        info_span!("instance", iid = iid.0)
+    } else {
+        Span::none()
     }
 }

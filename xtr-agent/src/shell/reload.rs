@@ -1,43 +1,334 @@
 //! SIGHUP: what changed in the configuration file takes effect, where no tunnel would notice.
+//!
+//! What takes time does so beside the loop: first another map server, and instances that go, are said
+//! goodbye to; then the interfaces of these are removed, and those of new instances made.
 
-use anyhow::Result;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use lisp_proto::{InstanceId, Nonce, Timestamp};
+use tokio::task::{JoinError, JoinHandle};
 use tracing::{info, warn};
+use wg_device::PrivateKey;
 
-use super::Shell;
-use crate::agent::Adjustable;
-use crate::config::{Config, Instance, Section};
+use super::clock::Clock;
+use super::control::Renewals;
+use super::ending::GOODBYE;
+use super::overlay::Overlay;
+use super::unchangeable::needs_restart;
+use super::{Addresses, Shared, Shell, setup};
+use crate::agent::{Adjustable, Input};
+use crate::config::{Config, Instance};
+
+/// How far a reload is.
+pub(super) enum Reload {
+    /// Those who go have said goodbye, and are waited for until then.
+    Leaving(Box<Wanted>, Timestamp),
+    /// Interfaces go and come.
+    Rebuilding(Box<Config>, JoinHandle<Rebuilt>),
+}
+
+/// What shall be.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    config: Config,
+    /// Where map servers answer to.
+    address: IpAddr,
+    rlocs: Vec<IpAddr>,
+}
+
+/// The instances that were made, and those that could not be.
+pub(super) struct Rebuilt {
+    made: Vec<Overlay>,
+    failed: Vec<(InstanceId, anyhow::Error)>,
+}
 
 impl Shell {
     /// Reads the configuration file again. One that cannot be run, or that changes what cannot change
     /// now, changes nothing.
     pub(super) async fn reload(&mut self) -> Result<()> {
+        self.finish_reload().await?;
+        let refused = |error: &dyn std::fmt::Display| {
+            warn!(event = "reload_failed", %error, "going on with what was read before");
+        };
         let wanted = match self.config.reload(&self.config_path, needs_restart) {
             Ok(wanted) => wanted,
             Err(errors) => {
-                for error in errors {
-                    warn!(event = "reload_failed", %error, "going on with what was read before");
-                }
+                errors.iter().for_each(|error| refused(error));
                 return Ok(());
             }
         };
+        let wanted = match Wanted::now(wanted) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                refused(&error);
+                return Ok(());
+            }
+        };
+        let leaves = !self.config.map_server.is_same(&wanted.config.map_server);
+        let now = self.shared.clock.now();
+        let mut until = now;
         for overlay in &mut self.overlays {
-            let iid = overlay.iid;
-            let mut instances = wanted.instances.iter();
-            let Some(instance) = instances.find(|instance| instance.iid == iid) else {
-                continue;
-            };
-            let settings = adjustable(&wanted, instance);
-            overlay
-                .reconfigure(&mut self.shared, settings, instance)
-                .await?;
+            if leaves || named(&wanted.config, overlay.iid).is_none() {
+                overlay.leave(&mut self.shared).await?;
+                until = now + GOODBYE;
+            }
         }
+        self.reload = Some(Reload::Leaving(Box::new(wanted), until));
+        self.go_on_reloading().await
+    }
+
+    /// Goes on with a reload when nobody is waited for any more.
+    pub(super) async fn go_on_reloading(&mut self) -> Result<()> {
+        let Some(Reload::Leaving(_, until)) = &self.reload else {
+            return Ok(());
+        };
+        let goes = |overlay: &&Overlay| overlay.is_leaving();
+        let mut leaving = self.overlays.iter().filter(goes);
+        if self.shared.clock.now() < *until && !leaving.all(Overlay::has_left) {
+            return Ok(());
+        }
+        if let Some(Reload::Leaving(wanted, _)) = self.reload.take() {
+            self.take_over(*wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// When a reload goes on, whoever is still waited for.
+    pub(super) const fn reload_deadline(&self) -> Option<Timestamp> {
+        match &self.reload {
+            Some(Reload::Leaving(_, until)) => Some(*until),
+            Some(Reload::Rebuilding(..)) | None => None,
+        }
+    }
+
+    /// Brings a reload to its end, waiting for it.
+    pub(super) async fn finish_reload(&mut self) -> Result<()> {
+        if let Some(Reload::Leaving(_, until)) = &mut self.reload {
+            *until = Timestamp::ZERO;
+            self.go_on_reloading().await?;
+        }
+        if let Some(Reload::Rebuilding(_, work)) = &mut self.reload {
+            let rebuilt = work.await;
+            self.rebuilt(rebuilt).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts `wanted` into effect.
+    async fn take_over(&mut self, wanted: Wanted) -> Result<()> {
+        let Wanted {
+            config: mut wanted,
+            mut address,
+            rlocs,
+        } = wanted;
+        let moves = self.config.map_server != wanted.map_server;
+        if moves || self.config.rlocs != wanted.rlocs {
+            self.addresses = Addresses::of(&wanted);
+        }
+        let (stay, go) = std::mem::take(&mut self.overlays)
+            .into_iter()
+            .partition(|overlay| named(&wanted, overlay.iid).is_some());
+        self.overlays = stay;
+        if moves {
+            if let Err(error) = self.shared.control.change_server(&wanted, address).await {
+                partial(&error);
+                // The next reload tries again.
+                wanted.map_server = self.config.map_server.clone();
+                address = self.shared.control.socket.local_addr()?.ip();
+            }
+            let key = &self.control_key;
+            for overlay in &mut self.overlays {
+                let shared = &mut self.shared;
+                overlay.join(shared, &wanted, key, address).await?;
+            }
+        }
+        self.readdress().await?;
+        for overlay in &mut self.overlays {
+            if let Some(instance) = named(&wanted, overlay.iid) {
+                let settings = adjustable(&wanted, instance);
+                let shared = &mut self.shared;
+                overlay.reconfigure(shared, settings, instance).await?;
+            }
+        }
+        let runs = |instance: &&Instance| !self.overlays.iter().any(|it| it.iid == instance.iid);
+        let come: Vec<Instance> = wanted.instances.iter().filter(runs).cloned().collect();
+        if go.is_empty() && come.is_empty() {
+            self.reloaded(wanted);
+            return Ok(());
+        }
+        let nonces = self.shared.nonces.first(Clock::unix_micros());
+        let rebuild = Rebuild {
+            config: wanted.clone(),
+            go,
+            come,
+            control_key: self.control_key.clone(),
+            address,
+            rlocs,
+            first_nonce: nonces.context("writing register.nonce")?,
+        };
+        self.reload = Some(Reload::Rebuilding(
+            Box::new(wanted),
+            tokio::spawn(rebuild.run()),
+        ));
+        Ok(())
+    }
+
+    /// The interfaces are as they shall be.
+    pub(super) async fn rebuilt(&mut self, rebuilt: Result<Rebuilt, JoinError>) -> Result<()> {
+        let Some(Reload::Rebuilding(mut wanted, _)) = self.reload.take() else {
+            return Ok(());
+        };
+        let Rebuilt { made, failed } = rebuilt.context("making and removing instances")?;
+        for (iid, error) in failed {
+            partial(&error);
+            // The next reload tries again.
+            wanted.instances.retain(|instance| instance.iid != iid);
+        }
+        for mut overlay in made {
+            overlay.stay();
+            overlay.step(&mut self.shared, Input::Start).await?;
+            self.overlays.push(overlay);
+        }
+        let place = |iid| wanted.instances.iter().position(|it| it.iid == iid);
+        self.overlays.sort_by_key(|overlay| place(overlay.iid));
+        for overlay in &mut self.overlays {
+            overlay.beside(wanted.instances.len());
+        }
+        // The host may have moved since those that are new were told where it is.
+        self.readdress().await?;
+        self.reloaded(*wanted);
+        Ok(())
+    }
+
+    fn reloaded(&mut self, wanted: Config) {
         info!(event = "reloaded", path = %self.config_path.display());
+        self.shared.cache.touch();
         self.config = wanted;
+    }
+}
+
+impl Wanted {
+    /// What `config` means on this host at present.
+    ///
+    /// # Errors
+    /// This host has no address for it.
+    fn now(config: Config) -> Result<Self> {
+        let rlocs = Addresses::of(&config).now()?;
+        let address = setup::control_address(&config, &rlocs)?;
+        Ok(Self {
+            config,
+            address,
+            rlocs,
+        })
+    }
+}
+
+/// Waits until interfaces have gone and come, if a reload is at that.
+pub(super) async fn next_rebuilt(reload: &mut Option<Reload>) -> Result<Rebuilt, JoinError> {
+    match reload {
+        Some(Reload::Rebuilding(_, work)) => work.await,
+        Some(Reload::Leaving(..)) | None => std::future::pending().await,
+    }
+}
+
+/// A part of a reload has failed.
+fn partial(error: &anyhow::Error) {
+    warn!(
+        event = "reload_partial",
+        error = format!("{error:#}"),
+        "correct the file, or restart"
+    );
+}
+
+/// What `config` says of the instance `iid`, if that is in it.
+fn named(config: &Config, iid: InstanceId) -> Option<&Instance> {
+    let mut instances = config.instances.iter();
+    instances.find(|instance| instance.iid == iid)
+}
+
+/// Instances that go, and instances that come in their place.
+struct Rebuild {
+    config: Config,
+    go: Vec<Overlay>,
+    come: Vec<Instance>,
+    control_key: PrivateKey,
+    address: IpAddr,
+    rlocs: Vec<IpAddr>,
+    first_nonce: Nonce,
+}
+
+impl Rebuild {
+    /// First all go: names and ports may be those of others then.
+    async fn run(self) -> Rebuilt {
+        let (mut made, mut failed) = (Vec::new(), Vec::new());
+        for overlay in self.go {
+            let iid = overlay.iid;
+            failed.extend(overlay.close().await.err().map(|error| (iid, error)));
+        }
+        for instance in &self.come {
+            let at = (self.address, self.rlocs.as_slice());
+            let created = async {
+                let key = setup::key(&self.config, &instance.key_file)?;
+                let keys = (&self.control_key, &key);
+                Overlay::create(&self.config, instance, keys, at, self.first_nonce).await
+            };
+            match created.await {
+                Ok(overlay) => made.push(overlay),
+                Err(error) => failed.push((instance.iid, error)),
+            }
+        }
+        Rebuilt { made, failed }
+    }
+}
+
+impl Overlay {
+    /// Withdraws what is registered: others are about to take the place of the map servers, or the
+    /// instance goes.
+    async fn leave(&mut self, shared: &mut Shared) -> Result<()> {
+        let now = shared.clock.now();
+        self.agent.leave(now, &mut self.actions);
+        self.follow(shared).await
+    }
+
+    /// The map server is that of `config` from now on.
+    async fn join(
+        &mut self,
+        shared: &mut Shared,
+        config: &Config,
+        control_key: &PrivateKey,
+        address: IpAddr,
+    ) -> Result<()> {
+        self.server = config.map_server.underlay();
+        self.renewals = Renewals::default();
+        let now = shared.clock.now();
+        let servers = setup::map_servers(config, control_key);
+        self.agent.join(now, servers, address, &mut self.actions);
+        self.follow(shared).await
+    }
+
+    /// Puts settings into effect that may change at any time.
+    async fn reconfigure(
+        &mut self,
+        shared: &mut Shared,
+        wanted: Adjustable,
+        instance: &Instance,
+    ) -> Result<()> {
+        let now = shared.clock.now();
+        self.agent.reconfigure(now, wanted, &mut self.actions);
+        self.follow(shared).await?;
+        let before = (&self.instance.overlay, &self.instance.eid_prefixes);
+        if before != (&instance.overlay, &instance.eid_prefixes)
+            && let Err(error) = self.plane.move_house(instance).await
+        {
+            self.span.in_scope(|| partial(&error.into()));
+        }
+        self.instance = instance.clone();
         Ok(())
     }
 }
 
-fn adjustable(config: &Config, instance: &Instance) -> Adjustable {
+pub(super) fn adjustable(config: &Config, instance: &Instance) -> Adjustable {
     Adjustable {
         ttl: config.ttl,
         register_interval: config.register_interval,
@@ -45,190 +336,7 @@ fn adjustable(config: &Config, instance: &Instance) -> Adjustable {
         subscriptions: instance.subscribe.clone(),
         eid_prefixes: instance.eid_prefixes.clone(),
         overlay: instance.overlay.clone(),
-    }
-}
-
-/// The keys that differ and cannot change while the agent runs, and where they are.
-fn needs_restart(now: &Config, wanted: &Config) -> Vec<(Section, &'static str)> {
-    let keys = differing(fixed(now), fixed(wanted));
-    let mut keys: Vec<_> = keys.into_iter().map(|key| (Section::Whole, key)).collect();
-    let mut tables = 0;
-    for instance in &wanted.instances {
-        let section = if is_outer(instance) {
-            Section::Whole
-        } else {
-            tables += 1;
-            Section::Instance(tables - 1)
-        };
-        let mut others = now.instances.iter();
-        if let Some(other) = others.find(|other| other.iid == instance.iid) {
-            let more = differing(fixed_of_one(other), fixed_of_one(instance));
-            let more = more.into_iter().map(|key| (section, key));
-            keys.extend(
-                more.filter(|key| !(key.1 == "mtu" && keys.contains(&(Section::Whole, "mtu"))))
-                    .collect::<Vec<_>>(),
-            );
-        }
-    }
-    keys
-}
-
-/// Whether the keys of `instance` are outside of all tables.
-fn is_outer(instance: &Instance) -> bool {
-    instance.key_file == "data.key"
-}
-
-/// For which address families the instance is a gateway: what forwarding needs is set at the start.
-fn gateway(instance: &Instance) -> [bool; 2] {
-    [true, false].map(|is_ipv4| {
-        let mut prefixes = instance.eid_prefixes.iter();
-        prefixes
-            .any(|net| net.prefix_len() < net.max_prefix_len() && net.addr().is_ipv4() == is_ipv4)
-    })
-}
-
-/// A key of the configuration, and its value as text without secrets.
-type Fixed = (&'static str, String);
-
-fn differing<const N: usize>(now: [Fixed; N], wanted: [Fixed; N]) -> Vec<&'static str> {
-    let pairs = now.into_iter().zip(wanted);
-    let changed = pairs.filter(|((_, now), (_, wanted))| now != wanted);
-    changed.map(|((key, _), _)| key).collect()
-}
-
-/// What cannot change. A new key must be listed here, or be left out with the others that can.
-fn fixed(config: &Config) -> [Fixed; 10] {
-    let Config {
-        ttl: _,
-        register_interval: _,
-        hold: _,
-        state_dir,
-        admin_socket,
-        rlocs,
-        data_plane,
-        mtu,
-        idle,
-        max_peers,
-        control_interface,
-        map_server,
-        instances,
-    } = config;
-    let iids: Vec<_> = instances.iter().map(|instance| instance.iid).collect();
-    [
-        ("state_dir", format!("{state_dir:?}")),
-        ("admin_socket", format!("{admin_socket:?}")),
-        ("rlocs", format!("{rlocs:?}")),
-        ("data_plane", format!("{data_plane:?}")),
-        ("mtu", format!("{mtu:?}")),
-        ("idle_s", format!("{idle:?}")),
-        ("max_peers", format!("{max_peers:?}")),
-        ("interfaces.control", format!("{control_interface:?}")),
-        ("map_server", format!("{map_server:?}")),
-        ("instance", format!("{iids:?}")),
-    ]
-}
-
-/// What cannot change of one instance.
-fn fixed_of_one(instance: &Instance) -> [Fixed; 12] {
-    let Instance {
-        iid: _,
-        subscribe: _,
-        overlay: _,
-        eid_prefixes: _,
-        is_everything,
-        serves,
-        nat,
-        listen_port,
-        mtu,
-        netns,
-        table,
-        forward,
-        shared,
-        interfaces,
-        key_file,
-    } = instance;
-    [
-        ("eid_prefixes", format!("{:?}", gateway(instance))),
-        ("overlay", format!("{is_everything}")),
-        ("serves", format!("{serves:?}")),
-        ("nat", format!("{nat:?}")),
-        ("listen_port", format!("{listen_port:?}")),
-        ("mtu", format!("{mtu:?}")),
-        ("netns", format!("{netns:?}")),
-        ("table", format!("{table}")),
-        ("forward", format!("{forward:?}")),
-        ("shared", format!("{shared:?}")),
-        ("interfaces", format!("{interfaces:?}")),
-        // Its name tells whether the instance has a table.
-        ("instance_id", format!("{key_file:?}")),
-    ]
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    const FILE: &str = r#"
-overlay = ["10.0.0.0/8"]
-eid_prefixes = ["10.0.0.1/32"]
-ttl_min = 15
-[map_server]
-address = "192.0.2.1"
-algorithm = "sha1"
-key = "secret"
-"#;
-
-    fn config(text: &str) -> Config {
-        Config::parse(Path::new("agent.toml"), text).unwrap()
-    }
-
-    #[test]
-    fn only_what_tunnels_would_notice_waits_for_a_restart() {
-        let now = config(FILE);
-        let same = config(&FILE.replace("ttl_min = 15", "ttl_min = 5\nhold_ms = 900"));
-        assert_eq!(needs_restart(&now, &same), []);
-        assert_ne!(
-            adjustable(&same, &same.instances[0]),
-            adjustable(&now, &now.instances[0])
-        );
-        for (from, to) in [
-            ("10.0.0.1/32", "10.0.0.2/32"),
-            ("10.0.0.0/8", "10.0.0.0/9"),
-            ("ttl_min", "exclude = [\"10.9.0.0/16\"]\nttl_min"),
-        ] {
-            let moved = config(&FILE.replacen(from, to, 1));
-            assert_eq!(needs_restart(&now, &moved), []);
-        }
-        for (from, to, key) in [
-            ("ttl_min", "mtu = 1380\nttl_min", "mtu"),
-            ("ttl_min", "idle_s = 600\nttl_min", "idle_s"),
-            ("ttl_min", "max_peers = 50\nttl_min", "max_peers"),
-            ("ttl_min", "forward = true\nttl_min", "forward"),
-            ("ttl_min", "listen_port = 9\nttl_min", "listen_port"),
-            ("ttl_min", "table = 9\nttl_min", "table"),
-            ("ttl_min", "instance_id = 9\nttl_min", "instance"),
-            ("192.0.2.1", "192.0.2.9", "map_server"),
-            ("10.0.0.1/32", "10.0.0.0/24", "eid_prefixes"),
-        ] {
-            let waiting = needs_restart(&now, &config(&FILE.replacen(from, to, 1)));
-            assert_eq!(waiting, [(Section::Whole, key)]);
-        }
-    }
-
-    #[test]
-    fn what_cannot_change_now_is_named_with_its_line_and_nothing_changes() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("agent.toml");
-        let text = FILE.replace("ttl_min = 15", "ttl_min = 5\nidle_s = 600");
-        std::fs::write(&path, text).unwrap();
-        let refused = config(FILE).reload(&path, needs_restart).unwrap_err();
-        let [error] = refused.as_slice() else {
-            panic!("{refused:?}");
-        };
-        let error = error.to_string();
-        let said = "agent.toml:5: idle_s: has changed, and does not while the agent runs; restart to change it";
-        assert!(error.ends_with(said), "{error}");
+        idle: config.idle,
+        max_peers: config.max_peers,
     }
 }

@@ -1,61 +1,58 @@
 //! What `status` and `trace` are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use ipnet::IpNet;
 use lisp_proto::{PublicKey, Timestamp};
 use serde_json::{Value, json};
 use tracing::debug;
-use wg_device::{DeviceError, NetNs, round_trips};
+use wg_device::{Counters, PeerStats};
 
+use super::Shell;
 use super::admin::Question;
-use super::heard::EVIDENCE;
+use super::clock::Clock;
+use super::echoes::{BlackHoles, Echoes};
+use super::heard::{EVIDENCE, Echo, SharedHeard};
 use super::overlay::Overlay;
-use super::{Shared, Shell};
-use crate::agent::Input;
+use crate::agent::{Input, Status};
 
 /// Peers whose round trip is measured for one report.
 const MEASURED: usize = 64;
 /// Why clients cannot be drained.
 const NOTHING_SHARED: &str = "no prefix is shared, so nobody can take clients over: `shared = true` lets \
     several xTRs register the same prefixes";
-/// How long they may take to answer.
-const ECHO_WAIT: Duration = Duration::from_millis(1_000);
 
 impl Shell {
-    /// Answers `status`: what is known at once, and round trips once they are measured, beside the
-    /// loop.
-    pub(super) async fn status(&mut self, question: Question) {
-        let mut instances = Vec::new();
+    /// Answers `status`: what is known at once, and counters and round trips once they are read and
+    /// measured, beside the loop.
+    pub(super) fn status(&mut self, question: Question) {
+        let now = self.shared.clock.now();
         let mut warnings = Vec::new();
-        let mut echoes = Vec::new();
+        let mut asked = Vec::new();
         for overlay in &mut self.overlays {
             overlay.look_at_paths();
             warnings.extend(overlay.complaints());
-            let (report, targets) = overlay.report(&self.shared).await;
-            let names = (overlay.instance.netns.clone(), overlay.interface());
-            echoes.push((names, targets));
-            instances.push(report);
+            asked.push(overlay.asked(now));
         }
-        let uptime = self.shared.clock.now() - Timestamp::ZERO;
+        let clock = self.shared.clock;
         let backend = self
             .overlays
             .first()
             .map(|overlay| overlay.backend().to_string());
         tokio::spawn(async move {
-            for (report, (names, targets)) in instances.iter_mut().zip(echoes) {
-                let (netns, interface) = names;
-                match measure(netns.as_deref(), &interface, &targets).await {
-                    Ok(measured) => add_round_trips(report, &measured),
-                    Err(error) => debug!(%error, "round trips not measured"),
-                }
+            let mut instances = Vec::new();
+            for one in asked {
+                let (report, complaints) = one.report(clock).await;
+                instances.push(report);
+                warnings.extend(complaints);
             }
             question.answer(json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "pid": std::process::id(),
-                "uptime_ms": milliseconds(uptime),
+                "uptime_ms": milliseconds(now - Timestamp::ZERO),
                 "backend": backend,
                 "warnings": warnings,
                 "instances": instances,
@@ -102,70 +99,24 @@ impl Overlay {
         })
     }
 
-    /// Where the instance stands, and whom to ask for round trips, by peer.
-    async fn report(&mut self, shared: &Shared) -> (Value, BTreeMap<PublicKey, IpAddr>) {
-        let now = shared.clock.now();
-        let status = self.agent.status(now);
-        let mut stats: BTreeMap<PublicKey, wg_device::PeerStats> = BTreeMap::new();
-        match self.plane.data.peer_stats().await {
-            Ok(all) => stats.extend(all.into_iter().map(|peer| (peer.key, peer))),
-            Err(error) => debug!(%error, "counters not read"),
+    /// What the instance says of itself at `now`, and what is needed to tell the rest.
+    fn asked(&self, now: Timestamp) -> Asked {
+        Asked {
+            status: self.agent.status(now),
+            own: [
+                ("iid", json!(self.iid.0)),
+                ("interface", json!(self.interface())),
+                ("listen_port", json!(self.instance.listen_port)),
+                ("mtu", json!(self.instance.mtu)),
+                ("drops", json!(self.drops.counters())),
+            ],
+            netns: self.instance.netns.clone(),
+            interface: self.interface(),
+            counters: self.plane.data.counters(),
+            heard: self.heard.clone(),
+            mtu: self.instance.mtu,
+            holes: self.holes.clone(),
         }
-        let mut targets = BTreeMap::new();
-        let mut peers = Vec::new();
-        let known = status
-            .peers
-            .iter()
-            .map(|peer| (peer.key, peer.eids.clone()));
-        let mut known: BTreeMap<PublicKey, Vec<_>> = known.collect();
-        // Those that an earlier run left are peers too until they are gone.
-        for key in stats.keys() {
-            known.entry(*key).or_default();
-        }
-        for (key, eids) in known {
-            let seen = stats.get(&key);
-            let since_handshake = seen.and_then(|peer| peer.since_handshake);
-            if let Some(peer) = seen {
-                self.heard.note(now, key, peer.rx_bytes);
-            }
-            let since_received = self.heard.since(now, &key);
-            let last = since_handshake.into_iter().chain(since_received).min();
-            let connected = last.is_some_and(|last| last < EVIDENCE);
-            let host = eids.iter().map(lisp_proto::EidPrefix::net);
-            let mut host = host.filter(|net| net.prefix_len() == net.max_prefix_len());
-            let rx_bytes = seen.map_or(0, |peer| peer.rx_bytes);
-            if connected
-                && targets.len() < MEASURED
-                && let Some(net) = host.next()
-                && self.heard.deserves_echo(now, key, rx_bytes)
-            {
-                targets.insert(key, net.addr());
-            }
-            peers.push(json!({
-                "key": key,
-                "eids": eids,
-                "path": seen.and_then(|peer| peer.endpoint),
-                "connected": connected,
-                "since_handshake_ms": since_handshake.map(milliseconds),
-                "since_received_ms": since_received.map(milliseconds),
-                "rx_bytes": rx_bytes,
-                "tx_bytes": seen.map_or(0, |peer| peer.tx_bytes),
-                "rtt_us": null,
-            }));
-        }
-        let mut report = json!(status);
-        let own = [
-            ("iid", json!(self.iid.0)),
-            ("interface", json!(self.interface())),
-            ("listen_port", json!(self.instance.listen_port)),
-            ("mtu", json!(self.instance.mtu)),
-            ("drops", json!(self.drops.counters())),
-            ("peers", json!(peers)),
-        ];
-        if let Some(report) = report.as_object_mut() {
-            report.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        }
-        (report, targets)
     }
 
     /// Name of the data interface.
@@ -178,30 +129,149 @@ impl Overlay {
     }
 }
 
-/// The round trips of those of `targets` that answer, in microseconds, by key.
-async fn measure(
-    netns: Option<&str>,
-    interface: &str,
-    targets: &BTreeMap<PublicKey, IpAddr>,
-) -> Result<BTreeMap<String, u64>, DeviceError> {
-    let netns = netns.map(NetNs::open).transpose()?;
-    let addresses: Vec<IpAddr> = targets.values().copied().collect();
-    let measured = round_trips(netns.as_ref(), interface, &addresses, ECHO_WAIT).await?;
-    let measured = targets.iter().filter_map(|(key, address)| {
-        let rtt = measured.get(address)?;
-        Some((key.to_string(), microseconds(*rtt)))
+/// One instance that was asked where it stands.
+struct Asked {
+    status: Status,
+    own: [(&'static str, Value); 5],
+    netns: Option<String>,
+    interface: String,
+    counters: Counters,
+    heard: SharedHeard,
+    mtu: u16,
+    holes: BlackHoles,
+}
+
+impl Asked {
+    /// Reads counters, measures round trips, and tells all of it, and what is wrong with paths.
+    async fn report(self, clock: Clock) -> (Value, Vec<String>) {
+        let mut stats: BTreeMap<PublicKey, PeerStats> = BTreeMap::new();
+        match self.counters.all().await {
+            Ok(all) => stats.extend(all.into_iter().map(|peer| (peer.key, peer))),
+            Err(error) => debug!(%error, "counters not read"),
+        }
+        let (peers, echoes) = self.peers(clock.now(), &stats);
+        let mut report = json!(self.status);
+        if let Some(report) = report.as_object_mut() {
+            let own = self.own.into_iter().chain([("peers", json!(peers))]);
+            report.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        }
+        match echoes.measure().await {
+            Ok(measured) => add_round_trips(&mut report, &measured),
+            Err(error) => debug!(%error, "round trips not measured"),
+        }
+        (report, self.holes.complaints(self.mtu))
+    }
+
+    /// What is known of the peers, and whom to ask for round trips.
+    fn peers(
+        &self,
+        now: Timestamp,
+        stats: &BTreeMap<PublicKey, PeerStats>,
+    ) -> (Vec<Value>, Echoes) {
+        let mut candidates = BTreeMap::new();
+        let mut peers = BTreeMap::new();
+        let known = self
+            .status
+            .peers
+            .iter()
+            .map(|peer| (peer.key, peer.eids.clone()));
+        let mut known: BTreeMap<PublicKey, Vec<_>> = known.collect();
+        // Those that an earlier run left are peers too until they are gone.
+        for key in stats.keys() {
+            known.entry(*key).or_default();
+        }
+        for (key, eids) in known {
+            let seen = stats.get(&key);
+            let since_handshake = seen.and_then(|peer| peer.since_handshake);
+            let mut heard = self.heard.lock();
+            if let Some(peer) = seen {
+                heard.note(now, key, peer.rx_bytes);
+            }
+            let since_received = heard.since(now, &key);
+            let last = since_handshake.into_iter().chain(since_received).min();
+            let connected = last.is_some_and(|last| last < EVIDENCE);
+            let host = eids.iter().map(lisp_proto::EidPrefix::net);
+            let mut host = host.filter(|net| net.prefix_len() == net.max_prefix_len());
+            let rx_bytes = seen.map_or(0, |peer| peer.rx_bytes);
+            if connected {
+                candidates.insert(key, (host.next().map(|net| net.addr()), rx_bytes));
+            }
+            let peer = json!({
+                "key": key,
+                "eids": eids,
+                "path": seen.and_then(|peer| peer.endpoint),
+                "connected": connected,
+                "since_handshake_ms": since_handshake.map(milliseconds),
+                "since_received_ms": since_received.map(milliseconds),
+                "rx_bytes": rx_bytes,
+                "tx_bytes": seen.map_or(0, |peer| peer.tx_bytes),
+                "rtt_us": null,
+            });
+            peers.insert(key, peer);
+        }
+        let echoes = self.choose_echoes(now, candidates, &mut peers);
+        (peers.into_values().collect(), echoes)
+    }
+
+    /// Chooses who gets echoes, of peers with an address that answers, if they have one, and their
+    /// counter; and notes in what is told of each `peer` whether it does.
+    fn choose_echoes(
+        &self,
+        now: Timestamp,
+        mut candidates: BTreeMap<PublicKey, (Option<IpAddr>, u64)>,
+        peers: &mut BTreeMap<PublicKey, Value>,
+    ) -> Echoes {
+        let echoes = self.heard.lock().echoes(now, &candidates, MEASURED);
+        for (key, peer) in peers.iter_mut() {
+            let echo = echoes.get(key).copied().unwrap_or(Echo::NotConnected);
+            if let Some(peer) = peer.as_object_mut() {
+                peer.insert("echo".to_owned(), json!(echo));
+            }
+        }
+        let sent = |key: &PublicKey| echoes.get(key) == Some(&Echo::Sent);
+        candidates.retain(|key, _| sent(key));
+        let targets = candidates.into_iter();
+        let targets = targets.filter_map(|(key, (address, _))| Some((key, address?)));
+        let targets: BTreeMap<_, _> = targets.collect();
+        let large = self.holes.due(now, &targets, |key| peers.contains_key(key));
+        Echoes {
+            netns: self.netns.clone(),
+            interface: self.interface.clone(),
+            mtu: self.mtu,
+            targets,
+            large,
+            holes: self.holes.clone(),
+        }
+    }
+}
+
+/// What the data plane measured of each peer, as JSON; `wanted` are those that it shall have.
+pub(super) fn describe_peers(
+    stats: &[PeerStats],
+    mut wanted: HashMap<PublicKey, Vec<IpNet>>,
+) -> String {
+    let peers = stats.iter().map(|peer| {
+        json!({
+            "key": peer.key.to_string(),
+            "eids": wanted.remove(&peer.key).unwrap_or_default(),
+            "endpoint": peer.endpoint,
+            "since_handshake_ms": peer.since_handshake.map(|since| since.as_millis()),
+            "rx_bytes": peer.rx_bytes,
+            "tx_bytes": peer.tx_bytes,
+        })
     });
-    Ok(measured.collect())
+    json!(peers.collect::<Vec<_>>()).to_string()
 }
 
 /// Adds round trips by key to what is told of the peers.
-fn add_round_trips(report: &mut Value, by_key: &BTreeMap<String, u64>) {
+fn add_round_trips(report: &mut Value, by_key: &BTreeMap<PublicKey, Duration>) {
     let peers = report.get_mut("peers").and_then(Value::as_array_mut);
     for peer in peers.into_iter().flatten() {
         let key = peer.get("key").and_then(Value::as_str);
-        let rtt = key.and_then(|key| by_key.get(key)).copied();
+        let key = key.and_then(|key| key.parse().ok());
+        let rtt = key.and_then(|key| by_key.get(&key)).copied();
         if let (Some(rtt), Some(peer)) = (rtt, peer.as_object_mut()) {
-            peer.insert("rtt_us".into(), json!(rtt));
+            peer.insert("rtt_us".into(), json!(microseconds(rtt)));
         }
     }
 }

@@ -27,11 +27,7 @@ impl Keys {
     /// # Errors
     /// When a key file is unreadable, damaged, or readable by others.
     pub fn load_or_create(config: &Config) -> Result<Self> {
-        let load = |name: &str| {
-            let path = config.state_dir.join(name);
-            PrivateKey::load_or_create(&path)
-                .with_context(|| format!("key file {}", path.display()))
-        };
+        let load = |name: &str| key(config, name);
         Ok(Self {
             control: load("control.key")?,
             data: config
@@ -41,6 +37,28 @@ impl Keys {
                 .collect::<Result<_>>()?,
         })
     }
+}
+
+/// Reads a key in the state directory, making it on first use.
+///
+/// # Errors
+/// The key file is unreadable, damaged, or readable by others.
+pub(super) fn key(config: &Config, name: &str) -> Result<PrivateKey> {
+    let path = config.state_dir.join(name);
+    PrivateKey::load_or_create(&path).with_context(|| format!("key file {}", path.display()))
+}
+
+/// The map servers of an agent with this control key, as its instances know them.
+pub(super) fn map_servers(config: &Config, control_key: &PrivateKey) -> Vec<agent::MapServer> {
+    let key = match &config.map_server.access {
+        Access::Tunnel { public_key, .. } => {
+            let secret = control_key.map_register_secret(public_key);
+            AuthKey::new(DERIVED_KEY_ID, Algorithm::Sha256_128Hkdf, &secret)
+        }
+        Access::Plain { key } => key.clone(),
+    };
+    let address = config.map_server.address;
+    vec![agent::MapServer { address, key }]
 }
 
 /// Where map servers answer to.
@@ -69,21 +87,16 @@ pub(super) fn core(
     (control_address, rlocs): (IpAddr, &[IpAddr]),
     first_nonce: Nonce,
 ) -> agent::Config {
-    let (auth_key, ids) = match &config.map_server.access {
-        Access::Tunnel { public_key, .. } => {
-            let secret = control_key.map_register_secret(public_key);
-            let key = AuthKey::new(DERIVED_KEY_ID, Algorithm::Sha256_128Hkdf, &secret);
+    let ids = match &config.map_server.access {
+        Access::Tunnel { .. } => {
             let id = xtr_id(&control_key.public(), instance.iid);
-            (key, Some((id, SiteId([0; 8]))))
+            Some((id, SiteId([0; 8])))
         }
-        Access::Plain { key } => (key.clone(), None),
+        Access::Plain { .. } => None,
     };
     let plain = ids.is_none();
     agent::Config {
-        map_servers: vec![agent::MapServer {
-            address: config.map_server.address,
-            key: auth_key,
-        }],
+        map_servers: map_servers(config, control_key),
         iid: instance.iid,
         eid_prefixes: instance.eid_prefixes.clone(),
         serves: instance.serves.clone(),

@@ -8,15 +8,16 @@
 //! - Changes happen under a lock that packets take too: between two packets, never during one.
 
 mod packet_io;
+mod udp;
 
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use gotatun::device::{Device, DeviceBuilder, Error, Peer};
 use gotatun::noise::TimerParams;
 use gotatun::packet::Packet;
-use gotatun::udp::socket::UdpSocketFactory;
 use gotatun::x25519;
 use ipnet::IpNet;
 use ipnetwork::IpNetwork;
@@ -28,10 +29,17 @@ use crate::error::DeviceError;
 use crate::link_guard::{BRINGING_UP, LinkGuard};
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
 use packet_io::{TunReader, TunWriter};
+use udp::RoomySockets;
+
+type Gotatun = Device<(RoomySockets, TunWriter, TunReader)>;
+
+/// Reads the peers of one interface, and does not keep it running.
+#[derive(Clone)]
+pub(crate) struct Reads(Weak<Gotatun>);
 
 /// One interface of the embedded data plane.
 pub(crate) struct Embedded {
-    device: Arc<Device<(UdpSocketFactory, TunWriter, TunReader)>>,
+    device: Arc<Gotatun>,
     injected: mpsc::Sender<Packet<gotatun::packet::Ip>>,
     paused: watch::Sender<bool>,
     listen_port: u16,
@@ -63,7 +71,7 @@ impl Embedded {
         };
         let failed = |error| failed_to_start(error, config, link.name());
         let builder = DeviceBuilder::new()
-            .with_default_udp()
+            .with_udp(RoomySockets::new())
             .with_ip_pair(TunWriter(tun), reader)
             .with_listen_port(config.listen_port)
             .with_fwmark(config.mark);
@@ -117,20 +125,9 @@ impl Embedded {
         Ok(())
     }
 
-    pub(crate) async fn peer_stats(&self) -> Vec<PeerStats> {
-        let read_at = clock::now();
-        let peers = self.device.peers().await;
-        peers
-            .into_iter()
-            .map(|peer| PeerStats {
-                key: PublicKey(peer.peer.public_key.to_bytes()),
-                endpoint: peer.peer.endpoint,
-                since_handshake: peer.stats.last_handshake,
-                rx_bytes: peer.stats.rx_bytes as u64,
-                tx_bytes: peer.stats.tx_bytes as u64,
-                read_at,
-            })
-            .collect()
+    /// What reads the peers.
+    pub(crate) fn reads(&self) -> Reads {
+        Reads(Arc::downgrade(&self.device))
     }
 
     /// Sends an initiation unless there is a session or an initiation on its way; does not wait.
@@ -166,6 +163,34 @@ impl Embedded {
     /// Ends the tasks and closes the sockets.
     pub(crate) async fn stop(self) {
         self.device.suspend().await;
+    }
+}
+
+impl Reads {
+    /// The counters of all peers; none once the data plane was stopped.
+    pub(crate) async fn peer_stats(&self) -> Vec<PeerStats> {
+        let Some(device) = self.0.upgrade() else {
+            return Vec::new();
+        };
+        let read_at = clock::now();
+        let peers = device.peers().await;
+        peers
+            .into_iter()
+            .map(|peer| PeerStats {
+                key: PublicKey(peer.peer.public_key.to_bytes()),
+                endpoint: peer.peer.endpoint,
+                since_handshake: peer.stats.last_handshake,
+                rx_bytes: peer.stats.rx_bytes as u64,
+                tx_bytes: peer.stats.tx_bytes as u64,
+                read_at,
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for Reads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reads(embedded)")
     }
 }
 

@@ -24,12 +24,16 @@ use wireguard::{Peer, WireGuard};
 pub(crate) struct Kernel {
     changes: Mutex<WireGuard>,
     /// Its own socket: reading many peers takes long, and changes shall not wait for it.
-    reads: Arc<Mutex<WireGuard>>,
+    reads: Reads,
     packets: PacketSocket,
     /// `None` where the kernel cannot keep packets waiting.
     gate: Option<Mutex<Gate>>,
     listen_port: u16,
 }
+
+/// Reads the peers of one kernel interface.
+#[derive(Clone, Debug)]
+pub(crate) struct Reads(Arc<Mutex<WireGuard>>);
 
 /// What became of an attempt to make a kernel interface.
 pub(crate) enum Made {
@@ -105,7 +109,7 @@ impl Kernel {
         let description = changes.describe().map_err(failed)?;
         let kernel = Self {
             changes: Mutex::new(changes),
-            reads: Arc::new(Mutex::new(reads)),
+            reads: Reads(Arc::new(Mutex::new(reads))),
             packets,
             gate: gate.map(Mutex::new),
             listen_port: description.listen_port,
@@ -118,9 +122,9 @@ impl Kernel {
         self.listen_port
     }
 
-    /// Makes the peer exactly as described.
-    pub(crate) fn set_peer(&self, spec: &PeerSpec, change: AllowedIpsChange) -> io::Result<()> {
-        self.changes().set_peer(spec, change)
+    /// Makes the peers exactly as described, in their order.
+    pub(crate) fn set_peers(&self, peers: &[(&PeerSpec, AllowedIpsChange)]) -> io::Result<()> {
+        self.changes().set_peers(peers)
     }
 
     pub(crate) fn remove_peer(&self, key: &PublicKey) -> io::Result<()> {
@@ -131,20 +135,14 @@ impl Kernel {
         self.changes().kick(key, keepalive)
     }
 
-    pub(crate) async fn peer_stats(&self) -> io::Result<Vec<PeerStats>> {
-        let reads = Arc::clone(&self.reads);
-        let read = tokio::task::spawn_blocking(move || {
-            let mut reads = reads.lock().unwrap_or_else(PoisonError::into_inner);
-            reads.describe()
-        });
-        let description = read.await.map_err(io::Error::other)??;
-        let peers = description.peers.into_iter();
-        Ok(peers.map(|peer| peer.stats).collect())
+    /// What reads the peers.
+    pub(crate) fn reads(&self) -> Reads {
+        self.reads.clone()
     }
 
-    /// Sends an IP packet out through the interface at once.
-    pub(crate) fn inject(&self, packet: &[u8], name: &str) -> Result<(), DeviceError> {
-        self.packets.send(packet).map_err(|source| {
+    /// Sends an IP packet out through the interface, as soon as there is room.
+    pub(crate) async fn inject(&self, packet: &[u8], name: &str) -> Result<(), DeviceError> {
+        self.packets.send(packet).await.map_err(|source| {
             if source.kind() == io::ErrorKind::WouldBlock {
                 let name = name.to_owned();
                 return DeviceError::QueueFull { name };
@@ -164,6 +162,19 @@ impl Kernel {
 
     fn changes(&self) -> MutexGuard<'_, WireGuard> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reads {
+    pub(crate) async fn peer_stats(&self) -> io::Result<Vec<PeerStats>> {
+        let reads = Arc::clone(&self.0);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut reads = reads.lock().unwrap_or_else(PoisonError::into_inner);
+            reads.describe()
+        });
+        let description = read.await.map_err(io::Error::other)??;
+        let peers = description.peers.into_iter();
+        Ok(peers.map(|peer| peer.stats).collect())
     }
 }
 

@@ -2,42 +2,84 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
 
 /// A packet socket that only sends.
 ///
 /// Unlike a raw IP socket bound to the interface it needs no route, which matters for IPv6: there
 /// the kernel finds no way out through an interface that has no route for the destination yet.
+///
+/// What was sent counts against the socket's buffer until it is encrypted and on its way; packets
+/// that WireGuard keeps for a handshake do not (`skb_orphan` in its `send.c`). The buffer is what
+/// holds a burst back: what finds WireGuard's own queue full is dropped, and nobody is told.
 #[derive(Debug)]
 pub(crate) struct PacketSocket {
-    socket: Socket,
+    socket: AsyncFd<Socket>,
+    /// Waiting has not helped, and nothing was sent since.
+    stuck: AtomicBool,
     ipv4: SockAddr,
     ipv6: SockAddr,
 }
 
 impl PacketSocket {
-    /// Opens a socket for the interface `index`.
+    /// Opens a socket for the interface `index`. Must be called within a tokio runtime.
     pub(crate) fn open(index: u32) -> io::Result<Self> {
         // Protocol 0: nothing is received.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER)?;
         // Past what waits in front of the interface.
         bypass_queue(&socket)?;
         Ok(Self {
-            socket,
+            socket: register(socket)?,
+            stuck: AtomicBool::new(false),
             ipv4: link_address(index, libc::ETH_P_IP)?,
             ipv6: link_address(index, libc::ETH_P_IPV6)?,
         })
     }
 
-    /// Sends one IP packet.
-    pub(crate) fn send(&self, packet: &[u8]) -> io::Result<()> {
+    /// Sends one IP packet, and waits a moment for room if there is none.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when there still is none: then nothing leaves the host, and
+    /// later packets do not wait until one was sent.
+    pub(crate) async fn send(&self, packet: &[u8]) -> io::Result<()> {
         let is_ipv4 = packet.first().is_some_and(|byte| byte >> 4 == 4);
         let destination = if is_ipv4 { &self.ipv4 } else { &self.ipv6 };
-        self.socket.send_to(packet, destination)?;
-        Ok(())
+        let send = |socket: &Socket| socket.send_to(packet, destination);
+        let sent = match send(self.socket.get_ref()) {
+            Err(error) if is_full(&error) && !self.stuck.load(Ordering::Relaxed) => {
+                let in_turn = self.socket.async_io(Interest::WRITABLE, send);
+                let waited = timeout(PATIENCE, in_turn).await;
+                waited.unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
+            }
+            sent => sent,
+        };
+        let stuck = sent.as_ref().is_err_and(is_full);
+        self.stuck.store(stuck, Ordering::Relaxed);
+        sent.map(|_| ())
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+#[expect(
+    unsafe_code,
+    reason = "tokio cannot see that a socket keeps its descriptor"
+)]
+fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: the socket owns its descriptor, which is open until the socket is dropped and is
+    // never replaced.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) };
+    Ok(registered?)
 }
 
 #[expect(unsafe_code, reason = "socket2 does not know this option")]
@@ -80,3 +122,11 @@ fn link_address(index: u32, ethertype: libc::c_int) -> io::Result<SockAddr> {
     // SAFETY: the first `length` bytes of the storage are an initialised `sockaddr_ll`.
     Ok(unsafe { SockAddr::new(storage, length) })
 }
+
+/// Bytes, of which the kernel takes twice as many, and counts at least 768 for the smallest packet:
+/// so half of the 1,024 packets that WireGuard keeps to be encrypted (`MAX_QUEUED_PACKETS`), whatever
+/// `net.core.wmem_default` says. The other half is left to those that take the route.
+const SEND_BUFFER: usize = 512 * 768 / 2;
+
+/// How long room is waited for, once. A few hundred packets are encrypted in much less.
+const PATIENCE: Duration = Duration::from_secs(1);

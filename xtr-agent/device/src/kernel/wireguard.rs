@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
-use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::{Emitable, NLM_F_DUMP};
 use netlink_packet_generic::GenlMessage;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
@@ -84,34 +84,11 @@ impl WireGuard {
         self.set(key.into_iter().chain(port).chain([mark]).collect())
     }
 
-    /// Adds or updates one peer and leaves all others alone, but for AllowedIPs that move here.
-    pub(crate) fn set_peer(&mut self, spec: &PeerSpec, change: AllowedIpsChange) -> io::Result<()> {
-        let flags = match change {
-            AllowedIpsChange::Replace => WireguardPeerFlags::ReplaceAllowedIps,
-            AllowedIpsChange::Keep | AllowedIpsChange::Add => WireguardPeerFlags::empty(),
-        };
-        let allowed_ips = match change {
-            AllowedIpsChange::Keep => &[],
-            AllowedIpsChange::Replace | AllowedIpsChange::Add => spec.allowed_ips.as_slice(),
-        };
-        // The length of a netlink attribute has 16 bits.
-        let (first, others) = allowed_ips
-            .split_at_checked(ALLOWED_IPS_PER_MESSAGE)
-            .unwrap_or((allowed_ips, &[]));
-        let mut peer = peer_with(spec.key, flags);
-        if let Some(endpoint) = spec.endpoint {
-            peer.push(WireguardPeerAttribute::Endpoint(endpoint));
-        }
-        let keepalive = spec.keepalive.unwrap_or_default();
-        peer.push(WireguardPeerAttribute::PersistentKeepalive(keepalive));
-        if !first.is_empty() {
-            peer.push(allowed_ips_attribute(first));
-        }
-        self.set_peers(vec![WireguardPeer(peer)])?;
-        for more in others.chunks(ALLOWED_IPS_PER_MESSAGE) {
-            let mut peer = peer_with(spec.key, WireguardPeerFlags::UpdateOnly);
-            peer.push(allowed_ips_attribute(more));
-            self.set_peers(vec![WireguardPeer(peer)])?;
+    /// Adds or updates these peers, in their order, and leaves all others alone, but for AllowedIPs
+    /// that move here. After an error nobody knows which of them were set.
+    pub(crate) fn set_peers(&mut self, peers: &[(&PeerSpec, AllowedIpsChange)]) -> io::Result<()> {
+        for message in messages(peers) {
+            self.change(message)?;
         }
         Ok(())
     }
@@ -119,7 +96,7 @@ impl WireGuard {
     /// Removes a peer; one that is not there is no error.
     pub(crate) fn remove_peer(&mut self, key: &PublicKey) -> io::Result<()> {
         let flags = WireguardPeerFlags::RemoveMe | WireguardPeerFlags::UpdateOnly;
-        self.set_peers(vec![WireguardPeer(peer_with(*key, flags))])
+        self.change(vec![WireguardPeer(peer_with(*key, flags))])
     }
 
     /// Switches persistent keepalive off and on: the kernel then sends one at once, which starts a
@@ -137,7 +114,7 @@ impl WireGuard {
             peer.push(WireguardPeerAttribute::PersistentKeepalive(seconds));
             WireguardPeer(peer)
         });
-        self.set_peers(peers.into())
+        self.change(peers.into())
     }
 
     /// Reads the interface and all its peers, over as many messages as the kernel needs.
@@ -176,7 +153,7 @@ impl WireGuard {
         Ok(description)
     }
 
-    fn set_peers(&mut self, peers: Vec<WireguardPeer>) -> io::Result<()> {
+    fn change(&mut self, peers: Vec<WireguardPeer>) -> io::Result<()> {
         self.set(vec![WireguardAttribute::Peers(peers)])
     }
 
@@ -207,6 +184,51 @@ impl Description {
             _ => self.peers.push(peer),
         }
     }
+}
+
+/// What sets these peers, as much in one message as fits.
+fn messages(peers: &[(&PeerSpec, AllowedIpsChange)]) -> Vec<Vec<WireguardPeer>> {
+    let parts = peers.iter().flat_map(|(spec, change)| parts(spec, *change));
+    let mut messages: Vec<Vec<WireguardPeer>> = Vec::new();
+    let mut room = 0;
+    for part in parts {
+        let length = std::slice::from_ref(&part).buffer_len();
+        match messages.last_mut().filter(|_| length <= room) {
+            Some(message) => message.push(part),
+            None => {
+                messages.push(vec![part]);
+                room = MESSAGE_BYTES;
+            }
+        }
+        room = room.saturating_sub(length);
+    }
+    messages
+}
+
+/// What sets one peer: it may have more AllowedIPs than one attribute holds.
+fn parts(spec: &PeerSpec, change: AllowedIpsChange) -> Vec<WireguardPeer> {
+    let flags = match change {
+        AllowedIpsChange::Replace => WireguardPeerFlags::ReplaceAllowedIps,
+        AllowedIpsChange::Keep | AllowedIpsChange::Add => WireguardPeerFlags::empty(),
+    };
+    let mut first = peer_with(spec.key, flags);
+    if let Some(endpoint) = spec.endpoint {
+        first.push(WireguardPeerAttribute::Endpoint(endpoint));
+    }
+    let keepalive = spec.keepalive.unwrap_or_default();
+    first.push(WireguardPeerAttribute::PersistentKeepalive(keepalive));
+    let mut parts = vec![first];
+    if change != AllowedIpsChange::Keep {
+        for (index, some) in spec.allowed_ips.chunks(ALLOWED_IPS_AT_ONCE).enumerate() {
+            if index > 0 {
+                parts.push(peer_with(spec.key, WireguardPeerFlags::UpdateOnly));
+            }
+            if let Some(part) = parts.last_mut() {
+                part.push(allowed_ips_attribute(some));
+            }
+        }
+    }
+    parts.into_iter().map(WireguardPeer).collect()
 }
 
 fn peer_with(key: PublicKey, flags: WireguardPeerFlags) -> Vec<WireguardPeerAttribute> {
@@ -294,4 +316,85 @@ fn read_allowed_ip(attributes: &WireguardAllowedIp) -> Option<IpNet> {
 }
 
 /// At most 40 bytes each, in an attribute of at most 65,535.
-const ALLOWED_IPS_PER_MESSAGE: usize = 1_024;
+const ALLOWED_IPS_AT_ONCE: usize = 1_024;
+/// Bytes of peers in one message: they are one attribute, and an error brings all of it back.
+const MESSAGE_BYTES: usize = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(number: u16, prefixes: u16) -> PeerSpec {
+        let prefix = |n: u16| format!("fd00:{number:x}:{n:x}::/48").parse().unwrap();
+        let mut key = [0; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        PeerSpec {
+            key: PublicKey(key),
+            endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
+            allowed_ips: (0..prefixes).map(prefix).collect(),
+            keepalive: Some(25),
+        }
+    }
+
+    /// The keys of all peers of a message, and the prefixes of each.
+    fn told(message: &[WireguardPeer]) -> Vec<(PublicKey, usize)> {
+        let peers = message.iter().map(|peer| {
+            let (mut key, mut prefixes) = (None, 0);
+            for attribute in &peer.0 {
+                if let WireguardPeerAttribute::PublicKey(bytes) = attribute {
+                    key = Some(PublicKey(*bytes));
+                }
+                if let WireguardPeerAttribute::AllowedIps(more) = attribute {
+                    prefixes += more.len();
+                }
+            }
+            (key.unwrap(), prefixes)
+        });
+        peers.collect()
+    }
+
+    fn of(specs: &[PeerSpec], change: AllowedIpsChange) -> Vec<Vec<WireguardPeer>> {
+        let peers: Vec<_> = specs.iter().map(|spec| (spec, change)).collect();
+        messages(&peers)
+    }
+
+    #[test]
+    fn many_small_peers_are_one_message() {
+        let specs: Vec<_> = (0..64).map(|number| spec(number, 2)).collect();
+        let messages = of(&specs, AllowedIpsChange::Replace);
+        assert_eq!(messages.len(), 1);
+        let wanted: Vec<_> = specs.iter().map(|spec| (spec.key, 2)).collect();
+        assert_eq!(told(&messages[0]), wanted);
+        assert_eq!(of(&[], AllowedIpsChange::Replace), [] as [Vec<_>; 0]);
+    }
+
+    #[test]
+    fn no_message_is_longer_than_an_attribute_and_all_is_told_in_order() {
+        let sizes = [1, 900, 3_000, 0, 1_024, 1_025, 5];
+        let specs = (0..).zip(sizes).map(|(number, size)| spec(number, size));
+        let specs: Vec<_> = specs.collect();
+        let messages = of(&specs, AllowedIpsChange::Add);
+        let lengths = messages.iter().map(|peers| peers.as_slice().buffer_len());
+        assert!(lengths.clone().all(|length| length <= MESSAGE_BYTES));
+        assert!(
+            lengths.clone().count() < 7,
+            "{:?}",
+            lengths.collect::<Vec<_>>()
+        );
+        let mut all: Vec<(PublicKey, usize)> = Vec::new();
+        for (key, prefixes) in messages.iter().flat_map(|message| told(message)) {
+            match all.last_mut().filter(|(last, _)| *last == key) {
+                Some((_, so_far)) => *so_far += prefixes,
+                None => all.push((key, prefixes)),
+            }
+        }
+        let wanted = specs.iter().map(|spec| (spec.key, spec.allowed_ips.len()));
+        assert_eq!(all, wanted.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_a_peer_keeps_is_not_told() {
+        let messages = of(&[spec(1, 2_000)], AllowedIpsChange::Keep);
+        assert_eq!(told(&messages[0]), [(spec(1, 0).key, 0)]);
+    }
+}

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use wg_device::round_trips;
+use wg_device::{SMALL_ECHO, round_trips};
 
 use crate::support::{Cable, in_namespace};
 
@@ -19,7 +19,11 @@ fn those_that_answer_have_a_round_trip_and_others_have_none() {
         while answered.len() < 3 {
             let wait = Duration::from_secs(1);
             let targets = [far, second, ipv6, nobody];
-            answered.extend(round_trips(None, "cable0", &targets, wait).await.unwrap());
+            answered.extend(
+                round_trips(None, "cable0", &targets, SMALL_ECHO, wait)
+                    .await
+                    .unwrap(),
+            );
         }
         assert!(!answered.contains_key(&nobody));
     });
@@ -30,7 +34,7 @@ fn no_interface_is_an_error() {
     in_namespace(|| async {
         let targets = ["192.0.2.2".parse().unwrap()];
         let wait = Duration::from_secs(1);
-        round_trips(None, "none0", &targets, wait)
+        round_trips(None, "none0", &targets, SMALL_ECHO, wait)
             .await
             .unwrap_err();
     });

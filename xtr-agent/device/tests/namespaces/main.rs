@@ -8,6 +8,8 @@ mod addresses;
 #[cfg(test)]
 mod adoption;
 #[cfg(test)]
+mod bursts;
+#[cfg(test)]
 mod costs;
 #[cfg(test)]
 mod echo;
@@ -23,6 +25,8 @@ mod mtu;
 mod routes;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod together;
 #[cfg(test)]
 mod traffic;
 #[cfg(test)]

@@ -48,7 +48,7 @@ fn an_allowed_ip_moves_to_another_peer_and_no_packet_is_lost() {
         near.device.set_peer(&old.as_peer()).await.unwrap();
         let send = async |text: &str| {
             let packet = udp_packet("10.0.0.1", "10.0.0.9", text);
-            near.device.inject(&packet).unwrap();
+            near.device.inject(&packet).await.unwrap();
             tokio::task::yield_now().await;
         };
         send("before").await;
@@ -94,7 +94,7 @@ fn a_prefix_that_goes_back_and_forth_arrives_every_time() {
             near.device.set_peer(&far.as_peer()).await.unwrap();
             let text = format!("round {round}");
             let packet = udp_packet("10.0.0.1", "10.0.0.9", &text);
-            near.device.inject(&packet).unwrap();
+            near.device.inject(&packet).await.unwrap();
             assert_eq!(receive(&sockets[round % 2]).await.0, text);
         }
     });
@@ -138,7 +138,7 @@ fn injected_packets_leave_in_order_and_before_later_ones() {
         for number in 0..8 {
             let text = format!("held {number}");
             let packet = udp_packet("10.0.0.1", "10.0.0.2", &text);
-            near.device.inject(&packet).unwrap();
+            near.device.inject(&packet).await.unwrap();
             expected.push(text);
         }
         for number in 0..8 {
@@ -172,6 +172,7 @@ fn while_paused_only_injected_packets_leave() {
         for text in ["first", "second"] {
             near.device
                 .inject(&udp_packet("10.0.0.1", "10.0.0.2", text))
+                .await
                 .unwrap();
         }
         assert_eq!(receive(&far_socket).await.0, "first");
@@ -189,12 +190,12 @@ fn an_ipv6_packet_is_injected_without_a_route() {
         let (near, far) = pair(&cable, choice).await;
         let far_socket = bind("fd00:1::2", &far.device);
         let packet = udp_packet("fd00:1::1", "fd00:1::2", "no route yet");
-        near.device.inject(&packet).unwrap();
+        near.device.inject(&packet).await.unwrap();
         assert_eq!(
             receive(&far_socket).await,
             text("no route yet", "fd00:1::1")
         );
-        let refused = near.device.inject(b"not an IP packet").unwrap_err();
+        let refused = near.device.inject(b"not an IP packet").await.unwrap_err();
         assert!(matches!(refused, DeviceError::NotIp { .. }), "{refused}");
     });
 }
@@ -245,12 +246,14 @@ fn a_removed_peer_is_neither_sent_to_nor_heard() {
         assert_eq!(near.device.peer_stats().await.unwrap(), []);
         far.device
             .inject(&udp_packet("10.0.0.2", "10.0.0.1", "unheard"))
+            .await
             .unwrap();
         assert!(is_silent(&near_socket).await);
         // It may come back.
         near.device.set_peer(&far.as_peer()).await.unwrap();
         near.device
             .inject(&udp_packet("10.0.0.1", "10.0.0.2", "again"))
+            .await
             .unwrap();
         near.wait_for_handshake(&far).await;
     });

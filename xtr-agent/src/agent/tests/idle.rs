@@ -199,6 +199,49 @@ fn near_the_limit_those_that_were_used_longest_ago_make_room() {
     assert!(!left.contains(&numbered(1).0));
 }
 
+/// The counters of everybody in `keys`, as they were when nothing had come from them.
+fn unmoved(bench: &Bench, keys: &[PublicKey]) -> Vec<PeerStats> {
+    let rows = keys.iter().map(|key| PeerStats {
+        key: *key,
+        handshake_seen: true,
+        rx_bytes: 1,
+        tx_bytes: 1,
+        read_at: bench.now,
+    });
+    rows.collect()
+}
+
+#[test]
+fn who_is_wanted_while_the_counters_are_read_does_not_make_room() {
+    let mut bench = Bench::with(Config {
+        max_peers: 16,
+        ..Bench::config()
+    });
+    let counters: Counters = (0..16).map(|n| (numbered(n).0, 1)).collect();
+    for n in 0..15u16 {
+        let pushed = bench.notify(u64::from(n) + 1, &numbered(n).1);
+        settle(&mut bench, pushed, &counters);
+    }
+    pass(&mut bench, limits::LIVENESS_POLL * 3, &counters);
+    let pushed = bench.notify(16, &numbered(15).1);
+    let chosen = pushed.iter().find_map(|action| match action {
+        Action::ReadPeerStats(keys) => Some(keys.clone()),
+        _ => None,
+    });
+    let chosen = chosen.expect("somebody is to make room");
+    let (wanted, other) = (numbered(0), numbered(1));
+    assert!(chosen.contains(&wanted.0) && chosen.contains(&other.0));
+    let stats = unmoved(&bench, &chosen);
+    // Another mapping of the one that was used longest ago comes while counters are read.
+    let more = record("10.2.0.1/32", wanted.0, Ttl::from_minutes(15));
+    let pushed = bench.notify(17, &more);
+    bench.done(&pushed);
+    bench.now = bench.now + Duration::from_millis(50);
+    bench.input(Input::PeerStats(&stats));
+    let left: BTreeSet<PublicKey> = bench.agent.peers().map(|peer| peer.key).collect();
+    assert!(left.contains(&wanted.0) && !left.contains(&other.0));
+}
+
 #[test]
 fn a_peer_too_many_is_refused_when_all_are_in_use() {
     let mut bench = Bench::with(Config {

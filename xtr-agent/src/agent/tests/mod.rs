@@ -12,6 +12,7 @@ use lisp_proto::{
 };
 
 mod anew;
+mod change_servers;
 mod changes;
 mod doubts;
 mod floods;
@@ -34,7 +35,7 @@ mod trace;
 
 use super::ip_header::tests::packet;
 use bytes::Bytes;
-use lisp_proto::{AuthKey, InstanceId, SiteId, XtrId};
+use lisp_proto::{AuthKey, InstanceId, SiteId, Ttl, XtrId};
 
 use super::*;
 
@@ -282,8 +283,12 @@ fn story(actions: &[Action]) -> Vec<String> {
 }
 
 fn question(flags: RequestFlags, eid: &str, pad: usize) -> Vec<u8> {
+    question_by("198.51.100.1", flags, eid, pad)
+}
+
+fn question_by(itr_rloc: &str, flags: RequestFlags, eid: &str, pad: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let itr_rlocs = vec![addr("198.51.100.1"); 1 + pad];
+    let itr_rlocs = vec![addr(itr_rloc); 1 + pad];
     let params = RequestParams {
         flags,
         nonce: Nonce(77),

@@ -71,7 +71,7 @@ fn a_subscription_that_is_added_is_asked_for_and_one_that_is_removed_ends() {
 }
 
 /// Each record of the Map-Registers in `actions`, with its TTL.
-fn registered(actions: &[Action]) -> Vec<(String, Ttl)> {
+pub(super) fn registered(actions: &[Action]) -> Vec<(String, Ttl)> {
     let messages = sent(actions)
         .into_iter()
         .map(|bytes| decode(bytes).unwrap());
@@ -154,4 +154,52 @@ fn an_address_that_comes_to_live_here_is_no_destination_any_more() {
         story(&actions),
         ["no route 10.0.0.2/32", "no peer", "register"]
     );
+}
+
+#[test]
+fn fewer_peers_are_left_when_there_may_be_fewer() {
+    let mut bench = Bench::new();
+    for n in 1..60u8 {
+        let eid = format!("10.0.1.{n}/32");
+        let far_end = record(&eid, PublicKey([n + 100; 32]), Ttl::from_minutes(15));
+        let pushed = bench.notify(u64::from(n), &far_end);
+        bench.done(&pushed);
+    }
+    bench.after(limits::LIVENESS_POLL);
+    changed(&mut bench, |wanted| wanted.max_peers = 20);
+    let in_use = PublicKey([101; 32]);
+    for n in 1..5 {
+        for action in bench.after(limits::LIVENESS_POLL) {
+            let Action::ReadPeerStats(keys) = action else {
+                continue;
+            };
+            let counted = keys.iter().map(|key| PeerStats {
+                key: *key,
+                handshake_seen: true,
+                rx_bytes: if *key == in_use { n } else { 0 },
+                tx_bytes: 0,
+                read_at: bench.now,
+            });
+            let counted: Vec<_> = counted.collect();
+            let gone = bench.input(Input::PeerStats(&counted));
+            bench.done(&gone);
+        }
+    }
+    let left: Vec<_> = bench.agent.peers().map(|peer| peer.key).collect();
+    assert!(left.len() <= 20 && left.contains(&in_use), "{left:?}");
+}
+
+#[test]
+fn another_idle_time_is_that_of_the_next_look() {
+    let mut bench = Bench::new();
+    bench.connect(1, &far_end(SMALLER), 92);
+    let look = |bench: &mut Bench| {
+        bench.after(Duration::from_secs(310));
+        let looked = bench.handshake(SMALLER, 92);
+        story(&looked).contains(&"no peer".to_owned())
+    };
+    changed(&mut bench, |wanted| wanted.idle = Duration::from_secs(600));
+    assert!(!look(&mut bench));
+    changed(&mut bench, |wanted| wanted.idle = Duration::from_secs(300));
+    assert!(look(&mut bench));
 }

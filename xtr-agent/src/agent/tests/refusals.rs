@@ -22,6 +22,18 @@ fn one_request_per_destination_and_then_a_refusal() {
 }
 
 #[test]
+fn a_packet_that_the_data_plane_does_not_take_is_counted_and_its_sender_told() {
+    let mut bench = Bench::new();
+    let refused = bench.input(Input::NotSent(&to_far_end(&[1])));
+    let [Action::Count(DropReason::NotTaken), Action::Deliver(error)] = refused.as_slice() else {
+        panic!("{refused:?}");
+    };
+    let told = ip_header::addresses(error);
+    let sender = ip_header::addresses(&to_far_end(&[1]));
+    assert_eq!(told, sender.map(|(from, to)| (to, from)));
+}
+
+#[test]
 fn a_map_server_that_lost_the_control_tunnel_is_reached_through_a_new_one() {
     let mut bench = Bench::new();
     bench.now = Timestamp::ZERO + Duration::from_secs(100);
@@ -181,6 +193,40 @@ fn a_probe_is_answered_without_amplification() {
         bytes: &bytes,
     });
     assert_eq!(story(&spoofed), ["UnexpectedMessage"]);
+}
+
+#[test]
+fn without_a_control_tunnel_map_requests_are_a_second_apart_and_pause_for_ten() {
+    let mut bench = Bench::with(Config {
+        keyless: true,
+        ..Bench::config()
+    });
+    let mut asked = vec![];
+    for tenth in 0u32..200 {
+        let mut actions = bench.after(Duration::from_millis(100));
+        actions.extend(bench.input(Input::TunPacket(&to_far_end(&[1]))));
+        asked.extend(requests(&actions).iter().map(|_| tenth));
+    }
+    let pauses: Vec<u32> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.iter().all(|tenths| *tenths >= 10), "{pauses:?}");
+    assert!(pauses.iter().any(|tenths| *tenths >= 100), "{pauses:?}");
+}
+
+#[test]
+fn a_probe_through_the_control_tunnel_is_answered_whatever_its_length() {
+    let mut bench = Bench::new();
+    let probe = RequestFlags {
+        probe: true,
+        ..RequestFlags::default()
+    };
+    let src: SocketAddr = SERVER.parse().unwrap();
+    let bytes = question_by(&src.ip().to_string(), probe, "10.0.0.1", 0);
+    let answered = bench.input(Input::Datagram { src, bytes: &bytes });
+    let Message::MapReply(reply) = decode(sent(&answered)[0]).unwrap() else {
+        panic!("no reply");
+    };
+    assert!(reply.probe && reply.nonce == Nonce(77));
+    assert!(sent(&answered)[0].len() > bytes.len());
 }
 
 #[test]
