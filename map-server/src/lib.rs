@@ -6,8 +6,9 @@
 //! | In which order is a datagram decoded, authenticated and acted upon? | `server/mod.rs` |
 //! | Who is enrolled, and may register what? | `config.rs`, `server/sites.rs` |
 //! | May this registration follow the last one? | `server/register.rs`, `server/replay.rs` |
-//! | Which mapping answers for an EID? | `server/mappings.rs`, `server/prefix_table.rs` |
+//! | Which mapping answers for an EID? | `server/mappings.rs` and `mappings/`, `server/prefix_table.rs` and `prefix_table/` |
 //! | Who may ask, and what is the answer? | `server/request.rs`, `server/resolve.rs` |
+//! | What can many threads answer at a time? | `server/answer.rs` |
 //! | Which of several owners does an agent use? | `server/assignments.rs`, `server/preference.rs`, `server/rehome.rs` |
 //! | How does a client move to another owner? | `server/operator.rs`, `server/plan.rs`, `server/migrate.rs`, `server/moves.rs` |
 //! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
@@ -29,7 +30,7 @@ mod store_event;
 
 pub use config::Config;
 pub use server::{
-    Action, Actions, Clients, Command, Counters, DropReason, Event, Input, MapServer, Migration,
-    MigrationState, Refused, Sizes, Step, Via, Why,
+    Action, Actions, Answered, Clients, Command, Counters, Desk, DropReason, Event, Input,
+    MapServer, Migration, MigrationState, Refused, Sizes, SnapshotMark, Step, Via, Why,
 };
 pub use store_event::{StoreEvent, XtrIds};

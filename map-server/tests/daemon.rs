@@ -114,6 +114,33 @@ fn nothing_is_lost_while_the_log_is_made_short() {
 }
 
 #[test]
+fn several_workers_answer_at_one_port_and_hand_on_what_changes_something() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start_with(directory.path(), &format!("workers = 3\n{CONFIG}"));
+    // The kernel deals sources out by their ports, so of so many some go to each worker.
+    for nonce in 1..=60 {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send_to(&[0x10], server.address).unwrap();
+        let notify = exchange(&socket, server.address, &change(nonce));
+        verify(&key(), &notify).unwrap();
+        let reply = exchange(&socket, server.address, &request());
+        let Message::MapReply(reply) = decode(&reply).unwrap() else {
+            panic!("not a Map-Reply");
+        };
+        let ttl = reply.records().next().unwrap().ttl();
+        assert_eq!(
+            u64::from(ttl.minutes()),
+            nonce,
+            "what was acknowledged is told"
+        );
+    }
+    assert_eq!(server.stop().code(), Some(0));
+    let log = server.log();
+    assert!(log.contains("malformed=60"), "{log}");
+}
+
+#[test]
 fn exit_codes_tell_usage_configuration_and_failure_apart() {
     let directory = tempfile::tempdir().unwrap();
     let good = write_config(directory.path(), CONFIG);
@@ -237,7 +264,11 @@ struct Server {
 impl Server {
     /// Starts a server in `directory`, and waits until it listens.
     fn start(directory: &Path) -> Self {
-        let config = write_config(directory, CONFIG);
+        Self::start_with(directory, CONFIG)
+    }
+
+    fn start_with(directory: &Path, config: &str) -> Self {
+        let config = write_config(directory, config);
         let mut process = Command::new(env!("CARGO_BIN_EXE_map-server"))
             .args(["run", "--log-format", "json", "--config", &config])
             .current_dir(directory)

@@ -1,5 +1,10 @@
 //! What links do to real packets.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+#![expect(clippy::print_stdout, reason = "what was measured is worth seeing")]
 
 mod guest;
 

@@ -1,5 +1,9 @@
 //! Networks behind gateways: hosts without an agent reach each other, first packet included.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod guest;
 mod held;

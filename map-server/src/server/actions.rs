@@ -147,46 +147,68 @@ pub enum Event {
 
 /// What the shell must do, in this order.
 #[derive(Clone, Debug, Default)]
-pub struct Actions(Vec<Action>);
+pub struct Actions {
+    list: Vec<Action>,
+    is_quiet: bool,
+}
 
 impl Actions {
     /// Builds an empty list.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self {
+            list: Vec::new(),
+            is_quiet: false,
+        }
+    }
+
+    /// Builds an empty list that takes no [`Action::Event`]: nobody would read them.
+    #[must_use]
+    pub const fn quiet() -> Self {
+        Self {
+            list: Vec::new(),
+            is_quiet: true,
+        }
+    }
+
+    /// Whether it takes no events.
+    pub(crate) const fn is_quiet(&self) -> bool {
+        self.is_quiet
     }
 
     /// Lists the actions without taking them out.
     pub fn iter(&self) -> std::slice::Iter<'_, Action> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// Takes all actions out; the memory stays for the next ones.
     pub fn drain(&mut self) -> std::vec::Drain<'_, Action> {
-        self.0.drain(..)
+        self.list.drain(..)
     }
 
     /// Whether there is nothing to do.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     pub(crate) fn send(&mut self, dst: SocketAddr, via: Via, bytes: &[u8]) {
         let bytes = Bytes::copy_from_slice(bytes);
-        self.0.push(Action::Send { dst, via, bytes });
+        self.list.push(Action::Send { dst, via, bytes });
     }
 
     pub(crate) fn persist(&mut self, event: StoreEvent) {
-        self.0.push(Action::Persist(event));
+        self.list.push(Action::Persist(event));
     }
 
     pub(crate) fn count(&mut self, reason: DropReason) {
-        self.0.push(Action::Count(reason));
+        self.list.push(Action::Count(reason));
     }
 
     pub(crate) fn event(&mut self, event: Event) {
-        self.0.push(Action::Event(event));
+        if !self.is_quiet {
+            self.list.push(Action::Event(event));
+        }
     }
 }
 

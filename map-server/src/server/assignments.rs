@@ -139,20 +139,20 @@ impl Assignments {
 impl MapServer {
     /// Whether agents that are told of `mapping` are clients of one of its owners: these let others
     /// register it, and there are others that may. They are all agents themselves.
-    pub(super) fn is_shared(&self, mapping: &Mapping) -> bool {
-        mapping.is_merged() && self.sites.may_share(&mapping.record().eid)
+    pub(super) fn is_shared(&self, mapping: Mapping<'_>) -> bool {
+        mapping.is_merged() && self.sites.may_share(&mapping.eid())
     }
 
     /// Returns the owner that `client` uses, or would if it were told of `mapping` now; `None` if it
     /// is no client.
-    pub(super) fn owner_of(&self, mapping: &Mapping, client: XtrIndex) -> Option<XtrIndex> {
+    pub(super) fn owner_of(&self, mapping: Mapping<'_>, client: XtrIndex) -> Option<XtrIndex> {
         self.owner_or(mapping, client, None)
     }
 
     /// The same; a client that is not assigned yet would get `preferred`, unless that is drained.
     fn owner_or(
         &self,
-        mapping: &Mapping,
+        mapping: Mapping<'_>,
         client: XtrIndex,
         preferred: Option<XtrIndex>,
     ) -> Option<XtrIndex> {
@@ -161,7 +161,7 @@ impl MapServer {
             return None;
         }
         let assignments = &self.state.assignments;
-        let known = assignments.get(&mapping.record().eid, client);
+        let known = assignments.get(&mapping.eid(), client);
         let known = known.filter(|at| mapping.is_registered_by(at.owner));
         // Who knows nothing any more is a new client.
         let known = known.filter(|at| !self.leaves(mapping, at.owner) || self.uses(at, client));
@@ -172,7 +172,7 @@ impl MapServer {
     }
 
     /// Whether `owner` is to get no new clients of `mapping`: an operator has said so, or it does itself.
-    pub(super) fn leaves(&self, mapping: &Mapping, owner: XtrIndex) -> bool {
+    pub(super) fn leaves(&self, mapping: Mapping<'_>, owner: XtrIndex) -> bool {
         self.state.assignments.is_draining(owner) || offer(mapping, owner).0 == u8::MAX
     }
 
@@ -187,7 +187,7 @@ impl MapServer {
     /// choose, the same each time.
     pub(super) fn best_owner(
         &self,
-        mapping: &Mapping,
+        mapping: Mapping<'_>,
         client: XtrIndex,
         besides: Option<XtrIndex>,
     ) -> Option<XtrIndex> {
@@ -208,7 +208,7 @@ impl MapServer {
         let Found::Registered(mapping) = self.state.mappings.find(&part) else {
             return;
         };
-        let eid = mapping.record().eid;
+        let eid = mapping.eid();
         if let Some(owner) = self.owner_of(mapping, client) {
             self.place(eid, client, owner, Some(part), actions);
         }
@@ -263,19 +263,19 @@ impl MapServer {
     }
 
     /// Returns the record of `mapping` as `receiver` is told it.
-    pub(super) fn record_for(&self, mapping: &Mapping, receiver: Option<XtrIndex>) -> Record {
+    pub(super) fn record_for(&self, mapping: Mapping<'_>, receiver: Option<XtrIndex>) -> Record {
         let owner = receiver.and_then(|client| self.owner_of(mapping, client));
         let told_apart = |own: &XtrIndex| {
             let alone = mapping.owners().all(|other| other == *own);
             !alone || offer(mapping, *own).0 == u8::MAX
         };
         let Some(owner) = owner.filter(told_apart) else {
-            return mapping.record().clone();
+            return mapping.record();
         };
         let draining = |owner| self.state.assignments.is_draining(owner);
         Record {
             locators: locators_for(mapping, owner, draining),
-            ..mapping.record().clone()
+            ..mapping.record()
         }
     }
 
@@ -294,7 +294,7 @@ impl MapServer {
                 continue;
             };
             let assigned = self.owner_or(mapping, receiver, Some(owner));
-            let eid = mapping.record().eid;
+            let eid = mapping.eid();
             match assigned {
                 None => told.push(record),
                 Some(assigned) if assigned != owner => {}

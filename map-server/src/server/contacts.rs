@@ -11,7 +11,7 @@ use super::limits;
 use super::sites::XtrIndex;
 
 /// How to talk to an xTR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Contact {
     /// Where its last Map-Register came from.
     pub(crate) source: SocketAddr,

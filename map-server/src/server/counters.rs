@@ -38,6 +38,8 @@ drop_reasons! {
     ForeignInstance => "foreign_instance",
     /// The source exceeds its rate.
     RateLimited => "rate_limited",
+    /// What may change something came faster than it could be handled.
+    Overloaded => "overloaded",
     /// Key id or algorithm are not those configured for the xTR.
     WrongKey => "wrong_key",
     /// The authentication data does not verify.
@@ -114,6 +116,13 @@ impl Counters {
         #[expect(clippy::indexing_slicing, reason = "there is one counter per variant")]
         let counter = &mut self.0[reason as usize];
         *counter = counter.saturating_add(1);
+    }
+
+    /// Adds what `others` have counted.
+    pub fn add(&mut self, others: &Self) {
+        for (counter, other) in self.0.iter_mut().zip(others.0) {
+            *counter = counter.saturating_add(other);
+        }
     }
 
     /// Returns how often `reason` was counted.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use arrayvec::ArrayVec;
 use lisp_proto::{Deadlines, EidPrefix, Nonce, Timestamp};
 
 use super::actions::Via;
@@ -31,7 +32,7 @@ pub(crate) struct PendingReply {
     pub(crate) nonce: Nonce,
     pub(crate) answer: Answer,
     pub(crate) requester: Option<XtrIndex>,
-    pub(crate) eids: Vec<EidPrefix>,
+    pub(crate) eids: ArrayVec<EidPrefix, { limits::EIDS_PER_REQUEST }>,
     /// Owners of what is asked for that were told of the requester.
     pub(crate) owners: Vec<XtrIndex>,
     /// Whether the requester can read keys: other LISP gear crashes on them.

@@ -120,6 +120,8 @@ pub(crate) const MIGRATION_STEP: Duration = Duration::from_secs(10);
 /// How long the source still knows a client that has moved: packets that are on their way through it
 /// have passed by then.
 pub(crate) const MIGRATION_LINGER: Duration = Duration::from_secs(1);
+/// Registrations that are written into a snapshot before others have their turn.
+pub(crate) const SNAPSHOT_PART: usize = 1_024;
 /// Plain sources remembered as registered; the one that would expire first gives way.
 pub(crate) const REGISTERED_SOURCES: usize = 65_536;
 

@@ -3,15 +3,24 @@
 //! The mapping database. Configured prefixes are entries too: they bound what surrounds them,
 //! registered or not.
 
-use std::collections::BTreeMap;
+mod book;
+mod expiry;
+mod form;
+mod owners;
+mod terms;
+mod view;
+
 use std::time::Duration;
 
-use ipnet::IpNet;
-use lisp_proto::{Action, Deadlines, EidPrefix, InstanceId, Locator, Record, Rloc, Timestamp, Ttl};
+use lisp_proto::{EidPrefix, InstanceId, Locator, Timestamp, Ttl};
 
+use self::book::Book;
+use self::expiry::{Expiry, Millis};
+use self::form::{Form, Lean, Many, Slot};
+pub(crate) use self::view::Mapping;
 use super::contacts::Contact;
 use super::limits;
-use super::prefix_table::PrefixTable;
+use super::prefix_table::{PrefixTable, SlotId};
 use super::sites::{Registrant, XtrIndex};
 use crate::store_event::XtrIds;
 
@@ -30,53 +39,11 @@ pub(crate) struct Registration {
     pub(crate) lifetime: Duration,
 }
 
-/// A prefix that at least one xTR has registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mapping {
-    record: Record,
-    registrations: BTreeMap<Registrant, Registration>,
-}
-
-impl Mapping {
-    /// Returns the mapping as a proxy may hand it out: neither authoritative nor local.
-    pub(crate) const fn record(&self) -> &Record {
-        &self.record
-    }
-
-    /// Lists the xTRs that registered it; one may be listed more than once.
-    pub(crate) fn owners(&self) -> impl Iterator<Item = XtrIndex> {
-        self.registrations.keys().map(|registrant| registrant.xtr)
-    }
-
-    /// Whether others may register it as well, by the merge bit.
-    pub(crate) fn is_merged(&self) -> bool {
-        self.registrations.values().all(|it| it.merge)
-    }
-
-    /// Lists what its owners have registered; one may be listed more than once.
-    pub(crate) fn offers(&self) -> impl Iterator<Item = (XtrIndex, &Registration)> {
-        let offers = self.registrations.iter();
-        offers.map(|(registrant, registration)| (registrant.xtr, registration))
-    }
-
-    /// Lists those who share it with others by the merge bit, and want to be told about it.
-    pub(crate) fn sharers(&self) -> impl Iterator<Item = (Registrant, Contact)> {
-        let registrations = self.registrations.iter();
-        let sharers = registrations.filter(|(_, it)| it.merge && it.want_notify);
-        sharers.map(|(registrant, registration)| (*registrant, registration.contact))
-    }
-
-    /// Whether `xtr` is among those who registered it.
-    pub(crate) fn is_registered_by(&self, xtr: XtrIndex) -> bool {
-        self.owners().any(|owner| owner == xtr)
-    }
-}
-
 /// What the database knows about an EID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'a> {
     /// A mapping covers it.
-    Registered(&'a Mapping),
+    Registered(Mapping<'a>),
     /// This configured prefix covers it, and nobody has registered it.
     Unregistered(EidPrefix),
     /// No configured prefix covers it.
@@ -98,13 +65,6 @@ pub(crate) enum Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// A prefix with a meaning of its own.
-#[derive(Clone, Debug, Default)]
-struct Slot {
-    boundary: bool,
-    mapping: Option<Mapping>,
-}
-
 /// What a registration did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
@@ -114,55 +74,11 @@ pub(crate) struct Stored {
 }
 
 /// The mapping database.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Mappings {
     table: PrefixTable<Slot>,
-    ledger: Ledger,
-}
-
-/// Every registration once more: by time, and by xTR.
-#[derive(Clone, Debug)]
-struct Ledger {
-    expiry: Deadlines<(EidPrefix, Registrant)>,
-    by_xtr: BTreeMap<XtrIndex, Holdings>,
-}
-
-/// What one xTR has registered, by prefix and by xTR-ID, with the number of registrations.
-#[derive(Clone, Debug, Default)]
-struct Holdings {
-    prefixes: BTreeMap<EidPrefix, usize>,
-    ids: BTreeMap<Option<XtrIds>, usize>,
-}
-
-/// Takes one off the count of `key`.
-fn uncount<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
-    }
-}
-
-impl Ledger {
-    fn add(&mut self, eid: EidPrefix, registrant: Registrant, expires: Timestamp) {
-        self.expiry.set((eid, registrant), expires);
-        let held = self.by_xtr.entry(registrant.xtr).or_default();
-        *held.prefixes.entry(eid).or_default() += 1;
-        *held.ids.entry(registrant.ids).or_default() += 1;
-    }
-
-    fn remove(&mut self, eid: EidPrefix, registrant: Registrant) {
-        self.expiry.cancel(&(eid, registrant));
-        let Some(held) = self.by_xtr.get_mut(&registrant.xtr) else {
-            return;
-        };
-        uncount(&mut held.prefixes, &eid);
-        uncount(&mut held.ids, &registrant.ids);
-        if held.prefixes.is_empty() {
-            self.by_xtr.remove(&registrant.xtr);
-        }
-    }
+    book: Book,
+    expiry: Expiry,
 }
 
 impl Mappings {
@@ -170,18 +86,12 @@ impl Mappings {
     pub(crate) fn new(boundaries: impl Iterator<Item = EidPrefix>) -> Self {
         let mut table = PrefixTable::new();
         for eid in boundaries {
-            let slot = Slot {
-                boundary: true,
-                mapping: None,
-            };
-            table.insert(eid, slot);
+            table.insert(eid, Slot::boundary());
         }
         Self {
             table,
-            ledger: Ledger {
-                expiry: Deadlines::new(),
-                by_xtr: BTreeMap::new(),
-            },
+            book: Book::new(),
+            expiry: Expiry::new(),
         }
     }
 
@@ -192,18 +102,23 @@ impl Mappings {
 
     /// Finds what answers for `asked`.
     pub(crate) fn find(&self, asked: &EidPrefix) -> Found<'_> {
-        match self.table.longest_match(asked) {
-            Some((eid, slot)) => slot
-                .mapping
-                .as_ref()
-                .map_or(Found::Unregistered(eid), Found::Registered),
-            None => Found::Unknown,
-        }
+        let found = self.table.longest_match(asked);
+        found.map_or(Found::Unknown, |(eid, slot)| self.found(eid, slot))
+    }
+
+    fn found<'a>(&'a self, eid: EidPrefix, slot: &'a Slot) -> Found<'a> {
+        let mapping = self.mapping(eid, slot);
+        mapping.map_or(Found::Unregistered(eid), Found::Registered)
+    }
+
+    fn mapping<'a>(&'a self, eid: EidPrefix, slot: &'a Slot) -> Option<Mapping<'a>> {
+        let held = self.book.read(&slot.form)?;
+        Some(Mapping::new(eid, held))
     }
 
     /// Returns the mapping of exactly `eid`.
-    pub(crate) fn exact(&self, eid: &EidPrefix) -> Option<&Mapping> {
-        self.table.exact(eid)?.mapping.as_ref()
+    pub(crate) fn exact(&self, eid: &EidPrefix) -> Option<Mapping<'_>> {
+        self.mapping(*eid, self.table.exact(eid)?)
     }
 
     /// Returns the shortest prefix that covers `asked`, is at least `shortest` bits long and has
@@ -212,16 +127,16 @@ impl Mappings {
         self.table.region(asked, shortest, most)
     }
 
+    /// Whether no mapping and no configured prefix is strictly inside `region`.
+    pub(crate) fn is_whole(&self, region: &EidPrefix) -> bool {
+        self.table.has_at_most(region, 0)
+    }
+
     /// Lists what is strictly inside `region`: mappings, and configured prefixes without one.
     pub(crate) fn strictly_inside(&self, region: EidPrefix) -> impl Iterator<Item = Found<'_>> {
         let inside = self.table.inside(&region);
-        inside
-            .filter(move |(eid, _)| *eid != region)
-            .map(|(eid, slot)| {
-                slot.mapping
-                    .as_ref()
-                    .map_or(Found::Unregistered(eid), Found::Registered)
-            })
+        let inside = inside.filter(move |(eid, _)| *eid != region);
+        inside.map(|(eid, slot)| self.found(eid, slot))
     }
 
     /// Returns what `registrant` has registered as exactly `eid`.
@@ -229,56 +144,69 @@ impl Mappings {
         &self,
         eid: &EidPrefix,
         registrant: &Registrant,
-    ) -> Option<&Registration> {
-        self.exact(eid)?.registrations.get(registrant)
+    ) -> Option<Registration> {
+        let mut all = self.exact(eid)?.registrations();
+        all.find_map(|(other, registration)| (other == *registrant).then_some(registration))
     }
 
     /// Lists everything registered.
     pub(crate) fn registrations(
         &self,
-    ) -> impl Iterator<Item = (EidPrefix, &Registrant, &Registration)> {
-        let mappings = self
-            .table
-            .iter()
-            .filter_map(|(eid, slot)| Some((eid, slot.mapping.as_ref()?)));
-        mappings.flat_map(|(eid, mapping)| {
-            let registrations = mapping.registrations.iter();
-            registrations.map(move |(registrant, registration)| (eid, registrant, registration))
+    ) -> impl Iterator<Item = (EidPrefix, Registrant, Registration)> {
+        self.registrations_after(None)
+    }
+
+    /// Lists what is registered for prefixes after `last`.
+    pub(crate) fn registrations_after(
+        &self,
+        last: Option<EidPrefix>,
+    ) -> impl Iterator<Item = (EidPrefix, Registrant, Registration)> {
+        let mappings = self.table.iter_after(last);
+        let mappings = mappings.filter_map(|(eid, slot)| self.mapping(eid, slot));
+        mappings.flat_map(|mapping| {
+            let all = mapping.registrations();
+            all.map(move |(registrant, registration)| (mapping.eid(), registrant, registration))
         })
     }
 
     /// Whether `xtr` has registered anything of this instance-id.
     pub(crate) fn has_registered(&self, xtr: XtrIndex, iid: InstanceId) -> bool {
-        self.registered_by(xtr, iid).next().is_some()
+        self.book.owners.has_any(xtr, iid)
     }
 
     /// Whether `ids` are among those with which `xtr` has registered; so are any if it registers
     /// without.
     pub(crate) fn registers_as(&self, xtr: XtrIndex, ids: XtrIds) -> bool {
-        let held = self.ledger.by_xtr.get(&xtr);
-        held.is_none_or(|held| {
-            held.ids.contains_key(&Some(ids)) || held.ids.keys().all(Option::is_none)
-        })
+        self.book.owners.registers_as(xtr, ids)
     }
 
-    /// Lists the prefixes of one instance-id that `xtr` has registered.
+    /// Lists prefixes of one instance-id that `xtr` has registered, in their order: all of them, or
+    /// `most` of them if there are more.
     pub(crate) fn registered_by(
         &self,
         xtr: XtrIndex,
         iid: InstanceId,
-    ) -> impl Iterator<Item = EidPrefix> {
-        let first = EidPrefix::new(iid, IpNet::default());
-        let prefixes = self.ledger.by_xtr.get(&xtr).into_iter();
-        let prefixes = prefixes.flat_map(move |held| held.prefixes.range(first..));
-        prefixes
-            .map(|(eid, _)| *eid)
-            .take_while(move |eid| eid.iid() == iid)
+        most: usize,
+    ) -> Vec<EidPrefix> {
+        let owners = &self.book.owners;
+        let shared = owners.shared(xtr, iid).take(most);
+        let mut eids: Vec<_> = shared.collect();
+        let mut at = owners.first(xtr, iid);
+        while let Some((eid, slot)) = at.and_then(|id| self.table.at(id))
+            && eids.len() < most
+        {
+            eids.push(eid);
+            at = slot.next();
+        }
+        eids.sort_unstable();
+        eids
     }
 
     /// Lists the prefixes of all instances that `xtr` has registered.
-    pub(crate) fn all_registered_by(&self, xtr: XtrIndex) -> impl Iterator<Item = EidPrefix> {
-        let held = self.ledger.by_xtr.get(&xtr).into_iter();
-        held.flat_map(|held| held.prefixes.keys().copied())
+    pub(crate) fn all_registered_by(&self, xtr: XtrIndex) -> Vec<EidPrefix> {
+        let iids = self.book.owners.instances(xtr).into_iter();
+        iids.flat_map(|iid| self.registered_by(xtr, iid, usize::MAX))
+            .collect()
     }
 
     /// Stores a registration for its lifetime. Without the merge bit it takes the place of all
@@ -293,157 +221,193 @@ impl Mappings {
         registration: Registration,
         now: Timestamp,
     ) -> Result<Stored, Full> {
-        let expires = now + registration.lifetime;
-        let len = self.table.len();
-        if let Some(mapping) = self
-            .table
-            .exact_mut(&eid)
-            .and_then(|slot| slot.mapping.as_mut())
-        {
-            return store_again(mapping, &mut self.ledger, registrant, registration, expires);
-        }
-        let mut mapping = Mapping {
-            record: empty_record(eid),
-            registrations: BTreeMap::from([(registrant, registration)]),
+        let expires = Millis::of(now + registration.lifetime);
+        let id = match self.table.id_of(&eid) {
+            Some(id) => id,
+            None if self.table.len() >= limits::MAPPINGS => return Err(Full),
+            None => self.table.add(eid, Slot::vacant()),
         };
-        mapping.summarise();
-        match self.table.exact_mut(&eid) {
-            Some(slot) => slot.mapping = Some(mapping),
-            None if len >= limits::MAPPINGS => return Err(Full),
-            None => {
-                let slot = Slot {
-                    boundary: false,
-                    mapping: Some(mapping),
-                };
-                self.table.insert(eid, slot);
-            }
+        if let Some(change) = self.refresh(id, registrant, &registration, expires) {
+            self.arm(id, expires);
+            let replaced = Vec::new();
+            return Ok(Stored { change, replaced });
         }
-        self.ledger.add(eid, registrant, expires);
-        Ok(Stored {
-            change: Change::Updated,
-            replaced: Vec::new(),
-        })
+        let (mut many, known) = self.take_out(id, eid);
+        let stored = many.store(registrant, registration, expires);
+        let change = match &stored {
+            Ok(stored) if known => stored.change,
+            Ok(_) => Change::Updated,
+            Err(Full) => Change::None,
+        };
+        self.put_back(id, eid, many);
+        self.arm(id, expires);
+        stored.map(|stored| Stored { change, ..stored })
+    }
+
+    /// Stores a registration where nothing but an earlier one of the same registrant is, if both are
+    /// such as mostly are.
+    fn refresh(
+        &mut self,
+        id: SlotId,
+        registrant: Registrant,
+        registration: &Registration,
+        expires: Millis,
+    ) -> Option<Change> {
+        let slot = self.table.at_mut(id)?;
+        let Form::Lean(lean) = &mut slot.form else {
+            return None;
+        };
+        self.book.refresh(lean, registrant, registration, expires)
+    }
+
+    /// Takes a mapping out of its place, to be changed; returns whether there was one.
+    fn take_out(&mut self, id: SlotId, eid: EidPrefix) -> (Many, bool) {
+        let vacant = (Many::new(eid), false);
+        let Some(slot) = self.table.at_mut(id) else {
+            return vacant;
+        };
+        let form = std::mem::replace(&mut slot.form, Form::Vacant);
+        if let Form::Lean(lean) = &form {
+            self.unlink(eid, lean);
+        }
+        self.book
+            .take(eid, form)
+            .map_or(vacant, |many| (many, true))
+    }
+
+    /// Puts a mapping in its place; the place goes with the last registration.
+    fn put_back(&mut self, id: SlotId, eid: EidPrefix, many: Many) {
+        let mut form = self.book.put(many);
+        if let Form::Lean(lean) = &mut form {
+            self.link(id, eid, lean);
+        }
+        let Some(slot) = self.table.at_mut(id) else {
+            return;
+        };
+        let is_vacant = matches!(form, Form::Vacant);
+        slot.form = form;
+        if is_vacant {
+            self.expiry.disarm(&mut slot.timer);
+            if !slot.is_boundary {
+                self.table.remove(&eid);
+            }
+            self.tidy();
+        }
+    }
+
+    /// Puts `lean` at the head of what its owner has registered.
+    fn link(&mut self, id: SlotId, eid: EidPrefix, lean: &mut Lean) {
+        let Some(xtr) = self.book.owner(lean) else {
+            return;
+        };
+        let next = self.book.owners.push(xtr, eid.iid(), id);
+        lean.set_links(None, next);
+        self.relink(next, |lean| lean.set_prev(Some(id)));
+    }
+
+    /// Takes `lean` out of what its owner has registered.
+    fn unlink(&mut self, eid: EidPrefix, lean: &Lean) {
+        let (prev, next) = lean.links();
+        if let Some(xtr) = self.book.owner(lean) {
+            let first = prev.is_none().then_some(next);
+            self.book.owners.pop(xtr, eid.iid(), first);
+        }
+        self.relink(prev, |lean| lean.set_next(next));
+        self.relink(next, |lean| lean.set_prev(prev));
+    }
+
+    fn relink(&mut self, id: Option<SlotId>, change: impl FnOnce(&mut Lean)) {
+        let slot = id.and_then(|id| self.table.at_mut(id));
+        if let Some(Form::Lean(lean)) = slot.map(|slot| &mut slot.form) {
+            change(lean);
+        }
     }
 
     /// Ends a registration; nothing happens if there is none.
     pub(crate) fn withdraw(&mut self, eid: &EidPrefix, registrant: &Registrant) -> Change {
-        let Some(slot) = self.table.exact_mut(eid) else {
+        let Some(id) = self.table.id_of(eid) else {
             return Change::None;
         };
-        let Some(mapping) = slot.mapping.as_mut() else {
+        let is_registered = self.exact(eid).is_some_and(|mapping| {
+            let mut registrants = mapping.registrants();
+            registrants.any(|other| other == *registrant)
+        });
+        if !is_registered {
             return Change::None;
-        };
-        if mapping.registrations.remove(registrant).is_none() {
-            return Change::None;
         }
-        self.ledger.remove(*eid, *registrant);
-        if !mapping.registrations.is_empty() {
-            return mapping.summarise();
-        }
-        slot.mapping = None;
-        if !slot.boundary {
-            self.table.remove(eid);
-        }
-        Change::Removed
+        let (mut many, _) = self.take_out(id, *eid);
+        let change = many.withdraw(registrant);
+        self.put_back(id, *eid, many);
+        change
     }
 
     /// Takes one registration out whose time is over.
     pub(crate) fn expire(&mut self, now: Timestamp) -> Option<(EidPrefix, Registrant, Change)> {
-        let (eid, registrant) = self.ledger.expiry.pop_due(now)?;
-        let change = self.withdraw(&eid, &registrant);
-        Some((eid, registrant, change))
-    }
-
-    /// Returns when the next registration expires.
-    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.ledger.expiry.next()
-    }
-}
-
-/// Stores a registration of a prefix that has one already.
-fn store_again(
-    mapping: &mut Mapping,
-    ledger: &mut Ledger,
-    registrant: Registrant,
-    registration: Registration,
-    expires: Timestamp,
-) -> Result<Stored, Full> {
-    let eid = mapping.record.eid;
-    let mut replaced = Vec::new();
-    for (other, old) in &mapping.registrations {
-        if *other != registrant && !(registration.merge && old.merge) {
-            replaced.push(*other);
-        }
-    }
-    let known = mapping.registrations.contains_key(&registrant);
-    if !known && mapping.registrations.len() - replaced.len() >= limits::REGISTRATIONS_PER_MAPPING {
-        return Err(Full);
-    }
-    for other in &replaced {
-        mapping.registrations.remove(other);
-        ledger.remove(eid, *other);
-    }
-    if known {
-        ledger.expiry.set((eid, registrant), expires);
-    } else {
-        ledger.add(eid, registrant, expires);
-    }
-    let old = mapping.registrations.insert(registrant, registration);
-    let unchanged = replaced.is_empty() && old.as_ref() == mapping.registrations.get(&registrant);
-    let change = if unchanged {
-        Change::None
-    } else {
-        mapping.summarise()
-    };
-    Ok(Stored { change, replaced })
-}
-
-impl Mapping {
-    /// Brings the record up to date with the registrations.
-    fn summarise(&mut self) -> Change {
-        let mut by_rloc: BTreeMap<Rloc, Locator> = BTreeMap::new();
-        for locator in self
-            .registrations
-            .values()
-            .flat_map(|registration| &registration.locators)
-        {
-            let locator = Locator {
-                local: false,
-                probed: false,
-                ..*locator
+        let now = Millis::passed(now);
+        loop {
+            let table = &self.table;
+            let id = self
+                .expiry
+                .pop_due(now, |id| table.at(id).map(|(eid, _)| eid))?;
+            let Some((eid, slot)) = self.table.at(id) else {
+                continue;
             };
-            by_rloc.entry(locator.rloc).or_insert(locator);
+            let Some((registrant, expires)) = self.book.first_to_expire(&slot.form) else {
+                continue;
+            };
+            let armed = self.table.at_mut(id).map(|slot| &mut slot.timer);
+            if !armed.is_some_and(|timer| self.expiry.fired(timer)) {
+                continue;
+            }
+            // It was refreshed since, or there are more registrations.
+            if expires > now {
+                self.arm(id, expires);
+                continue;
+            }
+            self.arm(id, now);
+            let change = self.withdraw(&eid, &registrant);
+            return Some((eid, registrant, change));
         }
-        let mut locators: Vec<_> = by_rloc.into_values().collect();
-        if locators.len() > limits::LOCATORS_PER_RECORD {
-            locators.sort_by_key(|locator| (locator.priority, locator.rloc));
-            locators.truncate(limits::LOCATORS_PER_RECORD);
-            locators.sort_by_key(|locator| locator.rloc);
+    }
+
+    /// Makes sure that a look is taken at a mapping no later than `at`.
+    fn arm(&mut self, id: SlotId, at: Millis) {
+        if let Some(slot) = self.table.at_mut(id) {
+            self.expiry.arm(&mut slot.timer, id, at);
         }
-        let ttl = self
-            .registrations
-            .values()
-            .map(|registration| registration.ttl)
-            .min();
-        let record = Record {
-            ttl: ttl.unwrap_or(Ttl::WITHDRAW),
-            locators,
-            ..empty_record(self.record.eid)
-        };
-        if record == self.record {
-            return Change::None;
-        }
-        self.record = record;
-        Change::Updated
+    }
+
+    /// Forgets timers of mappings that are no more, once those are most.
+    fn tidy(&mut self) {
+        let table = &self.table;
+        self.expiry
+            .tidy(|id| table.at(id).map(|(_, slot)| &slot.timer));
+    }
+
+    /// Returns when the next registration may expire.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.expiry.next()
     }
 }
 
-const fn empty_record(eid: EidPrefix) -> Record {
-    Record {
-        eid,
-        ttl: Ttl::WITHDRAW,
-        action: Action::NoAction,
-        authoritative: false,
-        locators: Vec::new(),
+impl std::fmt::Debug for Mappings {
+    /// Writes what is registered until when, not how it has come there.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let entries = self.table.iter().map(|(eid, slot)| {
+            let mapping = self.mapping(eid, slot);
+            let expiry = self.book.expiries(&slot.form);
+            (
+                eid,
+                (
+                    slot.is_boundary,
+                    mapping.map(|it| it.registrations().collect::<Vec<_>>()),
+                    expiry,
+                ),
+            )
+        });
+        f.debug_map().entries(entries).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

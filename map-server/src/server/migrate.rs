@@ -177,8 +177,7 @@ impl MapServer {
         let mappings = &self.state.mappings;
         let whole = self.whole_records(client, iid).into_iter();
         let mut records: BTreeMap<_, _> = whole.map(|record| (record.eid, record)).collect();
-        let own = mappings.registered_by(client, iid);
-        for eid in own.take(limits::RECORDS_PER_XTR) {
+        for eid in mappings.registered_by(client, iid, limits::RECORDS_PER_XTR) {
             let Some(mapping) = mappings.exact(&eid) else {
                 continue;
             };
@@ -186,7 +185,7 @@ impl MapServer {
                 if mappings.region(&part, part.net().prefix_len(), 0) == Some(part) {
                     let record = Record {
                         eid: part,
-                        ..mapping.record().clone()
+                        ..mapping.record()
                     };
                     records.entry(part).or_insert(record);
                 }

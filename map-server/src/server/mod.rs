@@ -4,6 +4,7 @@
 //! IO; what must be done is appended to [`Actions`].
 
 mod actions;
+mod answer;
 mod assignments;
 #[cfg(test)]
 mod bench;
@@ -44,14 +45,16 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 
-use lisp_proto::{DecodeError, Message, Timestamp, decode};
+use lisp_proto::{DecodeError, Ecm, MapRequest, Message, Record, Timestamp, decode};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 pub use actions::{Action, Actions, Event, Input, Via};
+pub use answer::{Answered, Desk};
 pub use counters::{Counters, DropReason};
 pub use inspect::Sizes;
 pub use operator::{Clients, Command, Migration, MigrationState, Refused, Step, Why};
+pub use restore::SnapshotMark;
 
 use crate::config::{Config, Options};
 use assignments::Assignments;
@@ -78,6 +81,8 @@ pub struct MapServer {
     rng: StdRng,
     /// Messages are written here before they are sent.
     scratch: Vec<u8>,
+    /// Records likewise.
+    draft: Record,
 }
 
 /// Everything that authenticated messages and operators, and nothing else, may change.
@@ -126,6 +131,7 @@ impl MapServer {
             sites,
             rng: StdRng::from_seed(seed),
             scratch: Vec::new(),
+            draft: answer::blank(),
         }
     }
 
@@ -184,16 +190,9 @@ impl MapServer {
                 self.register(now, origin, bytes, &register, actions)
             }
             Ok(Message::MapNotifyAck(ack)) => self.acknowledged(now, origin, bytes, &ack, actions),
-            Ok(Message::Ecm(ecm)) if !ecm.intact => actions.count(DropReason::Malformed),
-            Ok(Message::Ecm(ecm)) => match decode(ecm.message) {
-                Ok(Message::MapRequest(request)) => {
-                    // The answer goes to the inner source port (RFC 9301 §4), and to the address
-                    // that the ECM came from.
-                    let src = SocketAddr::new(origin.src.ip(), ecm.source.port());
-                    self.request(now, Origin { src, ..origin }, &request, actions);
-                }
-                Ok(_) => actions.count(DropReason::UnexpectedMessage),
-                Err(error) => actions.count(unreadable(error)),
+            Ok(Message::Ecm(ecm)) => match opened(origin, &ecm) {
+                Ok((origin, request)) => self.request(now, origin, &request, actions),
+                Err(reason) => actions.count(reason),
             },
             Ok(
                 Message::MapReply(_)
@@ -212,6 +211,22 @@ impl MapServer {
         self.retransmit(now, actions);
         self.release_overdue(now, actions);
         self.move_on_overdue(now, actions);
+    }
+}
+
+/// Reads the Map-Request inside an ECM. The answer goes to the inner source port (RFC 9301 §4), and to
+/// the address that the ECM came from.
+fn opened<'a>(origin: Origin, ecm: &Ecm<'a>) -> Result<(Origin, MapRequest<'a>), DropReason> {
+    if !ecm.intact {
+        return Err(DropReason::Malformed);
+    }
+    match decode(ecm.message) {
+        Ok(Message::MapRequest(request)) => {
+            let src = SocketAddr::new(origin.src.ip(), ecm.source.port());
+            Ok((Origin { src, ..origin }, request))
+        }
+        Ok(_) => Err(DropReason::UnexpectedMessage),
+        Err(error) => Err(unreadable(error)),
     }
 }
 

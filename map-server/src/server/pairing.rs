@@ -63,7 +63,7 @@ impl MapServer {
             if theirs.is_empty() && mapping.is_registered_by(requester) {
                 continue;
             }
-            let ttl = mapping.record().ttl;
+            let ttl = mapping.ttl();
             owners.extend(theirs);
             let region = self.answered_region(eid, limits::RECORDS_PER_REPLY - 1);
             if let Some(region) = region {
@@ -92,7 +92,7 @@ impl MapServer {
             let Found::Registered(mapping) = found else {
                 continue;
             };
-            let ttl = mapping.record().ttl;
+            let ttl = mapping.ttl();
             let region = self.answered_region(eid, limits::RECORDS_PER_REPLY - 1);
             if let Some(region) = region {
                 self.subscribe(now, region, requester, ttl, actions);
@@ -117,10 +117,10 @@ impl MapServer {
         let Found::Registered(mapping) = found else {
             return Vec::new();
         };
-        if mapping.is_registered_by(requester) || mapping.record().locators.is_empty() {
+        if mapping.is_registered_by(requester) || mapping.leads_nowhere() {
             return Vec::new();
         }
-        if let Some(owner) = self.owner_of(mapping, requester) {
+        if let Some(owner) = self.owner_of(*mapping, requester) {
             return vec![owner];
         }
         let owners = mapping.owners().filter(|owner| self.is_agent(*owner));
@@ -212,8 +212,8 @@ impl MapServer {
     /// anything else.
     pub(super) fn whole_records(&self, xtr: XtrIndex, iid: InstanceId) -> Vec<Record> {
         let mappings = &self.state.mappings;
-        let eids = mappings.registered_by(xtr, iid);
-        let records = eids.take(limits::RECORDS_PER_XTR).filter_map(|eid| {
+        let eids = mappings.registered_by(xtr, iid, limits::RECORDS_PER_XTR);
+        let records = eids.into_iter().filter_map(|eid| {
             let whole = mappings.region(&eid, eid.net().prefix_len(), 0) == Some(eid);
             let record = mappings.exact(&eid)?.record();
             (whole && !record.locators.is_empty()).then(|| record.clone())
@@ -241,9 +241,7 @@ impl MapServer {
             }
             let ttl = match self.state.mappings.find(eid) {
                 Found::Unregistered(_) => limits::TTL_UNREGISTERED,
-                Found::Registered(mapping) if mapping.record().locators.is_empty() => {
-                    mapping.record().ttl
-                }
+                Found::Registered(mapping) if mapping.leads_nowhere() => mapping.ttl(),
                 Found::Registered(_) | Found::Unknown => continue,
             };
             if self.state.subscribers.count(requester) >= limits::SUBSCRIPTIONS_WHEN_DENIED {
@@ -270,10 +268,7 @@ impl MapServer {
             .state
             .mappings
             .region(source, record.eid.net().prefix_len(), 0)?;
-        Some(Record {
-            eid,
-            ..record.clone()
-        })
+        Some(Record { eid, ..record })
     }
 
     /// Subscribes `xtr` to `eid`, which it has asked for, for as long as the answer is good.

@@ -87,9 +87,9 @@ impl MapServer {
                 if shared.is_empty() {
                     return Err(Refused::NothingShared {
                         from: from.clone(),
-                        from_has: mappings.all_registered_by(source).collect(),
+                        from_has: mappings.all_registered_by(source),
                         to: to.clone(),
-                        to_has: mappings.all_registered_by(destination).collect(),
+                        to_has: mappings.all_registered_by(destination),
                     });
                 }
                 Ok(self.plan_migration(source, destination, clients, &shared))
@@ -116,7 +116,7 @@ impl MapServer {
     fn shares(&self, xtr: XtrIndex) -> Vec<EidPrefix> {
         let mappings = &self.state.mappings;
         let eids = mappings.all_registered_by(xtr);
-        let shared = eids.filter(|eid| {
+        let shared = eids.into_iter().filter(|eid| {
             let mapping = mappings.exact(eid);
             mapping.is_some_and(|mapping| self.is_shared(mapping))
         });
@@ -174,8 +174,7 @@ impl MapServer {
 
     /// Says where `client` is instead.
     fn elsewhere(&self, client: XtrIndex, eids: &[EidPrefix]) -> Why {
-        let mut registered = self.state.mappings.all_registered_by(client);
-        if registered.next().is_none() {
+        if self.state.mappings.all_registered_by(client).is_empty() {
             return Why::NothingRegistered;
         }
         let assignments = &self.state.assignments;

@@ -13,10 +13,10 @@ use super::sites::XtrIndex;
 const LAST_OWN: u8 = u8::MAX - 2;
 
 /// Returns the lowest priority number that `owner` offers, and the weight of that.
-pub(super) fn offer(mapping: &Mapping, owner: XtrIndex) -> (u8, u32) {
+pub(super) fn offer(mapping: Mapping<'_>, owner: XtrIndex) -> (u8, u32) {
     let locators = || {
         let offers = mapping.offers().filter(|(xtr, _)| *xtr == owner);
-        offers.flat_map(|(_, offer)| &offer.locators)
+        offers.flat_map(|(_, locators)| locators)
     };
     let priority = locators().map(|locator| locator.priority).min();
     let priority = priority.unwrap_or(u8::MAX);
@@ -36,14 +36,14 @@ pub(super) fn withholds(locators: &[Locator]) -> bool {
 /// used at all while they are drained. An owner that withholds its own keeps its clients until they
 /// have moved.
 pub(super) fn locators_for(
-    mapping: &Mapping,
+    mapping: Mapping<'_>,
     owner: XtrIndex,
     is_draining: impl Fn(XtrIndex) -> bool,
 ) -> Vec<Locator> {
     let is_own = |xtr: &XtrIndex| *xtr == owner;
     let own = mapping.offers().filter(|(xtr, _)| is_own(xtr));
     let own: Vec<u8> = own
-        .flat_map(|(_, offer)| &offer.locators)
+        .flat_map(|(_, locators)| locators)
         .map(|it| it.priority)
         .collect();
     let leaves = own.iter().all(|priority| *priority == u8::MAX);
@@ -51,8 +51,8 @@ pub(super) fn locators_for(
     let last = usable.map(|it| (*it).min(LAST_OWN)).max();
     let behind = last.map_or(0, |last| last.saturating_add(1));
     let mut locators: BTreeMap<_, (bool, Locator)> = BTreeMap::new();
-    for (xtr, offer) in mapping.offers() {
-        for locator in &offer.locators {
+    for (xtr, offered) in mapping.offers() {
+        for locator in &offered {
             let priority = match locator.priority {
                 own if is_own(&xtr) && (leaves || own != u8::MAX) => own.min(LAST_OWN),
                 u8::MAX => u8::MAX,

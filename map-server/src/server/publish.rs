@@ -142,9 +142,7 @@ impl MapServer {
     /// `subscriber` is told it; `None` if that is not `eid`.
     fn part_of(&self, eid: &EidPrefix, part: EidPrefix, subscriber: XtrIndex) -> Option<Record> {
         match self.state.mappings.find(&part) {
-            Found::Registered(mapping)
-                if eid.covers(&mapping.record().eid) && mapping.record().eid != *eid =>
-            {
+            Found::Registered(mapping) if eid.covers(&mapping.eid()) && mapping.eid() != *eid => {
                 None
             }
             Found::Unregistered(boundary) if eid.covers(&boundary) && boundary != *eid => None,
@@ -173,7 +171,7 @@ impl MapServer {
                 if Some(sharer) == by {
                     continue;
                 }
-                let mut record = mapping.record().clone();
+                let mut record = mapping.record();
                 if self.sites.via(sharer.xtr) == Via::Plain {
                     without_keys(&mut record);
                 }
@@ -200,7 +198,7 @@ impl MapServer {
         let found = changes.iter().filter_map(|changed| {
             let newcomer = changed.newcomer.filter(|xtr| self.is_agent(*xtr))?;
             let mapping = self.state.mappings.exact(&changed.eid)?;
-            let reachable = !mapping.record().locators.is_empty();
+            let reachable = !mapping.leads_nowhere();
             reachable.then_some((newcomer, changed.eid.iid()))
         });
         found.collect()

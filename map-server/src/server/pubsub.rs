@@ -185,7 +185,7 @@ impl MapServer {
         self.note_client(asked, subscriber, actions);
         let inside = self.state.mappings.strictly_inside(asked);
         let shared = inside.filter_map(|found| match found {
-            Found::Registered(mapping) if mapping.is_merged() => Some(mapping.record().eid),
+            Found::Registered(mapping) if mapping.is_merged() => Some(mapping.eid()),
             Found::Registered(_) | Found::Unregistered(_) | Found::Unknown => None,
         });
         for eid in shared.collect::<Vec<_>>() {
@@ -287,7 +287,7 @@ impl MapServer {
         let inside = mappings.strictly_inside(*asked);
         for found in inside.take(limits::ENTRIES_PER_SUBSCRIPTION) {
             let eid = match found {
-                Found::Registered(mapping) => mapping.record().eid,
+                Found::Registered(mapping) => mapping.eid(),
                 Found::Unregistered(eid) => eid,
                 Found::Unknown => continue,
             };

@@ -1,9 +1,9 @@
 //! Does this source ask too fast?
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use lisp_proto::Timestamp;
 
 use super::limits;
@@ -36,17 +36,20 @@ impl RateLimiter {
 
     /// Takes one token out of the bucket of `source`; returns whether there was one.
     pub(crate) fn allow(&mut self, now: Timestamp, source: IpAddr) -> bool {
-        let known = self
-            .current
-            .get(&source)
-            .or_else(|| self.previous.get(&source));
-        let full_at = known.map_or(now, |full_at| now.max(*full_at));
+        if let Some(full_at) = self.current.get_mut(&source) {
+            let before = now.max(*full_at);
+            let allowed = before - now <= self.burst;
+            if allowed {
+                *full_at = before + self.token;
+            }
+            return allowed;
+        }
+        let full_at = self.previous.get(&source);
+        let full_at = full_at.map_or(now, |full_at| now.max(*full_at));
         if full_at - now > self.burst {
             return false;
         }
-        if self.current.len() >= limits::RATE_LIMITED_SOURCES / 2
-            && !self.current.contains_key(&source)
-        {
+        if self.current.len() >= limits::RATE_LIMITED_SOURCES / 2 {
             self.previous = std::mem::take(&mut self.current);
         }
         self.current.insert(source, full_at + self.token);

@@ -183,6 +183,7 @@ impl MapServer {
             .state
             .mappings
             .registration(&record.eid, &terms.registrant);
+        let before = before.as_ref();
         let begins_to_share = terms.merge && before.is_some_and(|before| !before.merge);
         let withheld_before = before.is_some_and(|before| withholds(&before.locators));
         let withheld = terms.merge && withholds(&record.locators) && !withheld_before;
@@ -329,7 +330,7 @@ impl MapServer {
         if terms.merge {
             for record in &mut records {
                 if let Some(mapping) = self.state.mappings.exact(&record.eid) {
-                    record.clone_from(mapping.record());
+                    mapping.write_to(record);
                 }
             }
         }

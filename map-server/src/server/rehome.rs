@@ -34,7 +34,7 @@ impl MapServer {
             let clients: Vec<_> = self.state.assignments.clients(&eid).collect();
             for (client, from) in clients {
                 let mapping = self.state.mappings.exact(&eid);
-                let mapping = mapping.filter(|mapping| self.is_shared(mapping));
+                let mapping = mapping.filter(|mapping| self.is_shared(*mapping));
                 if mapping.is_some_and(|mapping| mapping.is_registered_by(from)) {
                     continue;
                 }
@@ -125,8 +125,8 @@ impl MapServer {
             return Vec::new();
         }
         let most = limits::RECORDS_PER_XTR;
-        let theirs: Vec<_> = mappings.registered_by(client, iid).take(most).collect();
-        let own = mappings.registered_by(owner, iid).take(most);
+        let theirs = mappings.registered_by(client, iid, most);
+        let own = mappings.registered_by(owner, iid, most).into_iter();
         let own = own.filter(|eid| {
             let mapping = mappings.exact(eid);
             mapping.is_some_and(|mapping| self.owner_of(mapping, client).is_none())
@@ -152,7 +152,8 @@ impl MapServer {
         let subscribers = &self.state.subscribers;
         let needed = subscribers.needed_by(client);
         let mut needed = needed.filter(|eid| eid.iid() == iid);
-        let mut own = self.state.mappings.registered_by(client, iid);
+        let own = self.state.mappings.registered_by(client, iid, usize::MAX);
+        let mut own = own.into_iter();
         needed.any(|eid| {
             let found = self.state.mappings.find(eid);
             self.owners_to_tell(&found, client).contains(&owner)
@@ -178,7 +179,7 @@ impl MapServer {
         let mut clients: Vec<_> = around.map(|client| (eid, client)).collect();
         for (part, xtrs) in subscribers.strictly_inside(eid) {
             let found = self.state.mappings.find(&part);
-            if matches!(found, Found::Registered(mapping) if mapping.record().eid == eid) {
+            if matches!(found, Found::Registered(mapping) if mapping.eid() == eid) {
                 clients.extend(xtrs.iter().map(|client| (part, *client)));
             }
         }

@@ -4,13 +4,15 @@
 
 use std::net::IpAddr;
 
+use arrayvec::ArrayVec;
 use lisp_proto::{Address, EidPrefix, MapRequest, Timestamp};
 
 use super::actions::{Actions, Event, Via};
+use super::answer::is_question;
 use super::counters::DropReason;
 use super::held::{Answer, PendingReply};
 use super::pairing::Paired;
-use super::{MapServer, Origin, limits};
+use super::{MapServer, Origin};
 use crate::config::ReplyAfter;
 
 impl MapServer {
@@ -22,6 +24,9 @@ impl MapServer {
         request: &MapRequest<'_>,
         actions: &mut Actions,
     ) {
+        if is_question(origin, request) {
+            return self.reply_at_once(now, origin, request, actions);
+        }
         let reply = match self.admit(origin, request, actions) {
             Ok(reply) => reply,
             Err(reason) => return actions.count(reason),
@@ -70,7 +75,7 @@ impl MapServer {
     }
 
     /// Decides whether, whereto and about what a Map-Request is answered.
-    fn admit(
+    pub(super) fn admit(
         &self,
         origin: Origin,
         request: &MapRequest<'_>,
@@ -96,9 +101,9 @@ impl MapServer {
         if !unnamed && !request.itr_rlocs().any(|rloc| rloc.ip() == Some(source)) {
             return Err(DropReason::ForeignItrRloc);
         }
-        let mut eids: Vec<EidPrefix> = Vec::new();
+        let mut eids = ArrayVec::new();
         for requested in request.eids() {
-            if eids.len() >= limits::EIDS_PER_REQUEST {
+            if eids.is_full() {
                 actions.count(DropReason::TooManyEids);
                 break;
             }
@@ -114,12 +119,12 @@ impl MapServer {
         if eids.is_empty() {
             return Err(DropReason::NoEid);
         }
-        let xtr = requester.map(|xtr| self.sites.site(xtr).name.clone());
-        for eid in &eids {
-            actions.event(Event::Request {
-                xtr: xtr.clone(),
-                eid: *eid,
-            });
+        if !actions.is_quiet() {
+            let xtr = requester.map(|xtr| self.sites.site(xtr).name.clone());
+            for eid in &eids {
+                let xtr = xtr.clone();
+                actions.event(Event::Request { xtr, eid: *eid });
+            }
         }
         Ok(PendingReply {
             dst: origin.src,
@@ -183,6 +188,7 @@ mod tests {
     use crate::server::bench::{
         Bench, Sent, control, ecm, eid, ip, plain_record, request, request_with, socket,
     };
+    use crate::server::limits;
     use lisp_proto::RequestFlags;
 
     const STRANGER: &str = "198.51.100.66:1234";

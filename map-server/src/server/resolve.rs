@@ -32,19 +32,34 @@ impl MapServer {
     }
 
     fn send_map_reply(&mut self, now: Timestamp, reply: &PendingReply, actions: &mut Actions) {
+        match self.records_for(now, reply) {
+            Ok(records) => self.send_records(reply, records, actions),
+            Err(reason) => actions.count(reason),
+        }
+    }
+
+    /// Returns what a Map-Reply says.
+    ///
+    /// # Errors
+    /// It is too early to say that nobody has registered something.
+    pub(super) fn records_for(
+        &self,
+        now: Timestamp,
+        reply: &PendingReply,
+    ) -> Result<Vec<Record>, DropReason> {
         let most = limits::RECORDS_PER_REPLY / reply.eids.len().max(1);
         let mut records: Vec<Record> = Vec::new();
         for eid in &reply.eids {
-            for record in self.answer(eid, most.saturating_sub(1), reply.requester) {
+            for record in self.describe_around(eid, most.saturating_sub(1), reply.requester) {
                 if !records.contains(&record) {
                     records.push(record);
                 }
             }
         }
         if now < self.quiet_until && records.iter().any(|record| self.is_unregistered(record)) {
-            return actions.count(DropReason::TooEarly);
+            return Err(DropReason::TooEarly);
         }
-        self.send_records(reply, records, actions);
+        Ok(records)
     }
 
     /// Writes and sends a Map-Reply.
@@ -54,24 +69,14 @@ impl MapServer {
         mut records: Vec<Record>,
         actions: &mut Actions,
     ) {
-        if !reply.keys {
-            records.iter_mut().for_each(without_keys);
-        }
-        let params = ReplyParams {
-            probe: false,
-            echo_nonce: false,
-            nonce: reply.nonce,
-            records: &records,
-        };
         self.scratch.clear();
-        if encode_map_reply(&params, &mut self.scratch).is_err() {
-            return actions.count(DropReason::TooLarge);
+        match write_reply(reply, &mut records, &mut self.scratch) {
+            Ok(()) => {
+                actions.send(reply.dst, reply.via, &self.scratch);
+                self.tell_of_answer(reply.requester, &records, actions);
+            }
+            Err(reason) => actions.count(reason),
         }
-        if self.scratch.len() > reply.max_len {
-            return actions.count(DropReason::WouldAmplify);
-        }
-        actions.send(reply.dst, reply.via, &self.scratch);
-        self.tell_of_answer(reply.requester, &records, actions);
     }
 
     /// Tells the operator what was answered.
@@ -104,7 +109,12 @@ impl MapServer {
     /// Where more lies inside than may be listed, the answer speaks of a smaller prefix around
     /// `asked`: a longer list would be cut, and what is cut off would be taken for a part of the
     /// surrounding mapping.
-    fn answer(&self, asked: &EidPrefix, most: usize, requester: Option<XtrIndex>) -> Vec<Record> {
+    fn describe_around(
+        &self,
+        asked: &EidPrefix,
+        most: usize,
+        requester: Option<XtrIndex>,
+    ) -> Vec<Record> {
         let Some(region) = self.answered_region(asked, most) else {
             // Whoever asks for this much must ask for less, address by address.
             return vec![negative(
@@ -117,7 +127,7 @@ impl MapServer {
         let mut records = vec![self.describe(found, region, requester)];
         for found in self.state.mappings.strictly_inside(region) {
             let eid = match found {
-                Found::Registered(mapping) => mapping.record().eid,
+                Found::Registered(mapping) => mapping.eid(),
                 Found::Unregistered(eid) => eid,
                 Found::Unknown => continue,
             };
@@ -140,7 +150,7 @@ impl MapServer {
         };
         match mappings.find(asked) {
             Found::Registered(mapping) => {
-                mappings.region(asked, mapping.record().eid.net().prefix_len(), most)
+                mappings.region(asked, mapping.eid().net().prefix_len(), most)
             }
             Found::Unregistered(eid) => negative_region(eid.net().prefix_len()),
             Found::Unknown => negative_region(0),
@@ -156,8 +166,8 @@ impl MapServer {
     ) -> Record {
         let action = self.options.negative_action;
         match found {
-            Found::Registered(mapping) if mapping.record().locators.is_empty() => {
-                negative(eid, action, mapping.record().ttl)
+            Found::Registered(mapping) if mapping.leads_nowhere() => {
+                negative(eid, action, mapping.ttl())
             }
             Found::Registered(mapping) => Record {
                 eid,
@@ -167,6 +177,33 @@ impl MapServer {
             Found::Unknown => negative(eid, action, limits::TTL_UNKNOWN),
         }
     }
+}
+
+/// Appends a Map-Reply with `records` to `out`.
+///
+/// # Errors
+/// It is larger than the format, or the receiver, allows.
+pub(super) fn write_reply(
+    reply: &PendingReply,
+    records: &mut [Record],
+    out: &mut Vec<u8>,
+) -> Result<(), DropReason> {
+    if !reply.keys {
+        records.iter_mut().for_each(without_keys);
+    }
+    let params = ReplyParams {
+        probe: false,
+        echo_nonce: false,
+        nonce: reply.nonce,
+        records,
+    };
+    let before = out.len();
+    encode_map_reply(&params, out).map_err(|_| DropReason::TooLarge)?;
+    if out.len() - before > reply.max_len {
+        out.truncate(before);
+        return Err(DropReason::WouldAmplify);
+    }
+    Ok(())
 }
 
 pub(super) const fn negative(eid: EidPrefix, action: NegativeAction, ttl: Ttl) -> Record {

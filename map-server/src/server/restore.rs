@@ -13,10 +13,59 @@ use super::{MapServer, limits};
 use crate::config::XtrName;
 use crate::store_event::{StoreEvent, XtrIds};
 
+/// How far a snapshot has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotMark {
+    /// Nothing is in it yet.
+    Beginning,
+    /// What is registered for prefixes up to this one, if any, is in it.
+    Registrations(Option<EidPrefix>),
+    /// All is in it.
+    End,
+}
+
 impl MapServer {
     /// Returns the facts that together say all that must survive a restart: they can take the
     /// place of every [`StoreEvent`] emitted so far.
     pub fn snapshot(&self) -> impl Iterator<Item = StoreEvent> {
+        let registrations = self.registered_after(None);
+        let rest = registrations.chain(self.assignment_facts());
+        self.numbers().chain(rest)
+    }
+
+    /// Returns the next of the facts of [`Self::snapshot`], beginning with those after `after`, and where
+    /// they end; `None` at the end of all.
+    ///
+    /// Facts that change between two calls may be those of before or of after the change.
+    pub fn snapshot_part(&self, after: SnapshotMark) -> Option<(Vec<StoreEvent>, SnapshotMark)> {
+        let last = match after {
+            SnapshotMark::Beginning => {
+                return Some((self.numbers().collect(), SnapshotMark::Registrations(None)));
+            }
+            SnapshotMark::Registrations(last) => last,
+            SnapshotMark::End => return None,
+        };
+        let mut part: Vec<_> = Vec::new();
+        let mut mark = SnapshotMark::End;
+        for event in self.registered_after(last) {
+            let StoreEvent::Registered { record, .. } = &event else {
+                continue;
+            };
+            let eid = record.eid;
+            // All registrations of one prefix are in the same part.
+            if part.len() >= limits::SNAPSHOT_PART && mark != SnapshotMark::Registrations(Some(eid))
+            {
+                return Some((part, mark));
+            }
+            mark = SnapshotMark::Registrations(Some(eid));
+            part.push(event);
+        }
+        part.extend(self.assignment_facts());
+        Some((part, SnapshotMark::End))
+    }
+
+    /// Returns the numbers that only grow.
+    fn numbers(&self) -> impl Iterator<Item = StoreEvent> {
         let state = &self.state;
         let name = |xtr: XtrIndex| self.sites.site(xtr).name.clone();
         let nonces =
@@ -36,26 +85,6 @@ impl MapServer {
                 xtr: name(xtr),
                 nonce,
             });
-        let registrations = state.mappings.registrations();
-        let registrations =
-            registrations.map(
-                move |(eid, registrant, registration)| StoreEvent::Registered {
-                    xtr: name(registrant.xtr),
-                    ids: registrant.ids,
-                    record: Record {
-                        eid,
-                        ttl: registration.ttl,
-                        action: Action::NoAction,
-                        authoritative: false,
-                        locators: registration.locators.clone(),
-                    },
-                    merge: registration.merge,
-                    want_notify: registration.want_notify,
-                    lifetime: registration.lifetime,
-                    source: registration.contact.source,
-                    full_tag: registration.contact.full_tag,
-                },
-            );
         let subscriptions = state
             .replay
             .subscriptions()
@@ -64,11 +93,31 @@ impl MapServer {
                 ids: registrant.ids,
                 nonce,
             });
-        nonces
-            .chain(floors)
-            .chain(subscriptions)
-            .chain(registrations)
-            .chain(self.assignment_facts())
+        nonces.chain(floors).chain(subscriptions)
+    }
+
+    /// Returns what is registered for prefixes after `last`.
+    fn registered_after(&self, last: Option<EidPrefix>) -> impl Iterator<Item = StoreEvent> {
+        let name = |xtr: XtrIndex| self.sites.site(xtr).name.clone();
+        let registrations = self.state.mappings.registrations_after(last);
+        registrations.map(
+            move |(eid, registrant, registration)| StoreEvent::Registered {
+                xtr: name(registrant.xtr),
+                ids: registrant.ids,
+                record: Record {
+                    eid,
+                    ttl: registration.ttl,
+                    action: Action::NoAction,
+                    authoritative: false,
+                    locators: registration.locators.clone(),
+                },
+                merge: registration.merge,
+                want_notify: registration.want_notify,
+                lifetime: registration.lifetime,
+                source: registration.contact.source,
+                full_tag: registration.contact.full_tag,
+            },
+        )
     }
 
     /// Takes a fact of an earlier run over, or counts it if it has become meaningless.
@@ -286,6 +335,25 @@ mod tests {
             bench.restart().server.fingerprint(),
             history.server.fingerprint()
         );
+    }
+
+    #[test]
+    fn the_parts_of_a_snapshot_are_the_whole() {
+        let mut bench = Bench::new();
+        bench.register_all();
+        let many = (0..2 * limits::SNAPSHOT_PART)
+            .map(|n| plain_record(&format!("192.168.{}.{}", n / 256, n % 256), "192.0.2.200"));
+        for records in many.collect::<Vec<_>>().chunks(200) {
+            let register = bench.register_of("gear", records);
+            bench.datagram(socket("192.0.2.200:4342"), Via::Plain, &register.bytes());
+        }
+        let (mut all, mut mark) = (Vec::new(), SnapshotMark::Beginning);
+        while let Some((part, next)) = bench.server.snapshot_part(mark) {
+            assert!(part.len() <= limits::SNAPSHOT_PART + 1);
+            all.extend(part);
+            mark = next;
+        }
+        assert_eq!(all, bench.server.snapshot().collect::<Vec<_>>());
     }
 
     #[test]

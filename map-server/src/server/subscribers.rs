@@ -30,7 +30,7 @@ pub(crate) struct Subscribers {
 }
 
 impl Subscribers {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             table: PrefixTable::new(),
             by_xtr: BTreeMap::new(),

@@ -1,18 +1,22 @@
 //! The daemon around the state machine: receive, handle, act.
 //!
-//! One task, no locks. Datagrams that have arrived are handled before timers that are due, so that
+//! One task owns the state machine, and does all that changes it; questions that change nothing are answered
+//! by whichever thread has received them (`posts`, `workers`). Datagrams that have arrived are handled before timers that are due, so that
 //! a server which could not run for a while does not act on silence that was none.
 
 mod admin;
 mod clock;
 mod control;
 mod endpoints;
+mod facts;
 mod narrate;
 mod operate;
+mod posts;
 mod settings;
 mod sink;
 mod sockets;
 mod store;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,9 +38,12 @@ use wg_device::PrivateKey;
 use self::admin::{Admin, Question, REQUEST_BYTES};
 use self::clock::Clock;
 use self::control::ControlTunnel;
+use self::facts::Facts;
+use self::posts::{Clerk, SharedServer, read, write};
 use self::sink::Sink;
 use self::sockets::Sockets;
 use self::store::{Recovered, Snapshot, Store};
+use self::workers::{HandedOn, Workers};
 use crate::server::{Actions, Input, MapServer, Via, limits};
 use crate::store_event::StoreEvent;
 
@@ -49,14 +56,19 @@ const CONTROL_PORT: u16 = 4342;
 /// How often the store is told that the server is alive, and the counters are reported.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
+/// Batches of datagrams taken from one socket before the others, and the timers, have their turn.
+const TURN: usize = 4;
+
 /// Timers wait no longer than this for the sockets to run dry: under a flood they never do.
 const TIMER_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A running map server.
 struct Shell {
     clock: Clock,
-    server: MapServer,
+    server: Arc<SharedServer>,
     sockets: Sockets,
+    clerk: Clerk,
+    workers: Workers,
     sink: Sink,
     actions: Actions,
     heartbeat: Timestamp,
@@ -92,20 +104,14 @@ pub async fn run(settings: Settings) -> Result<()> {
             let tunnel = ControlTunnel::create(&settings, control, private_key).await?;
             let address = SocketAddr::new(control.address, CONTROL_PORT);
             let device = tunnel.device();
-            let bound = shell
-                .sockets
-                .bind(Via::Tunnel, address, Some(device.name()));
+            let bound = shell.sockets.bind_tunnel(address, device.name());
             bound.with_context(|| format!("listening on {address} in {}", device.name()))?;
             info!(event = "started", interface = device.name(), listen_port = device.listen_port(), backend = %device.backend());
             Some(tunnel)
         }
         None => None,
     };
-    for address in &settings.plain {
-        let bound = shell.sockets.bind(Via::Plain, *address, None);
-        let address = bound.with_context(|| format!("listening on {address}"))?;
-        info!(event = "started", listen = %address);
-    }
+    shell.listen(&settings)?;
 
     let (stop, stopped) = oneshot::channel();
     let registered = Arc::clone(&shell.sink.registered);
@@ -123,34 +129,57 @@ pub async fn run(settings: Settings) -> Result<()> {
     if let Some(tunnel) = tunnel {
         tunnel.close().await;
     }
-    info!(event = "stopped", drops = shell.sink.summary());
+    shell.workers.stop();
+    let counters = shell.sink.all_counters(&shell.workers);
+    info!(event = "stopped", drops = narrate::summary(&counters));
     result
 }
 
 impl Shell {
     fn new(server: MapServer, store: Store) -> Self {
         let clock = Clock::start();
+        let server = Arc::new(SharedServer::new(server));
         Self {
             heartbeat: clock.now() + HEARTBEAT,
             clock,
+            clerk: Clerk::new(&server),
             server,
-            sockets: Sockets::new(),
+            sockets: Sockets::default(),
+            workers: Workers::none(),
             sink: Sink::new(store),
             actions: Actions::new(),
         }
+    }
+
+    /// Opens the sockets in the plain, and starts the threads that answer there besides this one.
+    fn listen(&mut self, settings: &Settings) -> Result<()> {
+        let count = settings.workers.get();
+        let mut others: Vec<Vec<_>> = (1..count).map(|_| Vec::new()).collect();
+        for address in &settings.plain {
+            let bound = self.sockets.bind_plain(*address, count);
+            let sockets = bound.with_context(|| format!("listening on {address}"))?;
+            for (theirs, socket) in others.iter_mut().zip(sockets) {
+                theirs.push((socket.local_addr()?, socket));
+            }
+            info!(event = "started", listen = %self.sockets.last_address(*address));
+        }
+        for sockets in others {
+            self.workers.start(sockets, &self.server, self.clock)?;
+        }
+        Ok(())
     }
 
     /// Gives back what an earlier run has kept, and begins a fresh log with it.
     fn restore(&mut self, events: Vec<StoreEvent>) -> Result<()> {
         let count = events.len();
         for event in events {
-            self.server
-                .handle(self.clock.now(), Input::Restore(event), &mut self.actions);
-            self.sink.take(&mut self.actions, None)?;
+            self.handle(Input::Restore(event))?;
         }
+        let server = read(&self.server);
         self.sink
             .store
-            .replace(Clock::since_1970(), self.server.snapshot())?;
+            .replace(Clock::since_1970(), server.snapshot())?;
+        drop(server);
         if count > 0 {
             info!(facts = count, "restored");
         }
@@ -166,9 +195,9 @@ impl Shell {
         let mut syncing: Option<JoinHandle<io::Result<()>>> = None;
         let mut compacting: Option<JoinHandle<Result<Snapshot, StoreError>>> = None;
         loop {
-            let deadline = self.server.next_deadline();
+            let deadline = read(&self.server).next_deadline();
             let wake = deadline.map_or(self.heartbeat, |deadline| deadline.min(self.heartbeat));
-            let mut asked = None;
+            let (mut asked, mut handed_on) = (None, None);
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
@@ -183,9 +212,10 @@ impl Shell {
                 }
                 question = admin.next() => asked = Some(question),
                 () = self.sockets.readable() => {}
+                batch = self.workers.handed_on.recv() => handed_on = batch,
                 () = sleep_until(self.clock.instant(wake)) => {}
             }
-            let drained = self.receive()?;
+            let drained = self.receive(handed_on)?;
             let overdue =
                 deadline.is_some_and(|deadline| self.clock.now() - deadline > TIMER_PATIENCE);
             if drained || overdue {
@@ -196,7 +226,7 @@ impl Shell {
             if let Some((question, answer)) = answer {
                 question.answer(answer);
             }
-            self.send().await;
+            self.send();
             if self.sink.store.wants_snapshot() {
                 compacting = Some(self.compact()?);
             }
@@ -210,30 +240,36 @@ impl Shell {
         if let Some(compacting) = compacting {
             compacting.await??;
         }
+        let server = read(&self.server);
         self.sink
             .store
-            .replace(Clock::since_1970(), self.server.snapshot())?;
+            .replace(Clock::since_1970(), server.snapshot())?;
         Ok(())
+    }
+
+    /// Gives the state machine an input, and does what follows.
+    fn handle(&mut self, input: Input<'_>) -> Result<(), StoreError> {
+        write(&self.server).handle(self.clock.now(), input, &mut self.actions);
+        self.sink.take(&mut self.actions, None)
     }
 
     /// Does what an operator asks for; the answer is to be given when that is stored.
     fn operate(&mut self, question: Question) -> Result<(Question, Value)> {
-        let (clock, server) = (self.clock, &self.server);
+        let clock = self.clock;
         if let Request::Migrations { run, counts } = question.request {
-            let answer = operate::migrations(clock, server, run, counts);
+            let answer = operate::migrations(clock, &read(&self.server), run, counts);
             return Ok((question, answer));
         }
         let Some(command) = operate::command(&question.request) else {
             return Ok((question, Value::Null));
         };
-        let answer = match operate::plan(clock, server, &command) {
+        let plan = operate::plan(clock, &read(&self.server), &command);
+        let answer = match plan {
             Err(refused) => refused,
             Ok(plan) if command.is_dry_run() => plan,
             Ok(_) => {
-                let input = Input::Operator(command);
-                self.server.handle(clock.now(), input, &mut self.actions);
-                self.sink.take(&mut self.actions, None)?;
-                json!({ "run": self.server.last_run() })
+                self.handle(Input::Operator(command))?;
+                json!({ "run": read(&self.server).last_run() })
             }
         };
         Ok((question, answer))
@@ -241,44 +277,75 @@ impl Shell {
 
     /// Begins to write a snapshot of what is known now, while the server goes on.
     fn compact(&mut self) -> Result<JoinHandle<Result<Snapshot, StoreError>>, StoreError> {
-        let facts: Vec<_> = self.server.snapshot().collect();
+        let facts = Facts::of(Arc::clone(&self.server));
         let draft = self.sink.store.draft(Clock::since_1970(), facts)?;
         Ok(spawn_blocking(move || draft.write()))
     }
 
     /// Handles the datagrams that have arrived; returns whether there are no more.
-    fn receive(&mut self) -> Result<bool, StoreError> {
-        self.sockets.drain(|src, via, bytes| {
-            let now = self.clock.now();
-            self.server
-                .handle(now, Input::Datagram { src, via, bytes }, &mut self.actions);
-            self.sink.take(&mut self.actions, Some(src))
-        })
+    fn receive(&mut self, handed_on: Option<HandedOn>) -> Result<bool, StoreError> {
+        let mut drained = true;
+        for post in &mut self.sockets.posts {
+            let mut turns = 0;
+            while turns < TURN && post.receive() {
+                turns += 1;
+                let now = self.clock.now();
+                let counters = &mut self.sink.counters;
+                self.clerk
+                    .answer(now, &self.server, post, |take| take(counters));
+                let mut left = post.left().peekable();
+                if left.peek().is_none() {
+                    continue;
+                }
+                let mut server = write(&self.server);
+                for (src, bytes) in left {
+                    let via = post.via;
+                    let input = Input::Datagram { src, via, bytes };
+                    server.handle(now, input, &mut self.actions);
+                    self.sink.take(&mut self.actions, Some(src))?;
+                }
+            }
+            drained &= turns < TURN;
+        }
+        let mut turns = 0;
+        let mut next = handed_on.or_else(|| self.workers.handed_on.try_recv().ok());
+        while let Some(datagrams) = next {
+            let mut server = write(&self.server);
+            for (src, bytes) in datagrams.iter() {
+                let via = Via::Plain;
+                let input = Input::Datagram { src, via, bytes };
+                server.handle(self.clock.now(), input, &mut self.actions);
+                self.sink.take(&mut self.actions, Some(src))?;
+            }
+            turns += 1;
+            next = match turns < TURN {
+                true => self.workers.handed_on.try_recv().ok(),
+                false => None,
+            };
+        }
+        Ok(drained && turns < TURN)
     }
 
     /// Acts on the timers that are due.
     fn tick(&mut self) -> Result<()> {
         let now = self.clock.now();
-        if self
-            .server
-            .next_deadline()
-            .is_some_and(|deadline| deadline <= now)
-        {
-            self.server.handle(now, Input::Tick, &mut self.actions);
-            self.sink.take(&mut self.actions, None)?;
+        let deadline = read(&self.server).next_deadline();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            self.handle(Input::Tick)?;
         }
         if self.heartbeat <= now {
             self.heartbeat = now + HEARTBEAT;
             self.sink.store.append(Clock::since_1970(), None)?;
-            self.sink.report();
+            self.sink.report(&self.workers);
         }
         Ok(())
     }
 
-    async fn send(&mut self) {
+    fn send(&mut self) {
         for (dst, via, bytes) in self.sink.outbox.drain(..) {
-            self.sockets.send(dst, via, &bytes).await;
+            self.sockets.post(dst, via, &bytes);
         }
+        self.sockets.send();
     }
 }
 

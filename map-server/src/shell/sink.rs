@@ -10,6 +10,7 @@ use tracing::{debug, info};
 use super::clock::Clock;
 use super::narrate;
 use super::store::{Store, StoreError};
+use super::workers::Workers;
 use crate::server::{Action, Actions, Counters, Event, Via};
 
 /// What is to be done, sorted by who does it.
@@ -20,7 +21,7 @@ pub(super) struct Sink {
     pub(super) outbox: Vec<(SocketAddr, Via, Bytes)>,
     /// Told when a registration is new or has changed.
     pub(super) registered: Arc<Notify>,
-    counters: Counters,
+    pub(super) counters: Counters,
     reported: Counters,
 }
 
@@ -64,15 +65,21 @@ impl Sink {
     }
 
     /// Tells the operator what was dropped since the start, if that has changed.
-    pub(super) fn report(&mut self) {
-        if self.counters != self.reported {
-            info!(drops = self.summary(), "dropped since the start");
-            self.reported = self.counters.clone();
+    pub(super) fn report(&mut self, workers: &Workers) {
+        let counters = self.all_counters(workers);
+        if counters != self.reported {
+            info!(
+                drops = narrate::summary(&counters),
+                "dropped since the start"
+            );
+            self.reported = counters;
         }
     }
 
-    /// Returns what was dropped since the start, in one line.
-    pub(super) fn summary(&self) -> String {
-        narrate::summary(&self.counters)
+    /// Returns what was dropped since the start, by all threads.
+    pub(super) fn all_counters(&self, workers: &Workers) -> Counters {
+        let mut counters = self.counters.clone();
+        workers.add_to(&mut counters);
+        counters
     }
 }

@@ -1,62 +1,70 @@
-//! The control port, inside the tunnel and in the plain.
+//! The control port, inside the tunnel and in the plain, as the thread uses it that owns the state machine.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::task::Poll;
 
-use bytes::Bytes;
 use tokio::net::UdpSocket;
-use tracing::debug;
-use wg_device::bind_control_socket;
+use wg_device::{bind_control_socket, bind_shared_sockets, set_receive_room};
 
+use super::posts::Post;
 use crate::server::Via;
 
-/// Datagrams taken from one socket before the others, and the timers, have their turn.
-const BATCH: usize = 256;
-/// Room for the largest UDP payload, in bytes.
-const DATAGRAM: usize = 65_536;
+/// What may wait in a socket, in bytes: some thousand Map-Registers that come at once.
+const RECEIVE_ROOM: usize = 8 << 20;
 
-/// All sockets of the control port.
-#[derive(Debug)]
+/// All sockets of one thread.
+#[derive(Debug, Default)]
 pub(super) struct Sockets {
-    sockets: Vec<(Via, UdpSocket)>,
-    buffer: Vec<u8>,
+    pub(super) posts: Vec<Post<UdpSocket>>,
 }
 
-impl Sockets {
-    pub(super) fn new() -> Self {
-        Self {
-            sockets: Vec::new(),
-            buffer: vec![0; DATAGRAM],
-        }
-    }
+/// Sockets of other threads at the same address.
+type Others = Vec<std::net::UdpSocket>;
 
-    /// Opens one more socket; with `device`, it hears what comes through that interface only.
-    /// Returns its address.
+impl Sockets {
+    /// Opens a socket that hears what comes through the interface `device` only.
     ///
     /// # Errors
     /// The address is not there or in use, or the system refuses.
-    pub(super) fn bind(
-        &mut self,
-        via: Via,
-        address: SocketAddr,
-        device: Option<&str>,
-    ) -> io::Result<SocketAddr> {
-        let socket = bind_control_socket(address, device, 0)?;
+    pub(super) fn bind_tunnel(&mut self, address: SocketAddr, device: &str) -> io::Result<()> {
+        let socket = bind_control_socket(address, Some(device), 0)?;
+        self.add(Via::Tunnel, socket)
+    }
+
+    /// Opens a socket in the plain for each of `count` threads; returns those of the others.
+    ///
+    /// # Errors
+    /// The address is not there or in use, or the system refuses.
+    pub(super) fn bind_plain(&mut self, address: SocketAddr, count: usize) -> io::Result<Others> {
+        let mut sockets = bind_shared_sockets(address, count)?;
+        for other in &sockets {
+            set_receive_room(other, RECEIVE_ROOM)?;
+        }
+        if let Some(own) = sockets.pop() {
+            self.add(Via::Plain, UdpSocket::from_std(own)?)?;
+        }
+        Ok(sockets)
+    }
+
+    fn add(&mut self, via: Via, socket: UdpSocket) -> io::Result<()> {
+        set_receive_room(&socket, RECEIVE_ROOM)?;
         let local = socket.local_addr()?;
-        self.sockets.push((via, socket));
-        Ok(local)
+        self.posts.push(Post::new(via, local, socket));
+        Ok(())
+    }
+
+    /// Returns the address of the socket that was opened last, or `wanted`.
+    pub(super) fn last_address(&self, wanted: SocketAddr) -> SocketAddr {
+        self.posts.last().map_or(wanted, |post| post.local)
     }
 
     /// Waits until a datagram can be received.
     pub(super) async fn readable(&self) {
         poll_fn(|context| {
-            let mut ready = self
-                .sockets
-                .iter()
-                .filter(|(_, socket)| socket.poll_recv_ready(context).is_ready());
-            if ready.next().is_some() {
+            let mut ready = self.posts.iter();
+            if ready.any(|post| post.socket().poll_recv_ready(context).is_ready()) {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -65,43 +73,17 @@ impl Sockets {
         .await;
     }
 
-    /// Gives the datagrams that have arrived to `take`, a bounded number of them. Returns whether
-    /// there are no more.
-    ///
-    /// # Errors
-    /// Those of `take`, at the first one.
-    pub(super) fn drain<E>(
-        &mut self,
-        mut take: impl FnMut(SocketAddr, Via, &[u8]) -> Result<(), E>,
-    ) -> Result<bool, E> {
-        let mut drained = true;
-        for (via, socket) in &self.sockets {
-            let mut left = BATCH;
-            while left > 0 {
-                left -= 1;
-                match socket.try_recv_from(&mut self.buffer) {
-                    Ok((len, src)) => take(src, *via, self.buffer.get(..len).unwrap_or_default())?,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // Of an earlier datagram to somewhere that is not reachable.
-                    Err(error) => debug!(%error, "receive"),
-                }
-            }
-            drained &= left > 0;
+    /// Takes a datagram to be sent with others.
+    pub(super) fn post(&mut self, dst: SocketAddr, via: Via, bytes: &[u8]) {
+        let mut posts = self.posts.iter_mut();
+        let post = posts.find(|it| it.via == via && it.local.is_ipv4() == dst.is_ipv4());
+        if let Some(post) = post {
+            post.post(dst, bytes);
         }
-        Ok(drained)
     }
 
-    /// Sends a datagram; what the network refuses is lost, as datagrams may be.
-    pub(super) async fn send(&self, dst: SocketAddr, via: Via, bytes: &Bytes) {
-        let mut sockets = self.sockets.iter().filter(|(other, socket)| {
-            let local = socket.local_addr();
-            *other == via && local.is_ok_and(|local| local.is_ipv4() == dst.is_ipv4())
-        });
-        let Some((_, socket)) = sockets.next() else {
-            return;
-        };
-        if let Err(error) = socket.send_to(bytes, dst).await {
-            debug!(%error, %dst, "send");
-        }
+    /// Sends what is to be sent.
+    pub(super) fn send(&mut self) {
+        self.posts.iter_mut().for_each(Post::send);
     }
 }

@@ -18,6 +18,7 @@
 //! | what becomes of packets that are forwarded? | `forward_rules` |
 //! | how do tunnels stay out of an overlay that is everything? | `rules` |
 //! | which sockets belong to a tunnel? | `sockets` |
+//! | how do many datagrams come and go at a time? | `batch` |
 //! | how does the kernel make interfaces? | `netlink` |
 //! | how are they made in another network namespace? | `netns` |
 //!
@@ -25,6 +26,7 @@
 //! Linux only.
 
 mod address_watch;
+mod batch;
 mod clock;
 mod counters;
 mod device;
@@ -49,6 +51,7 @@ mod tun;
 mod types;
 
 pub use address_watch::AddressWatch;
+pub use batch::{Inbox, Outbox, wait_for_any};
 pub use counters::Counters;
 pub use device::Device;
 pub use echo::{SMALL_ECHO, round_trips};
@@ -61,5 +64,7 @@ pub use netns::NetNs;
 pub use path_mtu::{path_mtu, wireguard_overhead};
 pub use routes::{MAIN_TABLE, RouteSpec, Routes};
 pub use rules::{OVERLAY_TABLE, OverlayRules, UNDERLAY_MARK};
-pub use sockets::{bind_control_socket, local_address_towards};
+pub use sockets::{
+    bind_control_socket, bind_shared_sockets, local_address_towards, set_receive_room,
+};
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};

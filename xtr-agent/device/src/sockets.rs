@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
+use std::os::fd::AsFd;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
@@ -47,11 +49,7 @@ pub fn bind_control_socket(
     device: Option<&str>,
     mark: u32,
 ) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
+    let socket = udp_socket(addr)?;
     if mark != 0 {
         socket.set_mark(mark)?;
     }
@@ -61,6 +59,50 @@ pub fn bind_control_socket(
     }
     socket.bind(&addr.into())?;
     UdpSocket::from_std(socket.into())
+}
+
+/// Binds `count` UDP sockets to the same `addr`: the kernel deals what arrives out to them, always the
+/// same one for the same source address and port.
+///
+/// # Errors
+/// The address is not there, or the port is in use.
+pub fn bind_shared_sockets(addr: SocketAddr, count: usize) -> io::Result<Vec<StdUdpSocket>> {
+    // Whoever else has the port would get a share too, unless it is found in use now.
+    let alone = udp_socket(addr)?;
+    alone.bind(&addr.into())?;
+    if count == 1 {
+        return Ok(vec![alone.into()]);
+    }
+    let alone: StdUdpSocket = alone.into();
+    let addr = alone.local_addr()?;
+    drop(alone);
+    let sockets = (0..count).map(|_| {
+        let socket = udp_socket(addr)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&addr.into())?;
+        Ok(socket.into())
+    });
+    sockets.collect()
+}
+
+fn udp_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// Gives `socket` room for `bytes` of what has arrived, or as much as the system lets it have.
+///
+/// # Errors
+/// The system refuses even that.
+pub fn set_receive_room(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    let forced = setsockopt(socket, sockopt::RcvBufForce, &bytes);
+    // Without CAP_NET_ADMIN there is a limit.
+    forced.or_else(|_| setsockopt(socket, sockopt::RcvBuf, &bytes))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -78,5 +120,22 @@ mod tests {
         let first = bind_control_socket("127.0.0.1:0".parse().unwrap(), None, 0).unwrap();
         let second = bind_control_socket(first.local_addr().unwrap(), None, 0);
         assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn sockets_that_share_a_port_share_it_with_nobody_else() {
+        let port = StdUdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap();
+        let refused = bind_shared_sockets(address, 2).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop(port);
+        let sockets = bind_shared_sockets(address, 2).unwrap();
+        assert!(
+            sockets
+                .iter()
+                .all(|socket| socket.local_addr().unwrap() == address)
+        );
+        assert!(bind_shared_sockets(address, 1).is_err());
+        set_receive_room(&sockets[0], 1 << 16).unwrap();
     }
 }

@@ -187,7 +187,7 @@ proptest! {
         most in 0usize..8,
     ) {
         let server = server_with(registered.into_iter().collect());
-        let records = server.answer(&asked, most, None);
+        let records = server.describe_around(&asked, most, None);
         prop_assert!(records.len() <= most + 1);
         prop_assert!(records[0].eid.covers(&asked));
         prop_assert!(records.iter().all(|record| record.ttl == records[0].ttl));
@@ -200,7 +200,7 @@ proptest! {
             if told.action == NegativeAction::SendMapRequest {
                 continue;
             }
-            prop_assert_eq!(&told.locators, &server.answer(&host, 0, None)[0].locators, "{} of {:?}", host, records);
+            prop_assert_eq!(&told.locators, &server.describe_around(&host, 0, None)[0].locators, "{} of {:?}", host, records);
         }
     }
 }
@@ -277,7 +277,7 @@ fn answers(bench: &mut Bench, asked: &str) -> Vec<String> {
         nonce: Nonce(1),
         answer: Answer::Told,
         requester: None,
-        eids: vec![eid(asked)],
+        eids: [eid(asked)].into_iter().collect(),
         owners: Vec::new(),
         keys: true,
         max_len: usize::MAX,

@@ -8,6 +8,7 @@ mod xtr;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub use self::error::SettingsError;
 
 /// Longest hold time that makes sense: requesters repeat themselves after a second.
 const REPLY_HOLD_MAX_MS: u64 = 10_000;
+/// More threads would wait for each other.
+const WORKERS_MAX: usize = 64;
 /// Longest name of an interface in Linux, in bytes.
 const INTERFACE_NAME_MAX: usize = 15;
 
@@ -36,6 +39,8 @@ pub struct Settings {
     pub(super) control: Option<ControlSettings>,
     /// At most one address of each family.
     pub(super) plain: Vec<SocketAddr>,
+    /// Threads that answer in the plain.
+    pub(super) workers: NonZeroUsize,
     xtrs: Vec<XtrSettings>,
 }
 
@@ -82,6 +87,7 @@ impl Settings {
             ));
         }
         let options = options(source, &raw)?;
+        let workers = check_workers(source, raw.workers)?;
         let control = raw
             .control
             .map(|control| check_control(source, control))
@@ -109,6 +115,7 @@ impl Settings {
             options,
             control,
             plain,
+            workers,
             xtrs,
         };
         // Derived secrets do not matter to the checks.
@@ -301,6 +308,24 @@ fn rate(
     Ok(Rate {
         per_second: positive(per_second, default.per_second)?,
         burst: positive(burst, default.burst)?,
+    })
+}
+
+fn check_workers(
+    source: Source<'_>,
+    workers: Option<Spanned<usize>>,
+) -> Result<NonZeroUsize, SettingsError> {
+    let Some(workers) = workers else {
+        return Ok(NonZeroUsize::MIN);
+    };
+    let count = NonZeroUsize::new(*workers.get_ref());
+    let count = count.filter(|count| count.get() <= WORKERS_MAX);
+    count.ok_or_else(|| {
+        source.error(
+            &workers.span(),
+            format_args!("{} threads are no sensible number", workers.get_ref()),
+            format_args!("choose 1 to {WORKERS_MAX}, at most the number of cores"),
+        )
     })
 }
 

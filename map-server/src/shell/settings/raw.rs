@@ -23,6 +23,7 @@ pub(super) struct RawConfig {
     pub(super) reply_after: RawReplyAfter,
     pub(super) reply_hold_ms: Option<Spanned<u64>>,
     pub(super) negative_action: Option<Action>,
+    pub(super) workers: Option<Spanned<usize>>,
     pub(super) control: Option<Spanned<RawControl>>,
     pub(super) plain: Option<RawPlain>,
     #[serde(default)]

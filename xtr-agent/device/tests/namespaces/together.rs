@@ -54,11 +54,8 @@ fn peers_set_together_are_each_as_described_and_a_prefix_goes_to_the_last_that_h
         assert_eq!(there, wanted);
         assert_eq!(read, told);
 
-        let send = |text: &str| {
-            let packet = udp_packet("10.0.0.1", "10.0.0.9", text);
-            near.device.inject(&packet).unwrap();
-        };
-        send("first");
+        let packet = |text: &str| udp_packet("10.0.0.1", "10.0.0.9", text);
+        near.device.inject(&packet("first")).await.unwrap();
         assert_eq!(receive(&socket).await.0, "first");
         near.wait_for_handshake(&far).await;
         let session = near.stats_of(&far).await;
@@ -70,7 +67,7 @@ fn peers_set_together_are_each_as_described_and_a_prefix_goes_to_the_last_that_h
         specs[200] = roamed;
         let results = near.device.set_peers(&specs).await;
         assert!(results.iter().all(Result::is_ok));
-        send("again");
+        near.device.inject(&packet("again")).await.unwrap();
         assert_eq!(receive(&socket).await.0, "again");
         let later = near.stats_of(&far).await;
         assert_eq!(later.endpoint, session.endpoint);
