@@ -5,6 +5,7 @@ mod establish;
 mod gateway;
 mod guest;
 mod handover;
+mod migrate;
 mod pairs;
 mod plan;
 
@@ -30,6 +31,7 @@ enum Command {
     Pairs(pairs::Args),
     Gateway(gateway::Args),
     Handover(handover::Args),
+    Migrate(migrate::Args),
     /// One end of a tunnel configured by hand
     #[command(hide = true)]
     Bare(establish::bare::Args),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Pairs(args) => pairs::run(&args),
         Command::Gateway(args) => gateway::run(&args),
         Command::Handover(args) => handover::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
         Command::Bare(args) => establish::bare::run(args),
         Command::Vm(args) => testbed::vm::cli::run(args),
     };

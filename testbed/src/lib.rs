@@ -23,7 +23,7 @@ mod topology;
 pub mod vm;
 pub use binaries::Binaries;
 pub use clock::{monotonic_ns, sleep, sleep_until, wall_ns};
-pub use crowd::{Arrival, Crowd};
+pub use crowd::{Arrival, Crowd, CrowdStream};
 pub use daemon::{Daemon, DaemonSpec, EventLog, LogEvent, LogPosition};
 pub use error::TestbedError;
 pub use link::{DirectionCounters, Link, LinkEnd, LinkKind, LinkParams, Share};
@@ -31,9 +31,9 @@ pub use namespace::Namespace;
 pub use netlink::InterfaceCounters;
 pub use network::{
     CONTROL_INTERFACE, ColdStart, DataPlane, Endpoint, Network, NetworkOptions, Node, PeerReport,
-    SERVER_CONTROL_INTERFACE, Tenant,
+    SERVER_CONTROL_INTERFACE, Tenant, TwoProxies,
 };
-pub use probe::{EchoReply, Ping, PingReport, UdpProbe, UdpReport};
+pub use probe::{EchoReply, Ping, PingReport, TcpProbe, TcpReport, UdpProbe, UdpReport};
 pub use snapshot::Snapshot;
 pub use stats::Distribution;
 pub use testbed::Testbed;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -134,6 +134,15 @@ impl Namespace {
         mac: [u8; 6],
     ) -> Result<(), TestbedError> {
         self.0.netlink.add_neighbour(interface, address, mac)
+    }
+
+    /// Sets the route to a destination, by way of a neighbour.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such neighbour.
+    pub fn set_route(&self, destination: Ipv4Net, gateway: Ipv4Addr) -> Result<(), TestbedError> {
+        self.0.netlink.set_route(destination, gateway)
     }
 
     /// Makes a bridge.

@@ -220,8 +220,8 @@ impl Netlink {
             .doing("add a neighbour to", self.subject(interface))
     }
 
-    /// Adds a route by way of a neighbour.
-    pub(crate) fn add_route(
+    /// Sets the route to a destination, by way of a neighbour.
+    pub(crate) fn set_route(
         &self,
         destination: Ipv4Net,
         gateway: Ipv4Addr,
@@ -229,8 +229,8 @@ impl Netlink {
         let route = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(destination.addr(), destination.prefix_len())
             .gateway(gateway);
-        self.wait(self.handle.route().add(route.build()).execute())
-            .doing("add a route in", &self.namespace)
+        self.wait(self.handle.route().add(route.build()).replace().execute())
+            .doing("set a route in", &self.namespace)
     }
 
     /// Takes all addresses of a prefix for the namespace's own.

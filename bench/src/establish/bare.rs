@@ -53,6 +53,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             private_key: PrivateKey::load_or_create(&args.key)?,
             listen_port: args.port,
             mtu: MTU,
+            mark: 0,
             addresses: vec![args.address],
             adopt: false,
         };

@@ -29,6 +29,7 @@ fn new_agent(keyless: bool) -> Agent {
         }],
         iid: InstanceId(0),
         eid_prefixes: vec![net("10.1.0.0/32"), net("fd00:1:1::/128")],
+        serves: Vec::new(),
         shared: false,
         overlay: vec![net("10.0.0.0/8"), net("fd00:1::/32")],
         control_address: control(1).ip(),

@@ -42,10 +42,10 @@ pub(crate) fn run(target: &Target, request: &Request, json: bool) -> Result<bool
         _ => Vec::new(),
     };
     lines.extend(report.failures());
-    let confirmed = report.counts.line();
+    let (moves, all) = report.longest_ms();
+    let counts = report.counts.line();
     lines.push(format!(
-        "{confirmed}; the longest took {} ms",
-        report.longest_ms()
+        "{counts}; the longest move took {moves} ms, the longest migration {all} ms"
     ));
     print(json, &answer, &lines);
     Ok(report.counts.failed == 0)

@@ -36,6 +36,7 @@ pub(super) struct Client {
     to: Option<String>,
     state: String,
     took_ms: Option<u64>,
+    move_ms: Option<u64>,
     step: Option<String>,
     why: Option<String>,
     remedy: Option<String>,
@@ -86,10 +87,12 @@ impl Report {
 
     /// A table of all clients.
     pub(super) fn table(&self) -> Vec<String> {
-        let heading = ["RUN", "CLIENT", "PREFIXES", "FROM", "TO", "STATE", "TOOK"];
+        let heading = [
+            "RUN", "CLIENT", "PREFIXES", "FROM", "TO", "STATE", "MOVE", "TOOK",
+        ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         for it in &self.clients {
-            let took = it.took_ms.map(|took| format!("{took} ms"));
+            let ms = |span: Option<u64>| span.map_or_else(String::new, |span| format!("{span} ms"));
             rows.push(vec![
                 it.run.to_string(),
                 it.client.clone(),
@@ -97,7 +100,8 @@ impl Report {
                 it.from.clone(),
                 it.to.clone().unwrap_or_else(|| "-".into()),
                 it.state.clone(),
-                took.unwrap_or_default(),
+                ms(it.move_ms),
+                ms(it.took_ms),
             ]);
         }
         table::lines(&rows, 2)
@@ -119,10 +123,13 @@ impl Report {
         lines
     }
 
-    /// The longest time that a client was under way, in milliseconds.
-    pub(super) fn longest_ms(&self) -> u64 {
+    /// The longest time from telling a client to its having moved, and the longest in all, each in
+    /// milliseconds, of those that are confirmed.
+    pub(super) fn longest_ms(&self) -> (u64, u64) {
         let confirmed = self.clients.iter().filter(|it| it.state == "confirmed");
-        confirmed.filter_map(|it| it.took_ms).max().unwrap_or(0)
+        let longest = |span: fn(&Client) -> Option<u64>| confirmed.clone().filter_map(span).max();
+        let (moves, all) = (longest(|it| it.move_ms), longest(|it| it.took_ms));
+        (moves.unwrap_or(0), all.unwrap_or(0))
     }
 }
 
@@ -136,10 +143,11 @@ mod tests {
         let entry = |client: &str, state: &str| {
             json!({
                 "run": 3, "client": client, "prefixes": ["0.0.0.0/0", "::/0"], "from": "proxy-a",
-                "to": "proxy-b", "state": state, "started_ms": 1, "ended_ms": 1201, "took_ms": 1200,
+                "to": "proxy-b", "state": state, "started_ms": 1, "ended_ms": 1201, "took_ms": 1200, "move_ms": 48,
             })
         };
         let mut failed = entry("host-2", "failed");
+        failed["move_ms"] = json!(null);
         failed["step"] = json!("switch");
         failed["why"] = json!("host-2 has not acknowledged");
         failed["remedy"] = json!("look at its log");
@@ -152,9 +160,9 @@ mod tests {
         assert_eq!(
             report.table(),
             [
-                "  RUN  CLIENT  PREFIXES        FROM     TO       STATE      TOOK",
-                "  3    host-1  0.0.0.0/0 ::/0  proxy-a  proxy-b  confirmed  1200 ms",
-                "  3    host-2  0.0.0.0/0 ::/0  proxy-a  proxy-b  failed     1200 ms",
+                "  RUN  CLIENT  PREFIXES        FROM     TO       STATE      MOVE   TOOK",
+                "  3    host-1  0.0.0.0/0 ::/0  proxy-a  proxy-b  confirmed  48 ms  1200 ms",
+                "  3    host-2  0.0.0.0/0 ::/0  proxy-a  proxy-b  failed            1200 ms",
             ]
         );
         assert_eq!(
@@ -170,7 +178,7 @@ mod tests {
         );
         assert_eq!(
             (report.drained().as_str(), report.longest_ms()),
-            ("drained: proxy-a", 1_200)
+            ("drained: proxy-a", (48, 1_200))
         );
         assert_eq!((report.counts.total(), report.counts.under_way()), (2, 0));
     }

@@ -200,6 +200,7 @@ impl MapServer {
             return;
         };
         self.reach(id, MigrationState::Armed, actions);
+        self.state.moves.told(now, id);
         for eid in &it.report.eids {
             self.place(*eid, it.client, it.to, None, actions);
         }
@@ -245,6 +246,7 @@ impl MapServer {
 
     /// The client has moved.
     fn switched(&mut self, now: Timestamp, id: MoveId, actions: &mut Actions) {
+        self.state.moves.moved(now, id);
         self.reach(id, MigrationState::Switched, actions);
         let until = now + limits::MIGRATION_LINGER;
         self.state.moves.enter(id, Stage::Lingering, until, None);

@@ -163,6 +163,20 @@ impl Moves {
         }
     }
 
+    /// Takes note of when a client is told to move.
+    pub(crate) fn told(&mut self, now: Timestamp, id: MoveId) {
+        if let Some(it) = self.moves.get_mut(&id) {
+            it.report.told = Some(now);
+        }
+    }
+
+    /// Takes note of when a client has moved.
+    pub(crate) fn moved(&mut self, now: Timestamp, id: MoveId) {
+        if let Some(it) = self.moves.get_mut(&id) {
+            it.report.moved = Some(now);
+        }
+    }
+
     /// Whether a stage waits for an acknowledgement still.
     pub(crate) fn is_waiting(&self, id: MoveId) -> bool {
         self.moves.get(&id).is_some_and(|it| !it.awaited.is_empty())

@@ -191,6 +191,10 @@ pub struct Migration {
     pub state: MigrationState,
     /// When its turn came.
     pub started: Option<Timestamp>,
+    /// When it was told to move, the destination being ready.
+    pub told: Option<Timestamp>,
+    /// When it had acknowledged that it has moved. Until then it used the source.
+    pub moved: Option<Timestamp>,
     /// When it was confirmed, or had failed.
     pub ended: Option<Timestamp>,
 }

@@ -51,6 +51,8 @@ impl MapServer {
             to,
             state,
             started: None,
+            told: None,
+            moved: None,
             ended: None,
         }
     }

@@ -46,6 +46,7 @@ impl ControlTunnel {
             private_key,
             listen_port: control.listen_port,
             mtu: MTU,
+            mark: 0,
             addresses: vec![IpNet::from(control.address)],
             adopt: false,
         };

@@ -92,10 +92,10 @@ fn report<'a>(
 /// Writes down how far one client has come.
 fn entry(clock: Clock, migration: &Migration) -> Value {
     let prefixes = migration.eids.iter().map(ToString::to_string);
-    let took = migration
-        .started
-        .zip(migration.ended)
-        .map(|(started, ended)| milliseconds(ended - started));
+    let between = |from: Option<Timestamp>, to: Option<Timestamp>| {
+        let both = from.zip(to);
+        both.map(|(from, to)| milliseconds(to - from))
+    };
     let mut entry = json!({
         "run": migration.run,
         "client": &*migration.client,
@@ -105,7 +105,8 @@ fn entry(clock: Clock, migration: &Migration) -> Value {
         "state": migration.state.name(),
         "started_ms": migration.started.map(|at| since_1970(clock, at)),
         "ended_ms": migration.ended.map(|at| since_1970(clock, at)),
-        "took_ms": took,
+        "took_ms": between(migration.started, migration.ended),
+        "move_ms": between(migration.told, migration.moved),
     });
     if let (MigrationState::Failed { step, why }, Some(fields)) =
         (&migration.state, entry.as_object_mut())

@@ -29,7 +29,7 @@ impl Sockets {
     /// # Errors
     /// The address is not there or in use, or the system refuses.
     pub(super) fn bind_tunnel(&mut self, address: SocketAddr, device: &str) -> io::Result<()> {
-        let socket = bind_control_socket(address, Some(device))?;
+        let socket = bind_control_socket(address, Some(device), 0)?;
         self.add(Via::Tunnel, socket)
     }
 

@@ -1,6 +1,6 @@
 //! The IP packets inside tunnels: UDP, as far as a crowd needs it.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
@@ -55,6 +55,48 @@ pub(super) fn read_udp_v4(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, &[u8])> 
     Some((address(12)?, address(16)?, payload))
 }
 
+/// Builds an IPv4 packet with a UDP datagram, which has no checksum (RFC 768).
+pub(super) fn udp_v4(src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    let udp_length = u16::try_from(UDP_LEN + payload.len()).unwrap_or(u16::MAX);
+    let length = udp_length.saturating_add(20);
+    let mut out = Vec::with_capacity(usize::from(length));
+    out.extend([0x45, 0]);
+    out.extend(length.to_be_bytes());
+    out.extend([0, 0, 0, 0, 64, UDP, 0, 0]);
+    out.extend(src.ip().octets());
+    out.extend(dst.ip().octets());
+    let sum = !sum(&out);
+    if let Some(field) = out.get_mut(10..12) {
+        field.copy_from_slice(&sum.to_be_bytes());
+    }
+    out.extend(src.port().to_be_bytes());
+    out.extend(dst.port().to_be_bytes());
+    out.extend(udp_length.to_be_bytes());
+    out.extend([0, 0]);
+    out.extend(payload);
+    out
+}
+
+/// Where an IPv4 packet goes.
+pub(super) fn destination_v4(packet: &[u8]) -> Option<Ipv4Addr> {
+    let address = packet.get(16..)?.first_chunk::<4>()?;
+    (*packet.first()? == 0x45).then(|| Ipv4Addr::from(*address))
+}
+
+/// The sum of RFC 1071, not yet complemented.
+fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|word| match *word {
+        [high, low] => u32::from(u16::from_be_bytes([high, low])),
+        [high] => u32::from(u16::from_be_bytes([high, 0])),
+        _ => 0,
+    });
+    let mut sum = words.sum::<u32>();
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    u16::try_from(sum).unwrap_or(0)
+}
+
 /// Sends an IPv4 packet with a UDP datagram back to where it came from. Neither checksum changes
 /// when sender and receiver change places.
 pub(super) fn turn_around(packet: &mut [u8]) {
@@ -68,17 +110,9 @@ pub(super) fn turn_around(packet: &mut [u8]) {
 
 /// The UDP checksum of an IPv6 packet whose own is zero (RFC 8200 8.1).
 fn checksum(packet: &[u8], length: u16) -> u16 {
-    let words = packet.get(8..).unwrap_or_default().chunks(2);
-    let words = words.map(|word| match *word {
-        [high, low] => u32::from(u16::from_be_bytes([high, low])),
-        [high] => u32::from(u16::from_be_bytes([high, 0])),
-        _ => 0,
-    });
-    let mut sum = words.sum::<u32>() + u32::from(length) + u32::from(UDP);
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    match !u16::try_from(sum).unwrap_or(0) {
+    let pseudo = [length.to_be_bytes(), [0, UDP]].concat();
+    let whole = [pseudo.as_slice(), packet.get(8..).unwrap_or_default()].concat();
+    match !sum(&whole) {
         0 => 0xffff,
         sum => sum,
     }
@@ -99,6 +133,18 @@ mod tests {
             // A sum over a packet with its checksum is zero, which is sent as its complement.
             assert_eq!(checksum(&packet, length), 0xffff);
         }
+    }
+
+    #[test]
+    fn an_ipv4_packet_can_be_read_and_its_header_adds_up() {
+        let [src, dst] = ["10.0.0.1:9", "10.0.0.2:10"].map(|at| at.parse().unwrap());
+        let packet = udp_v4(src, dst, b"odd");
+        assert_eq!(
+            read_udp_v4(&packet),
+            Some((*src.ip(), *dst.ip(), &b"odd"[..]))
+        );
+        assert_eq!(destination_v4(&packet), Some(*dst.ip()));
+        assert_eq!(sum(&packet[..V4_LEN]), 0xffff);
     }
 
     #[test]

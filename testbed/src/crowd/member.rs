@@ -1,6 +1,6 @@
 //! A far end: the agent's own core, with two tunnels of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use super::{OVERLAY, PORT};
 
 /// Key ID of the secret that both ends derive from the control tunnel's keys.
 const DERIVED_KEY_ID: u8 = 1;
+
+/// The port that members send from.
+const SOURCE_PORT: u16 = 9_000;
 
 /// The keys and addresses of a member.
 pub(super) struct Enrolment {
@@ -55,6 +58,8 @@ pub(super) struct Member {
     control_address: SocketAddrV6,
     data_identity: Identity,
     peers: BTreeMap<PublicKey, Peer>,
+    /// Destinations that pass the agent.
+    routes: BTreeSet<IpNet>,
     address: Ipv4Addr,
     eid: Ipv4Addr,
     directory: Directory,
@@ -121,6 +126,7 @@ impl Member {
             }],
             iid: InstanceId(0),
             eid_prefixes: vec![IpNet::from(IpAddr::V4(eid))],
+            serves: Vec::new(),
             shared: false,
             overlay: vec![IpNet::V4(OVERLAY)],
             control_address: control_address.into(),
@@ -146,6 +152,7 @@ impl Member {
             control_address: SocketAddrV6::new(control_address, directory.address.port(), 0, 0),
             data_identity,
             peers: BTreeMap::new(),
+            routes: BTreeSet::new(),
             address,
             eid,
             directory,
@@ -206,6 +213,39 @@ impl Member {
         Some(Arrival { member, number })
     }
 
+    /// Sends a UDP datagram to an address of the overlay, as a program on this host would.
+    pub(super) fn send(
+        &mut self,
+        now: Timestamp,
+        to: SocketAddrV4,
+        payload: &[u8],
+        out: &mut Outbox,
+    ) {
+        let from = SocketAddrV4::new(self.eid, SOURCE_PORT);
+        let packet = inner::udp_v4(from, to, payload);
+        let to = IpAddr::V4(*to.ip());
+        if self.routes.iter().any(|net| net.contains(&to)) {
+            self.encrypt(&packet, out);
+        } else {
+            self.input(now, Input::TunPacket(&packet), out);
+        }
+    }
+
+    /// Sends a packet to the peer that has its destination.
+    fn encrypt(&mut self, packet: &[u8], out: &mut Outbox) {
+        let Some(to) = inner::destination_v4(packet).map(IpAddr::V4) else {
+            return;
+        };
+        let peers = self.peers.values_mut().filter_map(|peer| {
+            let matching = peer.allowed_ips.iter().filter(|net| net.contains(&to));
+            let longest = matching.map(IpNet::prefix_len).max()?;
+            Some((longest, peer))
+        });
+        if let Some((_, peer)) = peers.max_by_key(|(length, _)| *length) {
+            peer.tunnel.send(packet, out);
+        }
+    }
+
     /// Gives the agent an input and carries out what it wants.
     pub(super) fn input(&mut self, now: Timestamp, input: Input<'_>, out: &mut Outbox) {
         let mut actions = Actions::default();
@@ -250,8 +290,9 @@ impl Member {
                 let stats: Vec<_> = stats.collect();
                 self.agent.handle(now, Input::PeerStats(&stats), actions);
             }
-            // Nobody sends anything here but in answer, and nobody reads the log.
-            Action::Reinject(_) | Action::Deliver(_) | Action::Count(_) | Action::Event(_) => {}
+            Action::Reinject(packet) => self.encrypt(&packet, out),
+            // Nobody waits for an ICMP error here, and nobody reads the log.
+            Action::Deliver(_) | Action::Count(_) | Action::Event(_) => {}
         }
     }
 
@@ -280,7 +321,12 @@ impl Member {
             Change::RemovePeer(key) => {
                 self.peers.remove(&key);
             }
-            Change::AddRoute(_) | Change::RemoveRoute(_) => {}
+            Change::AddRoute(prefix) => {
+                self.routes.insert(prefix);
+            }
+            Change::RemoveRoute(prefix) => {
+                self.routes.remove(&prefix);
+            }
         }
     }
 

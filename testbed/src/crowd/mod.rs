@@ -8,6 +8,7 @@
 mod inner;
 mod member;
 mod socket;
+mod stream;
 mod tunnel;
 
 use std::collections::BTreeSet;
@@ -33,6 +34,8 @@ pub use member::Arrival;
 pub(crate) use member::Directory;
 use member::{Enrolment, Member};
 use socket::ManyAddresses;
+pub use stream::CrowdStream;
+use stream::Sending;
 use tunnel::Outbox;
 
 /// Addresses of the members on the underlay (RFC 2544).
@@ -75,6 +78,10 @@ struct Shared {
     wanted: AtomicU32,
     registered: AtomicU32,
     ended: AtomicBool,
+    /// What members are to send next.
+    order: Mutex<Option<CrowdStream>>,
+    /// Whether they still do.
+    streaming: AtomicBool,
     arrivals: Mutex<Vec<Arrival>>,
 }
 
@@ -93,6 +100,7 @@ struct Runner {
     /// Whose tunnels are looked after next.
     next_tick: usize,
     next_round: u64,
+    sending: Option<Sending>,
     out: Outbox,
 }
 
@@ -136,6 +144,7 @@ impl Crowd {
             started_ns: monotonic_ns(),
             next_tick: 0,
             next_round: 0,
+            sending: None,
             out: Outbox::new(),
         };
         let thread = thread::Builder::new().name("crowd".into());
@@ -216,6 +225,7 @@ impl Runner {
                 };
                 self.receive(&datagram);
             }
+            self.send_on();
             self.look_after_agents();
             let now = self.now();
             if now.0 >= self.next_round {
@@ -235,6 +245,26 @@ impl Runner {
         Ok(())
     }
 
+    /// Lets members send what they are to send by now.
+    fn send_on(&mut self) {
+        let order = self.shared.order.lock();
+        if let Some(stream) = order.unwrap_or_else(PoisonError::into_inner).take() {
+            self.sending = Some(Sending::new(stream));
+        }
+        let now = self.now();
+        let Some(sending) = &mut self.sending else {
+            return;
+        };
+        let senders = sending.go_on(now, &mut self.members, &mut self.out);
+        if sending.next_ns().is_none() {
+            self.sending = None;
+            self.shared.streaming.store(false, Ordering::Relaxed);
+        }
+        for number in senders {
+            self.looked_after(number);
+        }
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp(monotonic_ns() - self.started_ns)
     }
@@ -242,7 +272,10 @@ impl Runner {
     fn wait(&self) -> io::Result<()> {
         let now = self.now().0;
         let next = self.due.first().map_or(u64::MAX, |(at, _)| at.0);
-        let wait = Duration::from_nanos(next.min(self.next_round).saturating_sub(now));
+        let send = self.sending.as_ref().and_then(Sending::next_ns);
+        let send = send.map_or(u64::MAX, |at| at.saturating_sub(self.started_ns));
+        let next = next.min(self.next_round).min(send);
+        let wait = Duration::from_nanos(next.saturating_sub(now));
         let milliseconds = wait.min(ROUND).as_micros().div_ceil(1_000);
         let mut waits = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::ZERO);

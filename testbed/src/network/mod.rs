@@ -5,6 +5,7 @@ mod config;
 mod node;
 mod peers;
 mod prepare;
+mod proxies;
 
 use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
@@ -27,6 +28,7 @@ pub use config::{CONTROL_INTERFACE, SERVER_CONTROL_INTERFACE};
 pub use node::Node;
 use node::public_keys;
 pub use peers::PeerReport;
+pub use proxies::TwoProxies;
 
 /// Time that registering may take: with lost packets a WireGuard handshake is repeated after 5 s.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -72,7 +72,7 @@ pub(super) fn crowd<'a>(
         return Err(TestbedError::Unexpected("a crowd needs an IPv4 underlay"));
     };
     for other in others {
-        other.netlink().add_route(UNDERLAY, gateway)?;
+        other.set_route(UNDERLAY, gateway)?;
     }
     let crowd = Crowd::new(host, options.crowd, options.seed)?;
     for (number, (key, control_address, eid)) in crowd.enrolled().enumerate() {

@@ -53,8 +53,8 @@ pub struct UdpReport {
 }
 
 /// One packet as it arrived.
-struct Arrival {
-    number: u32,
+pub(crate) struct Arrival {
+    pub(crate) number: u32,
     sent_ns: u64,
     arrived_ns: u64,
 }
@@ -152,6 +152,13 @@ impl UdpProbe {
 }
 
 impl UdpReport {
+    /// What became of `count` packets, all of which were sent.
+    pub(crate) fn of_all_sent(count: u32, arrivals: &[Arrival]) -> Self {
+        let sent = arrivals.iter().map(|arrival| arrival.sent_ns).min();
+        let sent = vec![sent.or(Some(0)); usize::try_from(count).unwrap_or(0)];
+        Self::new(count, &sent, arrivals)
+    }
+
     fn new(count: u32, sent: &[Option<u64>], arrivals: &[Arrival]) -> Self {
         let sent_count = u32::try_from(sent.iter().flatten().count()).unwrap_or(u32::MAX);
         let mut report = Self {
@@ -209,7 +216,8 @@ impl UdpReport {
 }
 
 impl Arrival {
-    fn read(packet: &[u8]) -> Option<Self> {
+    /// Reads a packet that arrives now.
+    pub(crate) fn read(packet: &[u8]) -> Option<Self> {
         let (number, rest) = packet.split_first_chunk()?;
         Some(Self {
             number: u32::from_be_bytes(*number),

@@ -101,6 +101,7 @@ pub(super) fn agent_config(
         map_servers: map_servers.collect(),
         iid: InstanceId(0),
         eid_prefixes: eid_prefixes.to_vec(),
+        serves: Vec::new(),
         shared: false,
         overlay: addresses::overlay().to_vec(),
         control_address: addresses::control(number).ip(),

@@ -11,7 +11,7 @@ use super::cpio;
 use super::packages::find_program;
 
 /// What the guest gets where this machine has it; the rest is busybox.
-const TOOLS: [&str; 14] = [
+const TOOLS: [&str; 15] = [
     "bash",
     "sh",
     "ip",
@@ -19,6 +19,7 @@ const TOOLS: [&str; 14] = [
     "ss",
     "bridge",
     "wg",
+    "wg-quick",
     "nft",
     "ping",
     "tcpdump",

@@ -14,7 +14,9 @@
 //! | how do packets get into an interface? | `routes` |
 //! | when has this host another address? | `address_watch` |
 //! | how far away is somebody behind an interface? | `echo` |
-//! | how large may packets be? | `path_mtu`, `mss_clamp` |
+//! | how large may packets be? | `path_mtu` |
+//! | what becomes of packets that are forwarded? | `forward_rules` |
+//! | how do tunnels stay out of an overlay that is everything? | `rules` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how do many datagrams come and go at a time? | `batch` |
 //! | how does the kernel make interfaces? | `netlink` |
@@ -31,17 +33,18 @@ mod device;
 mod echo;
 mod embedded;
 mod error;
+mod forward_rules;
 mod kernel;
 mod key;
 mod leftover;
 mod link_guard;
 mod miss_tun;
-mod mss_clamp;
 mod netlink;
 mod netns;
 mod paced_stats;
 mod path_mtu;
 mod routes;
+mod rules;
 mod sockets;
 mod table;
 mod tun;
@@ -53,13 +56,14 @@ pub use counters::Counters;
 pub use device::Device;
 pub use echo::{SMALL_ECHO, round_trips};
 pub use error::DeviceError;
+pub use forward_rules::{ForwardRules, Forwarded, Masquerade};
 pub use key::{KeyError, PrivateKey};
 pub use leftover::remove_leftover;
 pub use miss_tun::MissTun;
-pub use mss_clamp::MssClamp;
 pub use netns::NetNs;
 pub use path_mtu::{path_mtu, wireguard_overhead};
 pub use routes::{MAIN_TABLE, RouteSpec, Routes};
+pub use rules::{OVERLAY_TABLE, OverlayRules, UNDERLAY_MARK};
 pub use sockets::{
     bind_control_socket, bind_shared_sockets, local_address_towards, set_receive_room,
 };

@@ -1,8 +1,10 @@
 //! How large packets to somebody may be, as far as the kernel knows by now.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+
+use crate::sockets::connected_to;
 
 /// Bytes that WireGuard adds to a packet: its own header and tag, UDP and IPv4 (60) or IPv6 (80).
 #[must_use]
@@ -14,18 +16,13 @@ pub const fn wireguard_overhead(endpoint: IpAddr) -> u32 {
 }
 
 /// Returns the size in bytes, IP header included, of the largest packet that reaches `destination`
-/// whole: the MTU of the link towards it, or less when a router has said so. Sends nothing.
+/// whole, with this mark (0: none): the MTU of the link towards it, or less when a router has said so.
+/// Sends nothing.
 ///
 /// # Errors
 /// There is no route to `destination`.
-pub fn path_mtu(destination: IpAddr) -> io::Result<u32> {
-    let any: IpAddr = match destination {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    // Connecting a UDP socket only looks the route up; any port but 0 will do.
-    socket.connect((destination, 9))?;
+pub fn path_mtu(destination: IpAddr, mark: u32) -> io::Result<u32> {
+    let socket = connected_to(destination, mark)?;
     let (level, option) = match destination {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
         IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
@@ -56,11 +53,13 @@ fn read_option(socket: &UdpSocket, level: i32, option: i32) -> io::Result<libc::
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
     fn loopback_has_a_large_one() {
-        let mtu = path_mtu(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let mtu = path_mtu(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
         assert!(mtu >= 16_384, "{mtu}");
     }
 }

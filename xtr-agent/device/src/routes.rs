@@ -460,5 +460,5 @@ const ADOPTING: &str = "adopting the routes of interface";
 const ADDING: &str = "adding route";
 const REMOVING: &str = "removing route";
 
-/// Marks our routes: what `ip route` shows as `proto 76`. Not assigned to anybody (rtnetlink(7)).
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(76);
+/// Marks our routes and rules: what `ip route` shows as `proto 76`. Not assigned to anybody (rtnetlink(7)).
+pub(crate) const PROTOCOL: RouteProtocol = RouteProtocol::Other(76);

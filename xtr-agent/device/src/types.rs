@@ -53,6 +53,8 @@ pub struct DeviceConfig {
     pub listen_port: u16,
     /// MTU of the interface in bytes.
     pub mtu: u16,
+    /// The mark of the packets that carry the tunnels, for routing rules; 0: none.
+    pub mark: u32,
     /// Inner addresses; host prefixes bring no subnet route with them.
     pub addresses: Vec<IpNet>,
     /// Whether a kernel interface that an earlier run left in place is taken over, with its

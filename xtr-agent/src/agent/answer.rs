@@ -5,7 +5,7 @@ use lisp_proto::{EidPrefix, MapReply, Record, Timestamp};
 
 use super::control::DEFAULT_PORT;
 use super::event::{Cause, DropReason, Event};
-use super::limits::{PARTS, RECORDS_PER_MESSAGE, REFRESH_RETRY_MAX, REQUEST_RETRY};
+use super::limits::{NOBODY_BEHIND, PARTS, RECORDS_PER_MESSAGE, REFRESH_RETRY_MAX, REQUEST_RETRY};
 use super::map_cache::{Chosen, Purpose};
 use super::{Actions, Agent, Timer};
 
@@ -69,6 +69,11 @@ impl Agent {
             eid: around(&asked, record.eid, records),
             ..record.clone()
         };
+        if self.serves_as_well(&asked.net(), &region) {
+            let ttl = NOBODY_BEHIND;
+            let nobody = Record { ttl, ..record };
+            return self.negative(now, &nobody, purpose, actions);
+        }
         let used = match purpose {
             Purpose::Resolve(_) => record.eid.net(),
             Purpose::Refresh(prefix) => prefix,

@@ -110,7 +110,7 @@ impl Agent {
     fn own_answer(&self, eid: EidPrefix) -> Option<Record> {
         let InstanceId(iid) = eid.iid();
         let ours = |prefix: &&ipnet::IpNet| iid == self.config.iid.0 && prefix.contains(&eid.net());
-        let prefix = self.config.eid_prefixes.iter().find(ours)?;
+        let prefix = self.config.registered().find(ours)?;
         Some(self.own_record(*prefix))
     }
 }

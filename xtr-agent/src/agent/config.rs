@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{AuthKey, InstanceId, Nonce, PublicKey, SiteId, Ttl, XtrId};
+use lisp_proto::{AuthKey, EidPrefix, InstanceId, Nonce, PublicKey, SiteId, Ttl, XtrId};
 
 /// A map server that the agent registers with and asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub struct Config {
     pub iid: InstanceId,
     /// The prefixes that live here.
     pub eid_prefixes: Vec<IpNet>,
+    /// Prefixes that are reached through us but do not live here: what a proxy registers for its
+    /// clients. They may contain the overlay, and with it the clients themselves.
+    pub serves: Vec<IpNet>,
     /// Whether others register the same prefixes, and all are answered together (RFC 9301 5.6).
     pub shared: bool,
     /// Destinations that are looked up; nothing else is touched.
@@ -62,4 +65,23 @@ pub struct Config {
     /// Destinations inside the overlay that are kept ready before a packet
     /// goes there.
     pub subscriptions: Vec<IpNet>,
+}
+
+impl Config {
+    /// What is registered: what lives here, then what is served.
+    pub(super) fn registered(&self) -> impl Iterator<Item = &IpNet> {
+        self.eid_prefixes.iter().chain(&self.serves)
+    }
+
+    /// Whether `prefix` lives here.
+    pub(super) fn lives_here(&self, prefix: &IpNet) -> bool {
+        self.eid_prefixes.iter().any(|own| own.contains(prefix))
+    }
+
+    /// Whether `eid` is a part of what lives here, or all of something that is served. What lies
+    /// inside of that may be somebody else's.
+    pub(super) fn registers(&self, eid: &EidPrefix) -> bool {
+        let prefix = eid.net();
+        eid.iid() == self.iid && (self.lives_here(&prefix) || self.serves.contains(&prefix))
+    }
 }

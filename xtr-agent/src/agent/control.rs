@@ -69,7 +69,7 @@ impl Agent {
 
     /// Registers all prefixes with one map server; a TTL of 0 withdraws them.
     fn register(&mut self, now: Timestamp, index: usize, actions: &mut Actions) {
-        let own = self.config.eid_prefixes.iter();
+        let own = self.config.registered();
         let mut records: Vec<Record> = own.map(|prefix| self.own_record(*prefix)).collect();
         if let Some(server) = self.servers.get(index) {
             let leaving = server.registration.leaving().iter();
@@ -195,7 +195,7 @@ impl Agent {
             return;
         }
         for record in notify.records().take(RECORDS_PER_MESSAGE) {
-            if let Some(eid) = record.eid().filter(|eid| self.is_own(eid)) {
+            if let Some(eid) = record.eid().filter(|eid| self.config.registers(eid)) {
                 actions.event(Event::Registered { eid });
             }
         }
@@ -217,9 +217,23 @@ impl Agent {
         routes_within(&self.config.overlay, prefix)
     }
 
+    /// Whether `eid` lives here.
     pub(super) fn is_own(&self, eid: &EidPrefix) -> bool {
-        let own = &self.config.eid_prefixes;
-        own.iter().any(|prefix| prefix.contains(&eid.net()))
+        self.config.lives_here(&eid.net())
+    }
+
+    /// Whether packets from `src` may leave into the tunnels: far ends believe us what we register.
+    pub(super) fn may_send_from(&self, src: IpAddr) -> bool {
+        let src = IpNet::from(src);
+        self.config.lives_here(&src) || self.config.serves.iter().any(|net| net.contains(&src))
+    }
+
+    /// Whether `asked` is a destination for which nothing more specific than what we serve
+    /// ourselves is registered, when the best that there is for it is `region`. Another proxy that
+    /// serves the same would only send its packets back.
+    pub(super) fn serves_as_well(&self, asked: &IpNet, region: &IpNet) -> bool {
+        let mut served = self.config.serves.iter();
+        served.any(|net| net.contains(asked) && region.contains(net))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lisp_proto::Ttl;
+
 /// Packets held for one destination before the oldest is dropped.
 pub const HELD_PER_DESTINATION: usize = 256;
 /// Packets held for one mapping of many destinations before the oldest is dropped.
@@ -68,6 +70,9 @@ pub const NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(1);
 pub const PLAIN_NO_ANSWER_HOLD_DOWN: Duration = Duration::from_secs(10);
 /// Longest time a negative answer is believed, whatever its TTL says.
 pub const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(900);
+/// How long nobody is looked for again in what we serve ourselves: no map server tells us of those
+/// who appear there.
+pub const NOBODY_BEHIND: Ttl = Ttl::from_minutes(1);
 /// How long a negative answer is believed although packets go there; doubles with every one like it.
 pub const REFUSED_RETRY: Duration = Duration::from_secs(10);
 /// It is believed for no more than one so manieth of its TTL, or for [`REFUSED_RETRY`].

@@ -55,7 +55,7 @@ impl Agent {
             actions.count(DropReason::NotIp);
             return;
         };
-        if !self.config.overlay.iter().any(|net| net.contains(&dst)) {
+        if dst.is_multicast() || !self.config.overlay.iter().any(|net| net.contains(&dst)) {
             actions.count(DropReason::NotOverlay);
             return;
         }
@@ -63,8 +63,8 @@ impl Agent {
             actions.count(DropReason::ToOurselves);
             return;
         }
-        if !self.is_own(&EidPrefix::host(self.config.iid, src)) {
-            // The far end would refuse it: its AllowedIPs name our EIDs only.
+        if !self.may_send_from(src) {
+            // The far end would refuse it: its AllowedIPs name what we register only.
             let (why, reason) = (Unreachable::Prohibited, DropReason::SourceNotOurs);
             self.refusals.refuse(packet, why, reason, actions);
             return;

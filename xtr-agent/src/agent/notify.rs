@@ -158,8 +158,8 @@ impl Agent {
         if self.stopping || record.eid.iid() != self.config.iid || !self.in_overlay(&region) {
             return None;
         }
-        if self.is_own(&record.eid) {
-            // A part of ours in the answer to a subscription to more.
+        if self.config.registers(&record.eid) {
+            // A part of ours in the answer to a subscription to more, or another proxy of what we serve.
             return None;
         }
         let own = match answer {
@@ -339,8 +339,8 @@ impl Agent {
 /// carry the nonce of a Map-Register.
 fn is_about(own: &Config, leaving: &[IpNet], notify: &MapNotify<'_>) -> bool {
     let registered = |eid: EidPrefix| {
-        let mut prefixes = own.eid_prefixes.iter().chain(leaving);
-        eid.iid() == own.iid && prefixes.any(|prefix| prefix.contains(&eid.net()))
+        let leaves = |prefix: &IpNet| prefix.contains(&eid.net());
+        own.registers(&eid) || eid.iid() == own.iid && leaving.iter().any(leaves)
     };
     notify
         .records()

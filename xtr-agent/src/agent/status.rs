@@ -14,7 +14,7 @@ use super::{Agent, Sizes};
 /// Where the agent stands. All times are spans before or after the moment it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// What lives here.
+    /// What lives here, and what is served.
     pub eid_prefixes: Vec<EidPrefix>,
     /// Where the data interface can be reached.
     pub rlocs: Vec<IpAddr>,
@@ -104,9 +104,9 @@ impl Agent {
     /// Where the agent stands at `now`. Costs as much as there are mappings and peers.
     #[must_use]
     pub fn status(&self, now: Timestamp) -> Status {
-        let own = &self.config.eid_prefixes;
+        let own = self.config.registered();
         Status {
-            eid_prefixes: own.iter().map(|prefix| self.eid(*prefix)).collect(),
+            eid_prefixes: own.map(|prefix| self.eid(*prefix)).collect(),
             rlocs: self.config.rlocs.clone(),
             public_key: self.config.public_key,
             draining: self.draining,

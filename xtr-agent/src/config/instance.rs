@@ -3,10 +3,11 @@
 use ipnet::IpNet;
 use lisp_proto::InstanceId;
 use toml::Spanned;
-use wg_device::MAIN_TABLE;
+use wg_device::{MAIN_TABLE, OVERLAY_TABLE};
 
 use super::check::{check_mtu, outside};
 use super::error::{ConfigError, Source};
+use super::proxy::{check_proxy, nat, served};
 use super::raw::{RawConfig, RawInstance};
 use super::without::without;
 use super::{Instance, Interfaces};
@@ -14,7 +15,7 @@ use super::{Instance, Interfaces};
 /// Most overlays of one agent.
 const MOST_INSTANCES: usize = 64;
 /// Most prefixes that fit one Map-Register with room to spare.
-const MOST_EID_PREFIXES: usize = 64;
+pub(super) const MOST_EID_PREFIXES: usize = 64;
 /// Most excluded prefixes: each makes up to 32 routes out of one, 128 with IPv6.
 const MOST_EXCLUDED: usize = 16;
 /// Most destinations that are kept ready.
@@ -52,11 +53,12 @@ impl Drafts {
                 return Err(source.error(&draft.instance_id, "instance_id", problem, remedy));
             }
             check_prefixes(source, &draft)?;
+            check_proxy(source, &draft, has_tunnel)?;
             check_subscriptions(source, &draft, has_tunnel)?;
             check_excluded(source, &draft)?;
             check_table(source, &draft)?;
             check_mtu(source, draft.mtu.as_ref())?;
-            if draft.netns.is_none() && draft.table.is_none() {
+            if draft.netns.is_none() && draft.table.is_none() && !is_everything(&draft) {
                 outside(source, raw, draft.overlay.get_ref())?;
             }
             let instance = finished(&draft, is_outer, self.mtu);
@@ -79,6 +81,14 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
     let name = |given: Option<&String>, prefix: &str| {
         given.map_or_else(|| format!("{prefix}{suffix}"), Clone::clone)
     };
+    let serves = truncated(&served(draft));
+    let is_proxy = !serves.is_empty();
+    let is_everything = is_everything(draft);
+    let table = if is_everything {
+        OVERLAY_TABLE
+    } else {
+        MAIN_TABLE
+    };
     Instance {
         iid: InstanceId(iid),
         overlay: without(&truncated(draft.overlay.get_ref()), &excluded(draft)),
@@ -90,9 +100,12 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
             .as_ref()
             .map_or_else(Vec::new, |prefixes| truncated(prefixes.get_ref())),
         netns: draft.netns.as_ref().map(|netns| netns.get_ref().clone()),
-        table: draft.table.as_ref().map_or(MAIN_TABLE, |at| *at.get_ref()),
-        forward: draft.forward.as_ref().is_some_and(|at| *at.get_ref()),
-        shared: draft.shared.as_ref().is_some_and(|at| *at.get_ref()),
+        table: draft.table.as_ref().map_or(table, |at| *at.get_ref()),
+        is_everything,
+        serves,
+        nat: nat(draft),
+        forward: draft.forward.as_ref().map_or(is_proxy, |at| *at.get_ref()),
+        shared: draft.shared.as_ref().map_or(is_proxy, |at| *at.get_ref()),
         interfaces: Interfaces {
             data: name(names.and_then(|names| names.data.as_ref()), "lisp"),
             miss: name(names.and_then(|names| names.miss.as_ref()), "lispm"),
@@ -103,6 +116,13 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
             format!("data-{iid}.key")
         },
     }
+}
+
+/// Whether an overlay has a default route in it that packets of the tunnels would take too: those of
+/// other namespaces do not see it, and into another table only rules of the operator lead.
+fn is_everything(draft: &RawInstance) -> bool {
+    let mut overlay = draft.overlay.get_ref().iter();
+    draft.netns.is_none() && draft.table.is_none() && overlay.any(|net| net.prefix_len() == 0)
 }
 
 fn check_prefixes(source: &Source<'_>, raw: &RawInstance) -> Result<(), ConfigError> {
@@ -340,6 +360,11 @@ fn check_apart(
         let mut there = there.iter();
         there.any(|there| there.contains(net) || net.contains(there))
     };
+    if instance.is_everything && other.is_everything {
+        let problem = format!("has a default route, as that of instance {}", other.iid.0);
+        let remedy = "one instance of a namespace can have all: use a `table` or a `netns`";
+        return Err(source.error(&draft.overlay, "overlay", problem, remedy));
+    }
     let clash = |net: &&IpNet| overlaps(net, &other.overlay);
     let mut same_table = instance.overlay.iter();
     let same_table = same_table.find(|net| instance.table == other.table && clash(net));

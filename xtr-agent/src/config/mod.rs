@@ -6,6 +6,7 @@
 //! | Which keys does the file have? | `raw.rs` |
 //! | Which values make sense for all instances? | `check.rs` |
 //! | Which values make sense for one instance? | `instance.rs` |
+//! | Which values make sense for a proxy? | `proxy.rs` |
 //! | What is left of an overlay without what is excluded? | `without.rs` |
 //! | What does a complaint look like? | `error.rs` |
 //! | Where is a key that cannot change now? | `place.rs` |
@@ -15,6 +16,7 @@ mod check;
 mod error;
 mod instance;
 mod place;
+mod proxy;
 mod raw;
 mod secrets;
 mod without;
@@ -26,7 +28,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lisp_proto::{AuthKey, InstanceId, PublicKey, Ttl};
 use toml::Spanned;
-use wg_device::BackendChoice;
+use wg_device::{BackendChoice, UNDERLAY_MARK};
 
 pub use error::ConfigError;
 pub use place::Section;
@@ -77,6 +79,13 @@ pub struct Instance {
     pub overlay: Vec<IpNet>,
     /// Prefixes that live here.
     pub eid_prefixes: Vec<IpNet>,
+    /// Whether the overlay has a default route in it, and the tunnels run beside: the routing rules
+    /// must tell their packets apart.
+    pub is_everything: bool,
+    /// What a proxy serves; empty: this is none.
+    pub serves: Vec<IpNet>,
+    /// What becomes of the addresses of its clients.
+    pub nat: Nat,
     /// Whether others register the same prefixes, and all are answered together.
     pub shared: bool,
     /// UDP port of the data interface.
@@ -95,6 +104,15 @@ pub struct Instance {
     pub interfaces: Interfaces,
     /// Name of its key file in the state directory.
     pub key_file: String,
+}
+
+/// What becomes of the addresses of packets that leave a proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nat {
+    /// They are replaced by one of the interface that packets leave by.
+    pub masquerade: bool,
+    /// Only there; `None`: wherever that is.
+    pub uplink: Option<String>,
 }
 
 /// Names of the interfaces that the agent makes for one overlay.
@@ -192,6 +210,17 @@ impl Config {
             Ok(wanted)
         } else {
             Err(errors)
+        }
+    }
+
+    /// The mark of the packets that carry tunnels; 0: none is needed.
+    #[must_use]
+    pub fn mark(&self) -> u32 {
+        let mut instances = self.instances.iter();
+        if instances.any(|instance| instance.is_everything) {
+            UNDERLAY_MARK
+        } else {
+            0
         }
     }
 

@@ -34,10 +34,34 @@ pub(super) struct RawConfig {
     pub(super) table: Option<Spanned<u32>>,
     pub(super) forward: Option<Spanned<bool>>,
     pub(super) shared: Option<Spanned<bool>>,
+    pub(super) role: Option<Spanned<Role>>,
+    pub(super) serves: Option<Spanned<Vec<IpNet>>>,
+    pub(super) nat: Option<Spanned<RawNat>>,
+    pub(super) uplink: Option<Spanned<String>>,
     pub(super) interfaces: Option<Spanned<RawInterfaces>>,
     #[serde(default)]
     pub(super) instance: Vec<RawInstance>,
     pub(super) map_server: RawMapServer,
+}
+
+/// What an agent is for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Role {
+    /// What lives there, or behind it, is reached there.
+    Endpoint,
+    /// It leads its clients on.
+    Proxy,
+}
+
+/// What a proxy does to addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawNat {
+    /// They stay: the hosts on the uplink have routes to the clients.
+    None,
+    /// What leaves has an address of the uplink.
+    Masquerade,
 }
 
 /// The table `interfaces` of the whole file.
@@ -64,6 +88,10 @@ pub(super) struct RawInstance {
     pub(super) table: Option<Spanned<u32>>,
     pub(super) forward: Option<Spanned<bool>>,
     pub(super) shared: Option<Spanned<bool>>,
+    pub(super) role: Option<Spanned<Role>>,
+    pub(super) serves: Option<Spanned<Vec<IpNet>>>,
+    pub(super) nat: Option<Spanned<RawNat>>,
+    pub(super) uplink: Option<Spanned<String>>,
     pub(super) interfaces: Option<Spanned<RawOwnInterfaces>>,
 }
 
@@ -120,13 +148,18 @@ impl RawConfig {
         let table = self.table.as_ref().map(|at| at.span().start);
         let forward = self.forward.as_ref().map(|at| at.span().start);
         let shared = self.shared.as_ref().map(|at| at.span().start);
+        let role = self.role.as_ref().map(|at| at.span().start);
+        let serves = self.serves.as_ref().map(|at| at.span().start);
+        let nat = self.nat.as_ref().map(|at| at.span().start);
+        let uplink = self.uplink.as_ref().map(|at| at.span().start);
         let names = self.interfaces.as_ref().filter(|names| {
             let names = names.get_ref();
             names.data.is_some() || names.miss.is_some()
         });
         let names = names.map(|at| at.span().start);
         let keys = [
-            overlay, eids, iid, port, subscribe, exclude, netns, table, forward, shared, names,
+            overlay, eids, iid, port, subscribe, exclude, netns, table, forward, shared, role,
+            serves, nat, uplink, names,
         ];
         let first = keys.into_iter().flatten().next();
         let (overlay, eid_prefixes) = match (self.overlay.take(), self.eid_prefixes.take(), first) {
@@ -155,6 +188,10 @@ impl RawConfig {
             table: self.table.take(),
             forward: self.forward.take(),
             shared: self.shared.take(),
+            role: self.role.take(),
+            serves: self.serves.take(),
+            nat: self.nat.take(),
+            uplink: self.uplink.take(),
             interfaces: self.interfaces.as_ref().map(|interfaces| {
                 let RawInterfaces { data, miss, .. } = interfaces.get_ref().clone();
                 Spanned::new(interfaces.span(), RawOwnInterfaces { data, miss })

@@ -352,3 +352,117 @@ fn an_idle_time_is_no_shorter_than_what_the_far_end_needs_to_notice() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+/// A proxy, line by line.
+const PROXY: &str = r#"
+overlay = ["10.0.0.0/8", "fd00:1::/48"]
+eid_prefixes = ["10.0.1.1/32", "fd00:1:0:1::1/128"]
+role = "proxy"
+nat = "masquerade"
+uplink = "eth0"
+[map_server]
+public_key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+endpoint = "203.0.113.1:51820"
+address = "fd4c:1::1"
+control_address = "fd4c:1::a"
+"#;
+
+#[test]
+fn a_proxy_serves_default_routes_unless_it_says_what() {
+    let config = parse(PROXY).unwrap();
+    let proxy = &config.instances[0];
+    let served: Vec<_> = proxy.serves.iter().map(ToString::to_string).collect();
+    assert_eq!(served, ["0.0.0.0/0", "::/0"]);
+    assert!(proxy.shared && proxy.forward && !proxy.is_everything);
+    let uplink = Some("eth0".to_owned());
+    let nat = Nat {
+        masquerade: true,
+        uplink,
+    };
+    assert_eq!((proxy.nat.clone(), config.mark()), (nat, 0));
+    let text = PROXY.replace("nat = \"masquerade\"", "serves = [\"198.51.100.7/24\"]");
+    let config = parse(&text.replace("uplink", "#")).unwrap();
+    let served: Vec<IpNet> = vec!["198.51.100.0/24".parse().unwrap()];
+    assert_eq!(config.instances[0].serves, served);
+    assert_eq!(config.instances[0].nat, Nat::default());
+    let one_family = PROXY.replace(", \"fd00:1:0:1::1/128\"", "");
+    assert_eq!(parse(&one_family).unwrap().instances[0].serves.len(), 1);
+}
+
+#[test]
+fn what_is_for_proxies_and_makes_no_sense_is_refused_with_a_remedy() {
+    for (from, to, expected) in [
+        (
+            "role = \"proxy\"",
+            "",
+            "agent.toml:5: nat: is for proxies; add `role",
+        ),
+        ("\"proxy\"", "\"relay\"", "unknown variant `relay`"),
+        (
+            "\"masquerade\"",
+            "\"none\"",
+            "agent.toml:6: uplink: is of no use",
+        ),
+        (
+            "\"eth0\"",
+            "\"eth 0\"",
+            "agent.toml:6: uplink: `eth 0` is not the name",
+        ),
+        (
+            "\"10.0.0.0/8\"",
+            "\"0.0.0.0/0\"",
+            "agent.toml:2: overlay: 0.0.0.0/0 would lead",
+        ),
+        (
+            "role",
+            "serves = [\"10.9.0.0/16\", \"10.0.0.0/8\"]\nrole",
+            "agent.toml:4: serves: 10.0.0.0/8 and 10.9.0.0/16 overlap",
+        ),
+        (
+            "role",
+            "serves = [\"10.0.1.1/32\"]\nrole",
+            "serves: 10.0.1.1/32 lies within 10.0.1.1/32",
+        ),
+        (
+            "role",
+            "serves = []\nrole",
+            "serves: has 0 prefixes; name between",
+        ),
+        (
+            ", \"fd00:1:0:1::1/128\"]",
+            "]\nserves = [\"::/0\"]",
+            "agent.toml:4: serves: ::/0 needs an address of the proxy in its family; add",
+        ),
+    ] {
+        let error = parse(&PROXY.replacen(from, to, 1)).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    let (head, _) = PROXY.split_once("public_key").unwrap();
+    let plain = "address = \"192.0.2.1\"\nalgorithm = \"sha1\"\nkey = \"password\"\n";
+    let error = parse(&format!("{head}{plain}")).unwrap_err();
+    assert!(
+        error.contains("agent.toml:4: role: cannot be a proxy"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_overlay_that_is_everything_has_a_table_of_its_own_and_marks_its_tunnels() {
+    let everything = GOOD.replacen("10.0.0.0/8", "0.0.0.0/0", 1);
+    let config = parse(&everything).unwrap();
+    let instance = &config.instances[0];
+    assert!(instance.is_everything);
+    assert_eq!((instance.table, config.mark()), (4_342, 4_342));
+    let own = everything.replacen("listen_port", "table = 9\nlisten_port", 1);
+    let config = parse(&own).unwrap();
+    assert_eq!((config.instances[0].table, config.mark()), (9, 0));
+    let other = GOOD.replacen("10.0.0.0/8", "0.0.0.0/1", 1);
+    assert_eq!(parse(&other).unwrap().mark(), 0);
+    let six = SECOND.replacen("10.0.0.0/8", "::/0", 1);
+    let six = six.replacen("10.0.0.1/32", "fd00:9::1/128", 1);
+    let six = six.replacen("10.0.0.9/32", "fd00:9::9/128", 1);
+    let only_v4 = everything.replacen(", \"fd00:1::/48\"", "", 1);
+    let only_v4 = only_v4.replacen(", \"fd00:1::1/128\"", "", 1);
+    let error = parse(&format!("{only_v4}{six}")).unwrap_err();
+    assert!(error.contains("has a default route, as that of"), "{error}");
+}

@@ -15,6 +15,8 @@ use crate::config::Config;
 pub(super) struct Addresses {
     configured: Vec<IpAddr>,
     towards: IpAddr,
+    /// Of what goes there.
+    mark: u32,
     /// None when nothing can change, or nobody tells.
     watch: Option<AddressWatch>,
 }
@@ -27,6 +29,7 @@ impl Addresses {
         Self {
             configured: config.rlocs.clone(),
             towards,
+            mark: config.mark(),
             watch: watch.and_then(|watch| watch.map_err(unwatched).ok()),
         }
     }
@@ -40,7 +43,7 @@ impl Addresses {
             return Ok(self.configured.clone());
         }
         let towards = self.towards;
-        let rloc = local_address_towards(towards).with_context(|| {
+        let rloc = local_address_towards(towards, self.mark).with_context(|| {
             format!("no route to the map server at {towards}; add one, or set `rlocs`")
         })?;
         Ok(vec![rloc])

@@ -25,6 +25,8 @@ const CONTROL_KEEPALIVE_S: u16 = 25;
 pub(super) struct Control {
     pub(super) socket: UdpSocket,
     tunnel: Option<Tunnel>,
+    /// Of what the socket sends.
+    mark: u32,
     renewed: Option<Timestamp>,
     /// When the map server was last heard of.
     heard: Option<Timestamp>,
@@ -128,11 +130,12 @@ impl Control {
         };
         let bind = SocketAddr::new(address, server.port());
         let device = tunnel.as_ref().map(|tunnel| tunnel.device.name());
-        let socket = bind_control_socket(bind, device)
+        let socket = bind_control_socket(bind, device, plain_mark(config))
             .with_context(|| format!("control socket on {bind}"))?;
         Ok(Self {
             socket,
             tunnel,
+            mark: plain_mark(config),
             renewed: None,
             heard: None,
         })
@@ -156,7 +159,7 @@ impl Control {
             && !rlocs.contains(&now.ip())
             && let Some(rloc) = moved
         {
-            self.socket = bind_control_socket(SocketAddr::new(*rloc, now.port()), None)?;
+            self.socket = bind_control_socket(SocketAddr::new(*rloc, now.port()), None, self.mark)?;
         }
         Ok(())
     }
@@ -170,8 +173,9 @@ impl Control {
         let server = config.map_server.address;
         let bind = SocketAddr::new(address, server.port());
         let before = self.socket.local_addr()?;
+        let mark = self.mark;
         let opened = |device| {
-            let socket = (bind != before).then(|| bind_control_socket(bind, device));
+            let socket = (bind != before).then(|| bind_control_socket(bind, device, mark));
             let socket = socket.transpose();
             socket.with_context(|| format!("control socket on {bind}"))
         };
@@ -260,6 +264,14 @@ impl Control {
     }
 }
 
+/// The mark of control datagrams: inside a tunnel it is the tunnel that has one.
+fn plain_mark(config: &Config) -> u32 {
+    match &config.map_server.access {
+        Access::Tunnel { .. } => 0,
+        Access::Plain { .. } => config.mark(),
+    }
+}
+
 /// The map server, as the control tunnel knows it.
 fn peer(key: PublicKey, endpoint: SocketAddr, server: IpAddr) -> PeerSpec {
     PeerSpec {
@@ -293,6 +305,7 @@ async fn tunnel(
         private_key,
         listen_port: 0,
         mtu: config.mtu,
+        mark: config.mark(),
         addresses: vec![address],
         adopt: true,
     };

@@ -1,6 +1,8 @@
 //! What one instance has on this host: data interface, miss catcher, and the routes into both.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -9,13 +11,13 @@ use ipnet::IpNet;
 use lisp_proto::PublicKey;
 use tracing::{info, warn};
 use wg_device::{
-    Backend, BackendChoice, Device, DeviceConfig, DeviceError, MissTun, NetNs, PeerSpec,
-    PrivateKey, RouteSpec, Routes,
+    Backend, Device, DeviceConfig, DeviceError, MissTun, NetNs, OverlayRules, PeerSpec, PrivateKey,
+    RouteSpec, Routes,
 };
 
 use super::forwarding::Forwarding;
 use crate::agent::{self, Change};
-use crate::config::Instance;
+use crate::config::{Config, Instance};
 
 /// Metric of the routes that catch: any other route to the same prefix wins.
 const MISS_METRIC: u32 = 8_192;
@@ -30,6 +32,8 @@ pub(super) struct DataPlane {
     sources: Vec<IpAddr>,
     /// Where the routes are.
     table: u32,
+    /// Where the overlay is everything.
+    rules: Option<OverlayRules>,
     forwarding: Forwarding,
     /// The latest packet was refused, and that was said.
     refusing: bool,
@@ -38,13 +42,12 @@ pub(super) struct DataPlane {
 impl DataPlane {
     /// Makes the interfaces and routes; what was made goes again on an error.
     pub(super) async fn create(
+        config: &Config,
         instance: &Instance,
-        choice: BackendChoice,
         private_key: PrivateKey,
-        state_dir: &Path,
     ) -> Result<Self> {
         let netns = instance.netns.as_deref().map(NetNs::open).transpose()?;
-        let forwarding = Forwarding::prepare(instance, netns, state_dir)?;
+        let forwarding = Forwarding::prepare(instance, netns, &config.state_dir)?;
         let netns = forwarding.netns();
         let routes = Routes::new_in(netns).context("no access to the routing tables")?;
         let sources = host_addresses(&instance.eid_prefixes);
@@ -53,10 +56,11 @@ impl DataPlane {
             private_key,
             listen_port: instance.listen_port,
             mtu: instance.mtu,
+            mark: config.mark(),
             addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
             adopt: true,
         };
-        let data = Device::create_in(netns, wanted, choice).await?;
+        let data = Device::create_in(netns, wanted, config.data_plane).await?;
         // Where tunnels outlive us, packets to unknown destinations must not leave in the clear
         // meanwhile.
         let outlives = data.backend() == Backend::Kernel;
@@ -64,17 +68,22 @@ impl DataPlane {
         for name in [data.name(), miss.name()] {
             routes.adopt(name)?;
         }
-        let made = Self {
+        let mut made = Self {
             data,
             miss,
             routes,
             sources,
             table: instance.table,
+            rules: None,
             forwarding,
             refusing: false,
         };
         for prefix in &instance.overlay {
             made.routes.add(&made.catch_route(prefix))?;
+        }
+        if instance.is_everything {
+            made.rules = Some(OverlayRules::add()?);
+            warn_of_strict_filters();
         }
         Ok(made)
     }
@@ -124,6 +133,9 @@ impl DataPlane {
         if self.backend() == Backend::Kernel {
             self.data.stay();
             self.miss.stay();
+            if let Some(rules) = &self.rules {
+                rules.stay();
+            }
             self.forwarding.stay();
         }
     }
@@ -233,13 +245,42 @@ impl DataPlane {
             routes,
             sources: _,
             table: _,
+            rules,
             forwarding,
             refusing: _,
         } = self;
+        if let Some(rules) = rules {
+            rules.remove();
+        }
         miss.close();
         drop(routes);
         data.close().await;
         forwarding.remove();
+    }
+}
+
+/// Says what to do where the kernel drops what it would not answer through the same interface: it
+/// looks for the way back without the mark of the tunnels, and finds the overlay.
+fn warn_of_strict_filters() {
+    let filter = |name: &OsStr| {
+        let path = Path::new("/proc/sys/net/ipv4/conf")
+            .join(name)
+            .join("rp_filter");
+        let value = fs::read_to_string(path).ok()?;
+        value.trim().parse::<u8>().ok()
+    };
+    let all = filter(OsStr::new("all")).unwrap_or(0);
+    let interfaces = fs::read_dir("/proc/sys/net/ipv4/conf").into_iter();
+    for interface in interfaces.flatten().flatten() {
+        let name = interface.file_name();
+        let is_one = name != "all" && name != "default" && name != "lo";
+        // The greater one of both counts.
+        if is_one && filter(&name).is_some_and(|own| own.max(all) == 1) {
+            let remedy = "run `sysctl net.ipv4.conf.all.rp_filter=2`, which is enough for all";
+            let interface = name.display();
+            warn!(event = "strict_rp_filter", %interface, remedy);
+            return;
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! May this host forward packets for the networks behind it, and do they fit the tunnels?
+//! May this host forward packets for the networks behind it and for the clients of a proxy, and what
+//! becomes of them on the way?
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use tracing::{info, warn};
-use wg_device::{MssClamp, NetNs};
+use wg_device::{ForwardRules, Forwarded, Masquerade, NetNs};
 
-use crate::config::Instance;
+use crate::config::{Instance, Nat};
 
 /// What the names of notes begin with; the instance-id follows.
 const NOTE: &str = "forwarding-";
@@ -43,8 +44,8 @@ pub(super) struct Forwarding {
     /// Remembers what was switched on, for a next run that follows without an end of this one.
     note: PathBuf,
     owner: Owner,
-    /// Where there is a network behind this host.
-    clamp: Option<MssClamp>,
+    /// Where this host forwards.
+    rules: Option<ForwardRules>,
     stays: AtomicBool,
 }
 
@@ -68,14 +69,16 @@ impl Forwarding {
             switched_on,
             note,
             owner: Owner::of(instance),
-            clamp: None,
+            rules: None,
             stays: AtomicBool::new(stays),
         };
-        if instance.eid_prefixes.iter().any(is_network) {
-            made.clamp(instance);
+        if forwarded(instance).next().is_some() {
+            made.set_rules(instance)?;
+            made.write_note()
+                .with_context(|| format!("writing {}", made.note.display()))?;
         }
         for (setting, is_ipv4) in SETTINGS.into_iter().zip([true, false]) {
-            let mut networks = instance.eid_prefixes.iter().filter(|net| is_network(net));
+            let mut networks = forwarded(instance);
             let Some(network) = networks.find(|net| net.addr().is_ipv4() == is_ipv4) else {
                 continue;
             };
@@ -107,13 +110,13 @@ impl Forwarding {
     /// Undoes what a run left that is no more. What cannot be undone is logged.
     pub(super) fn undo_leftover(instance: &Instance, netns: Option<NetNs>, state_dir: &Path) {
         let note = note_of(instance, state_dir);
-        let has_network = instance.eid_prefixes.iter().any(is_network);
+        let forwards = forwarded(instance).next().is_some();
         let left = Self {
             netns,
             switched_on: noted(&note),
             note,
             owner: Owner::of(instance),
-            clamp: has_network.then(|| MssClamp::of(&instance.interfaces.data)),
+            rules: forwards.then(|| ForwardRules::of(&instance.interfaces.data)),
             stays: AtomicBool::new(false),
         };
         left.remove();
@@ -134,19 +137,43 @@ impl Forwarding {
         self.stays.store(false, Ordering::Relaxed);
     }
 
-    /// Limits the segments of TCP connections that are forwarded.
-    fn clamp(&mut self, instance: &Instance) {
+    /// Limits the segments of TCP connections that are forwarded, and gives what leaves by an uplink an
+    /// address there.
+    ///
+    /// # Errors
+    /// Addresses cannot be translated: the answers would not come back.
+    fn set_rules(&mut self, instance: &Instance) -> Result<()> {
         let names = &instance.interfaces;
-        let clamp = MssClamp::of(&names.data);
-        let set = || clamp.set(&names.data, &names.miss, instance.mtu);
-        if let Err(error) = self.inside(set) {
-            let remedy = format!(
-                "install nftables, or set the MTU of the hosts behind this one to {}",
-                instance.mtu
-            );
-            warn!(event = "not_clamped", %error, remedy);
+        let rules = ForwardRules::of(&names.data);
+        let own = instance.eid_prefixes.iter();
+        let own: Vec<IpNet> = own.filter(|net| is_network(net)).copied().collect();
+        let Nat { masquerade, uplink } = &instance.nat;
+        let forwarded = Forwarded {
+            data: &names.data,
+            miss: &names.miss,
+            mtu: instance.mtu,
+            masquerade: masquerade.then_some(Masquerade {
+                uplink: uplink.as_deref(),
+                except: &own,
+            }),
+        };
+        let set = self.inside(|| rules.set(&forwarded));
+        self.rules = Some(rules);
+        match set {
+            Err(error) if *masquerade => {
+                let remedy = "install nftables, or leave `nat` out and give the hosts on the uplink routes to the clients";
+                Err(error).with_context(|| format!("no address translation; {remedy}"))
+            }
+            Err(error) => {
+                let remedy = format!(
+                    "install nftables, or set the MTU of the hosts behind this one to {}",
+                    instance.mtu
+                );
+                warn!(event = "not_clamped", %error, remedy);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
-        self.clamp = Some(clamp);
     }
 
     fn write_note(&self) -> io::Result<()> {
@@ -190,10 +217,10 @@ impl Drop for Forwarding {
             }
         }
         remove_note(&self.note);
-        if let Some(clamp) = &self.clamp
-            && let Err(error) = self.inside(|| clamp.remove())
+        if let Some(rules) = &self.rules
+            && let Err(error) = self.inside(|| rules.remove())
         {
-            warn!(%error, "TCP segment sizes are still clamped");
+            warn!(%error, "what is forwarded is still changed by nftables");
         }
     }
 }
@@ -224,7 +251,7 @@ pub(super) fn undo_strays(instances: &[Instance], state_dir: &Path) {
             switched_on: noted(&note),
             note,
             owner: Owner::default(),
-            clamp: of.data.as_deref().map(MssClamp::of),
+            rules: of.data.as_deref().map(ForwardRules::of),
             stays: AtomicBool::new(false),
         };
         left.remove();
@@ -283,6 +310,12 @@ fn boot() -> String {
 
 fn path(setting: &str) -> String {
     format!("/proc/sys/{}", setting.replace('.', "/"))
+}
+
+/// What this host forwards for: networks behind it, and what it serves.
+fn forwarded(instance: &Instance) -> impl Iterator<Item = &IpNet> {
+    let networks = instance.eid_prefixes.iter().filter(|net| is_network(net));
+    networks.chain(&instance.serves)
 }
 
 /// Whether other hosts may have addresses in `prefix`.
@@ -355,7 +388,7 @@ mod tests {
                 netns: Some("green".into()),
                 data: Some("lisp7".into()),
             },
-            clamp: None,
+            rules: None,
             stays: AtomicBool::new(true),
         };
         forwarding.write_note().unwrap();

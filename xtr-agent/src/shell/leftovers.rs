@@ -1,7 +1,7 @@
 //! What an agent that runs no more has left on the host.
 
 use anyhow::{Context, Result};
-use wg_device::{DeviceError, NetNs, remove_leftover};
+use wg_device::{DeviceError, NetNs, OverlayRules, remove_leftover};
 
 use super::cache_file;
 use super::forwarding::{self, Forwarding};
@@ -37,6 +37,9 @@ pub fn remove_leftovers(config: &Config) -> Result<Vec<String>> {
         open.push((instance, netns));
     }
     remove(None, &config.control_interface)?;
+    if config.mark() != 0 {
+        OverlayRules::remove_leftover()?;
+    }
     cache_file::remove_in(&config.state_dir)
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     // Last: the host forwards for nobody any more.

@@ -93,7 +93,7 @@ impl Overlay {
             .try_fill_bytes(&mut seed)
             .context("no randomness from the operating system")?;
         let key = data_key.clone();
-        let plane = DataPlane::create(instance, config.data_plane, key, &config.state_dir).await?;
+        let plane = DataPlane::create(config, instance, key).await?;
         Ok(Self {
             iid: instance.iid,
             strays: true,
@@ -101,7 +101,7 @@ impl Overlay {
             heard: SharedHeard::default(),
             counting: Counting::default(),
             renewals: Renewals::default(),
-            paths: PathSizes::default(),
+            paths: PathSizes::marked(config.mark()),
             holes: BlackHoles::default(),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),

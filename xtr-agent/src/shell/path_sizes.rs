@@ -13,11 +13,21 @@ const AT_ONCE: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct PathSizes {
     narrow: BTreeMap<IpAddr, u32>,
+    /// Of the packets that go there.
+    mark: u32,
     /// Where the last look ended.
     last: Option<IpAddr>,
 }
 
 impl PathSizes {
+    /// Nothing was looked at yet; packets have this mark.
+    pub(super) fn marked(mark: u32) -> Self {
+        Self {
+            mark,
+            ..Self::default()
+        }
+    }
+
     /// Looks at the paths to some of `endpoints`, and warns of those that have become too narrow
     /// for packets of `mtu` bytes inside.
     pub(super) fn look(&mut self, mtu: u16, endpoints: impl Iterator<Item = IpAddr>) {
@@ -32,7 +42,7 @@ impl PathSizes {
             .flatten();
         for endpoint in chosen {
             // Without a way there is nothing to say about its size.
-            let Ok(size) = path_mtu(endpoint) else {
+            let Ok(size) = path_mtu(endpoint, self.mark) else {
                 continue;
             };
             if complaint(mtu, endpoint, size).is_none() {

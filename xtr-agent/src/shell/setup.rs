@@ -99,6 +99,7 @@ pub(super) fn core(
         map_servers: map_servers(config, control_key),
         iid: instance.iid,
         eid_prefixes: instance.eid_prefixes.clone(),
+        serves: instance.serves.clone(),
         shared: instance.shared,
         overlay: instance.overlay.clone(),
         control_address,

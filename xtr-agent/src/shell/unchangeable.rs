@@ -80,12 +80,15 @@ fn fixed(config: &Config) -> [Fixed; 6] {
 }
 
 /// What cannot change of one instance.
-fn fixed_of_one(instance: &Instance) -> [Fixed; 9] {
+fn fixed_of_one(instance: &Instance) -> [Fixed; 12] {
     let Instance {
         iid: _,
         subscribe: _,
         overlay: _,
         eid_prefixes: _,
+        is_everything,
+        serves,
+        nat,
         listen_port,
         mtu,
         netns,
@@ -97,6 +100,9 @@ fn fixed_of_one(instance: &Instance) -> [Fixed; 9] {
     } = instance;
     [
         ("eid_prefixes", format!("{:?}", gateway(instance))),
+        ("overlay", format!("{is_everything}")),
+        ("serves", format!("{serves:?}")),
+        ("nat", format!("{nat:?}")),
         ("listen_port", format!("{listen_port:?}")),
         ("mtu", format!("{mtu:?}")),
         ("netns", format!("{netns:?}")),

@@ -116,6 +116,8 @@ fn the_destination_knows_the_client_before_the_client_hears_of_it_and_the_source
     let switch = bench.ack("e", &arm[0]);
     assert_eq!(told(&switch), ["a: 0.0.0.0/0 at 192.0.2.5"]);
     assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "e");
+    let on_the_way = Duration::from_millis(30);
+    assert_eq!(bench.wait(on_the_way), []);
     assert_eq!(bench.ack("a", &switch[0]), [], "d still forwards");
     let confirm = bench.wait(limits::MIGRATION_LINGER);
     assert_eq!(
@@ -130,7 +132,9 @@ fn the_destination_knows_the_client_before_the_client_hears_of_it_and_the_source
     let report = last(&bench);
     assert_eq!((report.run, report.state), (1, MigrationState::Confirmed));
     let took = report.ended.unwrap() - report.started.unwrap();
-    assert_eq!(took, limits::MIGRATION_LINGER);
+    assert_eq!(took, on_the_way + limits::MIGRATION_LINGER);
+    let moved = report.moved.unwrap() - report.told.unwrap();
+    assert_eq!(moved, on_the_way);
     assert_eq!(bench.server.sizes().migrations, 0);
 }
 

@@ -70,13 +70,12 @@ impl Embedded {
             held: None,
         };
         let failed = |error| failed_to_start(error, config, link.name());
-        let device = DeviceBuilder::new()
+        let builder = DeviceBuilder::new()
             .with_udp(RoomySockets::new())
             .with_ip_pair(TunWriter(tun), reader)
             .with_listen_port(config.listen_port)
-            .build()
-            .await
-            .map_err(failed)?;
+            .with_fwmark(config.mark);
+        let device = builder.build().await.map_err(failed)?;
         let secret = config.private_key.secret();
         device.set_private_key(secret).await.map_err(failed)?;
         let listen_port = device.read(async |device| device.listen_port()).await;

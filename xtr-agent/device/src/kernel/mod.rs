@@ -97,10 +97,12 @@ impl Kernel {
             configured(changes.configure(
                 rekeyed.then_some(private_key),
                 moved.then_some(config.listen_port),
+                config.mark,
             ))?;
             guard.fit(config.mtu, &config.addresses)?;
         } else {
-            configured(changes.configure(Some(private_key), Some(config.listen_port)))?;
+            let (key, port) = (Some(private_key), Some(config.listen_port));
+            configured(changes.configure(key, port, config.mark))?;
             // The kernel binds the port when the interface comes up.
             guard.bring_up(&config.addresses).map_err(port_in_use)?;
         }

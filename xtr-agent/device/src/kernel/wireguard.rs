@@ -70,15 +70,18 @@ impl WireGuard {
         })
     }
 
-    /// Sets the private key and the UDP port (0: a free one); `None` leaves what there is.
+    /// Sets the private key and the UDP port (0: a free one), of which `None` leaves what there is,
+    /// and the mark of outer packets (0: none).
     pub(crate) fn configure(
         &mut self,
         private_key: Option<[u8; 32]>,
         listen_port: Option<u16>,
+        mark: u32,
     ) -> io::Result<()> {
+        let mark = WireguardAttribute::Fwmark(mark);
         let key = private_key.map(WireguardAttribute::PrivateKey);
         let port = listen_port.map(WireguardAttribute::ListenPort);
-        self.set(key.into_iter().chain(port).collect())
+        self.set(key.into_iter().chain(port).chain([mark]).collect())
     }
 
     /// Adds or updates these peers, in their order, and leaves all others alone, but for AllowedIPs

@@ -26,7 +26,7 @@ fn a_forged_inner_source_is_heard_without_the_device_and_not_with_it() {
             cable.far.enter();
             let forger = UdpSocket::bind((forged, PORT)).await.unwrap();
             cable.near.enter();
-            let open = bind_control_socket(addr(target, 1), None).unwrap();
+            let open = bind_control_socket(addr(target, 1), None, 0).unwrap();
             // The proof that the forgery works; repeated because the cable may be new to the
             // kernels at its ends.
             let repeat = async {
@@ -42,7 +42,7 @@ fn a_forged_inner_source_is_heard_without_the_device_and_not_with_it() {
             };
             assert_eq!(heard, ("forged".into(), forged.parse().unwrap()));
             let device = Some(near.device.name());
-            let bound = bind_control_socket(addr(target, 2), device).unwrap();
+            let bound = bind_control_socket(addr(target, 2), device, 0).unwrap();
             forger.send_to(b"forged", addr(target, 2)).await.unwrap();
             assert!(
                 is_silent(&bound).await,

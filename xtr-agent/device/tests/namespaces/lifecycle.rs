@@ -36,7 +36,7 @@ fn an_interface_comes_up_with_its_addresses_usable_at_once() {
         assert_eq!(ip("-4 route show dev lisp0").lines().count(), 1);
         assert!(!ip("-6 route show dev lisp0").contains("fd00:1::1"));
         let towards: IpAddr = "10.9.0.7".parse().unwrap();
-        assert_eq!(local_address_towards(towards).unwrap(), inner[2].addr());
+        assert_eq!(local_address_towards(towards, 0).unwrap(), inner[2].addr());
     });
 }
 

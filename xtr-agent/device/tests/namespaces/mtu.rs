@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use nix::sys::socket::{getsockopt, sockopt};
-use wg_device::{MssClamp, path_mtu};
+use wg_device::{ForwardRules, Forwarded, path_mtu};
 
 use crate::support::{Cable, Namespace, in_namespace, ip};
 
@@ -14,10 +14,10 @@ fn the_mtu_of_a_path_is_that_of_its_route() {
     in_namespace(|| async {
         let _cable = Cable::lay();
         let far: IpAddr = "192.0.2.2".parse().unwrap();
-        assert_eq!(path_mtu(far).unwrap(), 1500);
+        assert_eq!(path_mtu(far, 0).unwrap(), 1500);
         ip("route add 192.0.2.2/32 dev cable0 mtu 1300");
-        assert_eq!(path_mtu(far).unwrap(), 1300);
-        assert!(path_mtu("198.51.100.1".parse().unwrap()).is_err());
+        assert_eq!(path_mtu(far, 0).unwrap(), 1300);
+        assert!(path_mtu("198.51.100.1".parse().unwrap(), 0).is_err());
     });
 }
 
@@ -62,14 +62,20 @@ fn forwarded_connections_are_told_a_segment_size_that_fits() {
             size
         };
         let before = segment_size();
-        let clamp = MssClamp::of("tunnel1");
+        let rules = ForwardRules::of("tunnel1");
+        let forwarded = Forwarded {
+            data: "tunnel1",
+            miss: "lispm0",
+            mtu: 1380,
+            masquerade: None,
+        };
         for _ in 0..2 {
-            clamp.set("tunnel1", "lispm0", 1380).unwrap();
+            rules.set(&forwarded).unwrap();
             // With timestamps, which take 12 bytes of each segment.
             assert!(segment_size() <= 1340, "{} before", before);
         }
-        clamp.remove().unwrap();
-        clamp.remove().unwrap();
+        rules.remove().unwrap();
+        rules.remove().unwrap();
         assert_eq!(segment_size(), before);
     });
 }

@@ -239,6 +239,7 @@ pub(crate) fn config(
         private_key: private_key.clone(),
         listen_port,
         mtu: 1420,
+        mark: 0,
         addresses: addresses.to_vec(),
         adopt: false,
     }
@@ -257,7 +258,7 @@ pub(crate) fn route(prefix: &str, device: &str) -> RouteSpec {
 /// A socket bound to an inner address and its interface.
 pub(crate) fn bind(address: &str, device: &Device) -> UdpSocket {
     let address = SocketAddr::new(address.parse().unwrap(), PORT);
-    bind_control_socket(address, Some(device.name())).unwrap()
+    bind_control_socket(address, Some(device.name()), 0).unwrap()
 }
 
 /// Waits for a datagram and returns it as text with its source.

@@ -23,6 +23,7 @@ mod idle;
 mod order;
 mod overlaps;
 mod paths;
+mod proxies;
 mod publications;
 mod reconfigure;
 mod refusals;
@@ -70,6 +71,7 @@ impl Bench {
             }],
             iid: InstanceId(0),
             eid_prefixes: vec![net("10.0.0.1/32"), net("fd00:1::1/128")],
+            serves: Vec::new(),
             shared: false,
             overlay: vec![net("10.0.0.0/8"), net("fd00:1::/48")],
             control_address: addr("fd4c:1::a"),

@@ -1,0 +1,140 @@
+//! What happens to packets that are forwarded into and out of the tunnels: TCP connections keep to
+//! segments that fit, and what leaves by an uplink may get an address there.
+//!
+//! Connections of this host fit by themselves: the kernel takes the segment size from the MTU of
+//! the interface their route leads through. Hosts behind a gateway do not know of the tunnel, and
+//! ICMP that tells them often does not arrive.
+
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+
+use ipnet::IpNet;
+
+/// An nftables table of ours for one data interface, changed with the program `nft`.
+#[derive(Debug)]
+pub struct ForwardRules {
+    table: String,
+}
+
+/// What is forwarded, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarded<'a> {
+    /// The data interface.
+    pub data: &'a str,
+    /// The interface that catches first packets.
+    pub miss: &'a str,
+    /// What fits both, bytes.
+    pub mtu: u16,
+    /// Whether what leaves the tunnels for elsewhere gets an address of the interface it leaves by.
+    pub masquerade: Option<Masquerade<'a>>,
+}
+
+/// What gets another source address.
+#[derive(Clone, Copy, Debug)]
+pub struct Masquerade<'a> {
+    /// Only what leaves by this interface; `None`: by any that is none of the tunnels.
+    pub uplink: Option<&'a str>,
+    /// But not what goes to these networks.
+    pub except: &'a [IpNet],
+}
+
+impl ForwardRules {
+    /// Names the rules of the data interface `data`; sets nothing.
+    #[must_use]
+    pub fn of(data: &str) -> Self {
+        Self {
+            table: format!("lispwire_{data}"),
+        }
+    }
+
+    /// Lowers the maximum segment size of TCP connections that are forwarded to or from the tunnels to
+    /// what their MTU holds, and masquerades. What is set already is replaced in one step.
+    ///
+    /// # Errors
+    /// There is no program `nft`, or the kernel has no nf_tables.
+    pub fn set(&self, forwarded: &Forwarded<'_>) -> io::Result<()> {
+        run(&self.ruleset(forwarded))
+    }
+
+    /// Takes the rules away; that there are none is no error.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove(&self) -> io::Result<()> {
+        let table = &self.table;
+        // Where there is no `nft`, nothing was set.
+        match run(&format!("table inet {table}\ndelete table inet {table}\n")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn ruleset(&self, forwarded: &Forwarded<'_>) -> String {
+        let table = &self.table;
+        let clamps = clamps(forwarded);
+        let nat = forwarded.masquerade.as_ref();
+        let nat = nat.map_or_else(String::new, |nat| masquerades(forwarded, nat));
+        format!(
+            "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
+             chain forward {{\ntype filter hook forward priority mangle; policy accept;\n\
+             {clamps}}}\n{nat}}}\n"
+        )
+    }
+}
+
+/// The rules that lower segment sizes.
+fn clamps(forwarded: &Forwarded<'_>) -> String {
+    let Forwarded {
+        data, miss, mtu, ..
+    } = forwarded;
+    // IP and TCP headers without options.
+    let (v4, v6) = (mtu.saturating_sub(40), mtu.saturating_sub(60));
+    let mut rules = String::new();
+    for side in ["oifname", "iifname"] {
+        for (family, size) in [("ipv4", v4), ("ipv6", v6)] {
+            rules += &format!(
+                "{side} {{ \"{data}\", \"{miss}\" }} meta nfproto {family} \
+                 tcp flags & (syn | rst) == syn tcp option maxseg size set {size}\n"
+            );
+        }
+    }
+    rules
+}
+
+/// The chain that changes source addresses.
+fn masquerades(forwarded: &Forwarded<'_>, nat: &Masquerade<'_>) -> String {
+    let Forwarded { data, miss, .. } = forwarded;
+    let mut rules = String::new();
+    for net in nat.except {
+        let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
+        rules += &format!("{family} daddr {net} accept\n");
+    }
+    let leaving = match nat.uplink {
+        Some(uplink) => format!("oifname \"{uplink}\""),
+        None => format!("oifname != {{ \"{data}\", \"{miss}\" }}"),
+    };
+    format!(
+        "chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
+         {rules}iifname \"{data}\" {leaving} masquerade\n}}\n"
+    )
+}
+
+/// Has `nft` carry out a script, all of it or nothing.
+fn run(script: &str) -> io::Result<()> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(script.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let first = complaint.lines().next().unwrap_or("no reason given");
+    Err(io::Error::other(format!("nft: {first}")))
+}
