@@ -58,6 +58,7 @@ fn a_client_that_nobody_knows_is_not_looked_for_behind_another_proxy() {
     assert_eq!(story(&refused), ["NegativeMapping", "icmp"]);
     assert_eq!(bench.agent.sizes().peers, 0);
     // Somebody who serves less is another matter.
+    let mut bench = proxy();
     let asked = bench.input(Input::TunPacket(&packet("10.0.0.1", "10.9.0.1", &[1])));
     let nonce = requests(&asked)[0].nonce;
     let installing = bench.reply(nonce, &other_proxy("10.9.0.0/16"));
