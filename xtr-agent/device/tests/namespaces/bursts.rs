@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::UdpSocket;
-use wg_device::{Device, PeerSpec, PrivateKey};
+use wg_device::{BackendChoice, Device, PeerSpec, PrivateKey};
 
 use crate::support::{Cable, Node, bind, receive, udp_packet, with_each_backend};
 
@@ -21,12 +21,7 @@ const LARGE: usize = 1_372;
 fn peers_that_never_answer_leave_room_for_others() {
     with_each_backend(|choice| async move {
         let cable = Cable::lay();
-        let near = Node::start(choice, "lisp0", "192.0.2.1", &["10.0.0.1/32"]).await;
-        cable.far.enter();
-        let far = Node::start(choice, "lisp0", "192.0.2.2", &["10.0.0.2/32"]).await;
-        near.device.set_peer(&far.as_peer()).await.unwrap();
-        far.device.set_peer(&near.as_peer()).await.unwrap();
-        let socket = bind("10.0.0.2", &far.device);
+        let (near, _far, socket) = acquainted(choice, &cable).await;
         for number in 1..=3_u16 {
             let silent = format!("10.0.9.{number}");
             let spec = PeerSpec {
@@ -52,12 +47,7 @@ fn peers_that_never_answer_leave_room_for_others() {
 fn more_packets_than_a_socket_holds_arrive_in_order() {
     with_each_backend(|choice| async move {
         let cable = Cable::lay();
-        let near = Node::start(choice, "lisp0", "192.0.2.1", &["10.0.0.1/32"]).await;
-        cable.far.enter();
-        let far = Node::start(choice, "lisp0", "192.0.2.2", &["10.0.0.2/32"]).await;
-        near.device.set_peer(&far.as_peer()).await.unwrap();
-        far.device.set_peer(&near.as_peer()).await.unwrap();
-        let socket = bind("10.0.0.2", &far.device);
+        let (near, far, socket) = acquainted(choice, &cable).await;
         setsockopt(&socket, sockopt::RcvBufForce, &(128 << 20)).unwrap();
         near.device.kick(&far.key.public()).await.unwrap();
         near.wait_for_handshake(&far).await;
@@ -109,4 +99,15 @@ fn schedule(policy: libc::c_int, sched_priority: libc::c_int) {
 
 async fn number_of(socket: &UdpSocket) -> u32 {
     receive(socket).await.0.parse().unwrap()
+}
+
+/// Two nodes that know each other, and a socket at the far one; the thread is there afterwards.
+async fn acquainted(choice: BackendChoice, cable: &Cable) -> (Node, Node, UdpSocket) {
+    let near = Node::start(choice, "lisp0", "192.0.2.1", &["10.0.0.1/32"]).await;
+    cable.far.enter();
+    let far = Node::start(choice, "lisp0", "192.0.2.2", &["10.0.0.2/32"]).await;
+    near.device.set_peer(&far.as_peer()).await.unwrap();
+    far.device.set_peer(&near.as_peer()).await.unwrap();
+    let socket = bind("10.0.0.2", &far.device);
+    (near, far, socket)
 }
