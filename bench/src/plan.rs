@@ -103,6 +103,9 @@ pub(crate) struct Report<P> {
     pub(crate) planes: Vec<P>,
 }
 
+/// A figure by name, and how to read it off what was measured of one data plane.
+pub(crate) type Value<'a, P> = (&'a str, fn(&P) -> f64);
+
 impl<P> Report<P> {
     /// What was measured of `planes`, and the figures that sum it up, by name.
     pub(crate) fn new<const N: usize>(ratios: [(&str, f64); N], planes: Vec<P>) -> Self {
@@ -111,6 +114,13 @@ impl<P> Report<P> {
             ratios: ratios.into(),
             planes,
         }
+    }
+
+    /// The same, where each figure is the greatest among the data planes.
+    pub(crate) fn of_greatest<const N: usize>(values: [Value<'_, P>; N], planes: Vec<P>) -> Self {
+        let greatest = |value: fn(&P) -> f64| planes.iter().map(value).fold(0.0, f64::max);
+        let ratios = values.map(|(name, value)| (name, greatest(value)));
+        Self::new(ratios, planes)
     }
 }
 

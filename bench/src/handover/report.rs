@@ -61,8 +61,7 @@ impl Plane {
 
 impl Report {
     pub(super) fn of(planes: Vec<Plane>) -> Self {
-        type Value = fn(&Plane) -> f64;
-        let values: [(&str, Value); 5] = [
+        let values: [plan::Value<'_, Plane>; 5] = [
             ("handover_vs_roaming", |plane| {
                 plane.handover_ms.p50 / plane.by_hand_ms.p50
             }),
@@ -73,9 +72,7 @@ impl Report {
                 plane.double_jump_ms.p50 / plane.floor_ms()
             }),
         ];
-        let worst = |value: Value| planes.iter().map(value).fold(0.0, f64::max);
-        let ratios = values.map(|(name, value)| (name, worst(value)));
-        Self::new(ratios, planes)
+        Self::of_greatest(values, planes)
     }
 }
 

@@ -181,8 +181,7 @@ fn milliseconds(time: Duration) -> f64 {
 
 impl Report {
     pub(super) fn of(planes: Vec<Plane>) -> Self {
-        type Value = fn(&Plane) -> f64;
-        let values: [(&str, Value); 7] = [
+        let values: [plan::Value<'_, Plane>; 7] = [
             ("migrate_lost", Plane::lost),
             ("still_lost", Plane::lost_still),
             ("migrate_gap_p50_ms", |plane| plane.one.gap_ms.p50),
@@ -191,9 +190,7 @@ impl Report {
             ("still_gap_max_ms", |plane| plane.still.gap_ms.max),
             ("wgquick_gap_p50_ms", |plane| plane.baseline.gap_ms.p50),
         ];
-        let worst = |value: Value| planes.iter().map(value).fold(0.0, f64::max);
-        let ratios = values.map(|(name, value)| (name, worst(value)));
-        Self::new(ratios, planes)
+        Self::of_greatest(values, planes)
     }
 }
 
