@@ -71,9 +71,10 @@ fn an_interrupted_demo_cleans_up() {
         .spawn()
         .unwrap();
     let pid = i32::try_from(demo.id()).unwrap();
-    let output = BufReader::new(demo.stdout.take().unwrap());
+    // Kept until the end: a demo that cannot write its next line ends by itself.
+    let mut output = BufReader::new(demo.stdout.take().unwrap()).lines();
     let reached = output
-        .lines()
+        .by_ref()
         .map(Result::unwrap)
         .any(|line| line.starts_with("alpha pings"));
     assert!(reached);
@@ -127,16 +128,18 @@ fn namespaces(pid: i32) -> Vec<String> {
         .collect()
 }
 
-/// The processes that this one started.
+/// The processes that this one started, whichever of its threads did.
 fn children(parent: &Child) -> Vec<i32> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", parent.id())).unwrap();
-    let lists =
-        tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap());
-    lists
-        .flat_map(|list| {
-            list.split_whitespace()
-                .map(|pid| pid.parse().unwrap())
-                .collect::<Vec<_>>()
-        })
+    let processes = fs::read_dir("/proc").unwrap();
+    processes
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(|&process| parent_of(process) == Some(parent.id()))
         .collect()
+}
+
+/// None if the process is gone meanwhile.
+fn parent_of(process: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok()
 }
