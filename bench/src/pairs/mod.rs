@@ -21,8 +21,9 @@ const DELAY: Duration = Duration::from_millis(5);
 const PAUSE: Duration = Duration::from_millis(20);
 /// One pair in so many starts at both ends at the same instant.
 const BOTH_ENDS: usize = 4;
-/// Pairs between lines of progress.
-const PROGRESS: usize = 100;
+/// Pairs of one network. More need more agents, and those of one network share one machine: they
+/// would wait for its processor, not for each other.
+const PAIRS_OF_A_NETWORK: u32 = 200;
 /// A guest is given so long, plus so long per pair.
 const PATIENCE: Duration = Duration::from_secs(600);
 const PATIENCE_EACH: Duration = Duration::from_secs(10);
@@ -30,12 +31,12 @@ const PATIENCE_EACH: Duration = Duration::from_secs(10);
 /// Measures first packets of pairs that have never met, at one end or both ends at once, with and
 /// without loss on the way to the map server.
 ///
-/// As many agents as it takes run side by side, and no two of them meet twice.
+/// Networks of some twenty agents follow each other, and no two agents meet twice.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Pairs per data plane and loss
     #[arg(long, value_name = "N", default_value_t = 2_000,
-        value_parser = clap::value_parser!(u32).range(1..=19_900))]
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
     /// Shares of control datagrams that are lost, each way, in percent
     #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_values_t = [0, 1],
@@ -81,9 +82,30 @@ fn in_guest(args: &Args, out: &Path) -> Result<Vec<Series>> {
     Ok(report.map_or_else(Vec::new, |report| report.series))
 }
 
-/// Lets `count` pairs meet.
+/// Lets `count` pairs meet, in as many networks as it takes.
 fn measure(plane: testbed::DataPlane, loss: u8, count: u32) -> Result<Series> {
-    let agents = agents_for(count);
+    let mut series = None;
+    let mut met = 0;
+    while met < count {
+        let pairs = PAIRS_OF_A_NETWORK.min(count - met);
+        measure_network(plane, loss, pairs, &mut series)?;
+        met += pairs;
+        say(&format!(
+            "{}, {loss} % lost: {met} of {count} pairs",
+            plane_name(plane)
+        ));
+    }
+    series.context("there are pairs to measure")
+}
+
+/// Lets `pairs` pairs of one network meet, and adds what became of them to `series`.
+fn measure_network(
+    plane: testbed::DataPlane,
+    loss: u8,
+    pairs: u32,
+    series: &mut Option<Series>,
+) -> Result<()> {
+    let agents = agents_for(pairs);
     let links = LinkParams::delayed(DELAY);
     let mut network = Network::start(&NetworkOptions {
         endpoints: agents,
@@ -95,10 +117,9 @@ fn measure(plane: testbed::DataPlane, loss: u8, count: u32) -> Result<Series> {
         data_plane: plane,
         ..NetworkOptions::default()
     })?;
-    let mut series = Series::new(plane_name(plane), loss, network.round_trip()?);
-    let count = usize::try_from(count)?;
-    let apart = (1..).flat_map(|apart| (0..agents).map(move |one| (one, (one + apart) % agents)));
-    for (number, (one, other)) in apart.take(count).enumerate() {
+    let round_trip = network.round_trip()?;
+    let series = series.get_or_insert_with(|| Series::new(plane_name(plane), loss, round_trip));
+    for (number, (one, other)) in pairs_of(agents).take(usize::try_from(pairs)?).enumerate() {
         let pick = |at: usize| network.endpoints.get(at).context("no such endpoint");
         let (one, other) = (pick(one)?, pick(other)?);
         let reply = meet(one, other, number)?;
@@ -109,16 +130,14 @@ fn measure(plane: testbed::DataPlane, loss: u8, count: u32) -> Result<Series> {
         };
         series.add(format!("{} to {}", one.name(), other.name()), reply, way);
         sleep(PAUSE);
-        if (number + 1) % PROGRESS == 0 || number + 1 == count {
-            say(&format!(
-                "{}, {loss} % lost: {} of {count} pairs",
-                plane_name(plane),
-                number + 1
-            ));
-        }
     }
     network.stop_all()?;
-    Ok(series)
+    Ok(())
+}
+
+/// Pairs of so many `agents`, first of those who stand beside each other in a circle.
+fn pairs_of(agents: usize) -> impl Iterator<Item = (usize, usize)> {
+    (1..).flat_map(move |apart| (0..agents).map(move |one| (one, (one + apart) % agents)))
 }
 
 /// What the agent of `one` says of its first packet to `other`.
@@ -164,9 +183,7 @@ mod tests {
         for count in [1, 3, 20, 500, 2_000] {
             let agents = agents_for(count);
             let mut met = BTreeSet::new();
-            let apart =
-                (1..).flat_map(|apart| (0..agents).map(move |one| (one, (one + apart) % agents)));
-            for (one, other) in apart.take(count as usize) {
+            for (one, other) in pairs_of(agents).take(count as usize) {
                 assert_ne!(one, other);
                 assert!(met.insert((one.min(other), one.max(other))), "{count}");
             }
