@@ -232,15 +232,15 @@ impl World {
         let (name, to): (_, IpAddr) = (client.name(), to.parse().unwrap());
         // Linux takes packets in by eight, and connection tracking drops all but the first of those
         // that open one flow together, unless they are of UDP.
-        let together = if seen_as.is_some() { 1 } else { 20 };
-        for _ in (0..20).step_by(together.into()) {
+        let together: u16 = if seen_as.is_some() { 1 } else { 20 };
+        for _ in 0..20 / together {
             let ping = Ping {
                 count: together,
                 ..ping(to)
             };
             let report = ping.run(client.namespace()).unwrap();
             let replies = report.replies.len();
-            assert_eq!(replies, together.into(), "{name} to {to}: {report:?}");
+            assert_eq!(replies, usize::from(together), "{name} to {to}: {report:?}");
         }
         let own = client.eids[usize::from(to.is_ipv6())];
         let seen_as = seen_as.map_or(own, |address| address.parse().unwrap());

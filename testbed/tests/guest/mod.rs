@@ -10,11 +10,15 @@
 use std::env;
 use std::io::{Write, stderr, stdout};
 use std::path::Path;
+use std::time::Duration;
 
 use testbed::vm;
 
 /// With this in the environment, a guest that cannot be run is a failure.
 const NEEDED: &str = "LISPWIRE_NEED_GUEST";
+
+/// Longest time of a guest whose idle time passes at once.
+const VIRTUAL_TIME: Duration = Duration::from_secs(1_200);
 
 /// Runs the ignored test `name` of this program in a guest, and says so where no guest can be run.
 pub(crate) fn passes(name: &str) {
@@ -36,7 +40,10 @@ fn run(arguments: &[&str], virtual_time: bool) {
     let mut command = vec![own_program.to_str().unwrap().to_owned()];
     command.extend(arguments.iter().copied().map(str::to_owned));
     let mut job = vm::Job::new(Path::new(env!("CARGO_BIN_EXE_testbed")), command);
-    job.virtual_time = virtual_time;
+    if virtual_time {
+        job.virtual_time = true;
+        job.timeout = VIRTUAL_TIME;
+    }
     match vm::run(&job, &mut stdout(), &mut stderr()) {
         Ok(outcome) => assert_eq!(outcome.code, 0),
         Err(error) if error.is_unavailable() && env::var_os(NEEDED).is_none() => {
