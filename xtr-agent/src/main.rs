@@ -118,7 +118,10 @@ fn main() -> ExitCode {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(shell::run(read, &config))
+            // In a worker: it waits for packets itself, where this thread would have to be woken.
+            let path = config.clone();
+            let agent = async move { shell::run(read, &path).await };
+            runtime.block_on(async { runtime.spawn(agent).await? })
         }),
         Command::Status { target, json } => finished(cli::status::run(&target, json)),
         Command::Trace { eid, target, json } => match cli::trace::run(&target, eid, json) {

@@ -101,6 +101,7 @@ impl Shell {
 
     /// Withdraws, waits a moment for the acknowledgements, and tidies up.
     async fn purge(mut self, datagram: &mut [u8]) -> Result<()> {
+        self.overlays.iter_mut().for_each(Overlay::begin_closing);
         self.step_all(Input::Shutdown).await?;
         let until = self.shared.clock.now() + GOODBYE;
         let has_left = |shell: &Self| shell.overlays.iter().all(Overlay::has_left);

@@ -63,6 +63,8 @@ pub(super) struct Overlay {
     pub(super) instance: Instance,
     /// Where the map server is on the underlay.
     pub(super) server: IpAddr,
+    /// The interfaces are about to go, and with them all peers and routes.
+    closing: bool,
     /// Around what is logged; it says the instance-id where there is more than one.
     pub(super) span: Span,
 }
@@ -107,6 +109,7 @@ impl Overlay {
             instance: instance.clone(),
             server: config.map_server.underlay(),
             agent: Agent::new(core, seed),
+            closing: false,
             plane,
             drops: Drops::default(),
             actions: Actions::default(),
@@ -155,6 +158,11 @@ impl Overlay {
     /// Whether the agent withdraws what it has registered.
     pub(super) fn is_leaving(&self) -> bool {
         self.agent.is_leaving()
+    }
+
+    /// From now on peers and routes are left to [`Self::close`]: one by one, thousands take long.
+    pub(super) const fn begin_closing(&mut self) {
+        self.closing = true;
     }
 
     /// Whether an agent that is leaving has nothing more to wait for.
@@ -409,7 +417,13 @@ impl Overlay {
         if is_route {
             self.plane.data.pause();
         }
-        let done = self.plane.apply(&change).await;
+        let goes_anyhow =
+            self.closing && matches!(change, Change::RemovePeer(_) | Change::RemoveRoute(_));
+        let done = if goes_anyhow {
+            Ok(())
+        } else {
+            self.plane.apply(&change).await
+        };
         let report = if is_route {
             Report::RouteSet(id, done.is_ok())
         } else {
