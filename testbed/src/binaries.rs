@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use crate::clock::wall_ns;
 use crate::error::{Doing, TestbedError};
 
 /// The packages whose programs run in a testbed; each has one, of the same name.
@@ -91,8 +92,7 @@ impl Binaries {
     fn mark_as_built(&self) -> Result<(), TestbedError> {
         for path in [&self.map_server, &self.xtr_agent, &self.lig] {
             let file = File::open(path).doing("open", path.display())?;
-            let now = SystemTime::now();
-            file.set_modified(now).doing("touch", path.display())?;
+            file.set_modified(now()).doing("touch", path.display())?;
         }
         Ok(())
     }
@@ -164,6 +164,10 @@ fn build(workspace: &Path, command: &str) -> Result<(), TestbedError> {
     })
 }
 
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(wall_ns())
+}
+
 /// When the newest file below `path` was changed.
 fn newest(path: &Path) -> Option<SystemTime> {
     let metadata = fs::metadata(path).ok()?;
@@ -179,7 +183,6 @@ fn newest(path: &Path) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn the_build_command_follows_the_profile() {
@@ -205,7 +208,7 @@ mod tests {
             xtr_agent: file("xtr-agent"),
             lig: file("lig"),
         };
-        let early = SystemTime::now() - Duration::from_secs(60);
+        let early = now() - Duration::from_secs(60);
         File::open(&binaries.lig)
             .and_then(|file| file.set_modified(early))
             .unwrap();
