@@ -1,11 +1,7 @@
 //! Peers that nobody uses go, and everything else stays: after their idle time, and at once when
 //! there are more than there may be.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod guest;
 
