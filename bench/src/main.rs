@@ -5,9 +5,11 @@ mod establish;
 mod gateway;
 mod guest;
 mod handover;
+mod map_server;
 mod migrate;
 mod pairs;
 mod plan;
+mod usage;
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,6 +33,16 @@ enum Command {
     Pairs(pairs::Args),
     Gateway(gateway::Args),
     Handover(handover::Args),
+    MapServer(map_server::Args),
+    /// Sends to a map server
+    #[command(hide = true)]
+    Load(map_server::load::Args),
+    /// Answers, and does nothing else
+    #[command(hide = true)]
+    Echo(map_server::echo::Args),
+    /// Times the state machine of a map server
+    #[command(hide = true)]
+    Processing(map_server::processing::Args),
     Migrate(migrate::Args),
     /// One end of a tunnel configured by hand
     #[command(hide = true)]
@@ -50,6 +62,10 @@ fn main() -> ExitCode {
         Command::Pairs(args) => pairs::run(&args),
         Command::Gateway(args) => gateway::run(&args),
         Command::Handover(args) => handover::run(&args),
+        Command::MapServer(args) => map_server::run(&args),
+        Command::Load(args) => map_server::load::run(&args),
+        Command::Echo(args) => map_server::echo::run(&args),
+        Command::Processing(args) => map_server::processing::run(&args),
         Command::Migrate(args) => migrate::run(&args),
         Command::Bare(args) => establish::bare::run(args),
         Command::Vm(args) => testbed::vm::cli::run(args),

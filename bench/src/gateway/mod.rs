@@ -1,6 +1,5 @@
 //! `bench gateway`: one agent with as many peers as a busy gateway has.
 
-mod process;
 mod report;
 mod sender;
 mod storm;
@@ -17,8 +16,8 @@ use testbed::{
 };
 
 use crate::plan::Plan;
+use crate::usage::Usage;
 use crate::{guest, plane_name};
-use process::Usage;
 use report::{FILE, Plane, Report, Size};
 use sender::{BURST, Sender};
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use testbed::{CONTROL_INTERFACE, Crowd, Endpoint, monotonic_ns, sleep, sleep_until};
 
-use super::process::Usage;
 use super::report::Storm;
 use super::sender::Sender;
+use crate::usage::Usage;
 
 /// Where nobody is: a /16 of the overlay.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 192, 0, 0);

@@ -7,16 +7,16 @@ use anyhow::{Context, Result};
 
 /// What a process has used by now.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// Time that its threads ran, all together.
-    pub(super) cpu: Duration,
+    pub(crate) cpu: Duration,
     /// Memory that it holds, bytes.
-    pub(super) resident: u64,
+    pub(crate) resident: u64,
 }
 
 impl Usage {
     /// Reads it.
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let mut nanoseconds = 0;
         let tasks = format!("/proc/{pid}/task");
         for task in fs::read_dir(&tasks).with_context(|| format!("read {tasks}"))? {
@@ -37,7 +37,7 @@ impl Usage {
         })
     }
 
-    pub(super) fn mib(&self) -> f64 {
+    pub(crate) fn mib(&self) -> f64 {
         self.resident as f64 / f64::from(1 << 20)
     }
 }
