@@ -42,6 +42,7 @@ pub struct MapRequest<'a> {
     source: EncodedAddress<'a>,
     itr_rlocs: &'a [u8],
     eids: &'a [u8],
+    subscribes: bool,
     source_record: Option<RecordView<'a>>,
 }
 
@@ -74,8 +75,11 @@ impl<'a> MapRequest<'a> {
         let itr_rlocs = reader.since(&start);
 
         let start = *reader;
+        let mut subscribes = false;
         for _ in 0..eid_count {
-            RequestedAddress::read(reader)?;
+            let requested = RequestedAddress::read(reader)?;
+            // Kinds of EIDs that are not served are passed over here as well.
+            subscribes |= requested.subscribe && requested.address.instance_and_ip().is_some();
         }
         let eids = reader.since(&start);
 
@@ -102,6 +106,7 @@ impl<'a> MapRequest<'a> {
             source,
             itr_rlocs,
             eids,
+            subscribes,
             source_record,
         })
     }
@@ -132,6 +137,12 @@ impl<'a> MapRequest<'a> {
                 eid: requested.address.eid_prefix(requested.mask_len)?,
             })
         })
+    }
+
+    /// Whether any of [`Self::eids`] is to be subscribed to.
+    #[must_use]
+    pub const fn subscribes(&self) -> bool {
+        self.subscribes
     }
 
     /// Returns what is asked for, of whatever kind.

@@ -119,9 +119,13 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config, log_format } => with_settings(&config, |settings| {
             start_log(log_format, LOGGED);
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()?;
+            let mut runtime = match settings.has_tunnel() {
+                // WireGuard may run beside the state machine.
+                true => tokio::runtime::Builder::new_multi_thread(),
+                // One thread wakes up faster than two that wake each other.
+                false => tokio::runtime::Builder::new_current_thread(),
+            };
+            let runtime = runtime.enable_all().build()?;
             runtime.block_on(shell::run(settings))
         }),
         Command::Migrate {

@@ -15,14 +15,14 @@ use super::actions::{Actions, Via};
 use super::counters::DropReason;
 use super::held::PendingReply;
 use super::mappings::Found;
-use super::rate::RateLimiter;
+use super::rate::SharedRates;
 use super::resolve::{negative, write_reply};
 use super::{MapServer, Origin, limits, opened, unreadable};
 
 /// What one thread that answers needs for itself.
 #[derive(Debug)]
 pub struct Desk {
-    requests: RateLimiter,
+    requests: SharedRates,
     draft: Record,
 }
 
@@ -38,11 +38,11 @@ pub enum Answered {
 }
 
 impl MapServer {
-    /// Returns a desk at which [`Self::answer`] works. Each counts the rates of sources by itself.
+    /// Returns a desk at which [`Self::answer`] works. All count the rates of sources together.
     #[must_use]
     pub fn desk(&self) -> Desk {
         Desk {
-            requests: RateLimiter::new(self.options.request_rate),
+            requests: self.questions.clone(),
             draft: blank(),
         }
     }
@@ -133,14 +133,21 @@ impl MapServer {
         let [asked] = reply.eids.as_slice() else {
             return false;
         };
+        if now < self.quiet_until {
+            return false;
+        }
         let mappings = &self.state.mappings;
-        let Found::Registered(mapping) = mappings.find(asked) else {
+        let (Found::Registered(mapping), is_whole) = mappings.find_whole(asked) else {
             return false;
         };
+        if is_whole && !mapping.leads_nowhere() {
+            mapping.write_to(draft);
+            return true;
+        }
         let Some(region) = self.answered_region(asked, limits::RECORDS_PER_REPLY - 1) else {
             return false;
         };
-        if !mappings.is_whole(&region) || now < self.quiet_until {
+        if !mappings.is_whole(&region) {
             return false;
         }
         if mapping.leads_nowhere() {
@@ -154,8 +161,8 @@ impl MapServer {
 }
 
 /// Whether a Map-Request changes nothing, whatever the answer is.
-pub(super) fn is_question(origin: Origin, request: &MapRequest<'_>) -> bool {
-    origin.via == Via::Plain && !request.eids().any(|requested| requested.subscribe)
+pub(super) const fn is_question(origin: Origin, request: &MapRequest<'_>) -> bool {
+    matches!(origin.via, Via::Plain) && !request.subscribes()
 }
 
 /// Reads a Map-Request, also inside an ECM; `None` if it is something else.

@@ -106,6 +106,14 @@ impl Mappings {
         found.map_or(Found::Unknown, |(eid, slot)| self.found(eid, slot))
     }
 
+    /// Finds what answers for `asked`, and whether nothing else is inside it.
+    pub(crate) fn find_whole(&self, asked: &EidPrefix) -> (Found<'_>, bool) {
+        match self.table.longest_whole(asked) {
+            Some((eid, slot, is_whole)) => (self.found(eid, slot), is_whole),
+            None => (Found::Unknown, false),
+        }
+    }
+
     fn found<'a>(&'a self, eid: EidPrefix, slot: &'a Slot) -> Found<'a> {
         let mapping = self.mapping(eid, slot);
         mapping.map_or(Found::Unregistered(eid), Found::Registered)
@@ -242,6 +250,31 @@ impl Mappings {
         self.put_back(id, eid, many);
         self.arm(id, expires);
         stored.map(|stored| Stored { change, ..stored })
+    }
+
+    /// Stores a registration again that says what the one before said, if there is no other; returns whether
+    /// it is so.
+    pub(crate) fn renew(
+        &mut self,
+        eid: &EidPrefix,
+        registrant: Registrant,
+        registration: &Registration,
+        now: Timestamp,
+    ) -> bool {
+        let Some(id) = self.table.id_of(eid) else {
+            return false;
+        };
+        let expires = Millis::of(now + registration.lifetime);
+        let slot = self.table.at_mut(id);
+        let Some(Form::Lean(lean)) = slot.map(|slot| &mut slot.form) else {
+            return false;
+        };
+        if !self.book.says(lean, registrant, registration) {
+            return false;
+        }
+        lean.set_expires(expires);
+        self.arm(id, expires);
+        true
     }
 
     /// Stores a registration where nothing but an earlier one of the same registrant is, if both are

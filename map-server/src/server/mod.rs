@@ -63,7 +63,7 @@ use held::HeldReplies;
 use mappings::Mappings;
 use moves::Moves;
 use notify::Notifier;
-use rate::RateLimiter;
+use rate::{RateLimiter, SharedRates};
 use replay::Replay;
 use sites::Sites;
 use subscribers::Subscribers;
@@ -76,6 +76,8 @@ pub struct MapServer {
     state: State,
     /// Until then the absence of a registration means nothing.
     quiet_until: Timestamp,
+    /// Of what is answered at desks.
+    questions: SharedRates,
     requests: RateLimiter,
     registers: RateLimiter,
     rng: StdRng,
@@ -125,6 +127,7 @@ impl MapServer {
                 moves: Moves::default(),
             },
             quiet_until: Timestamp::ZERO + options.quiet_period,
+            questions: SharedRates::new(options.request_rate),
             requests: RateLimiter::new(options.request_rate),
             registers: RateLimiter::new(options.register_rate),
             options,

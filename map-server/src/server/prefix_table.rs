@@ -137,9 +137,15 @@ impl<T> PrefixTable<T> {
 
     /// Returns the longest entry that covers `eid`.
     pub(crate) fn longest_match(&self, eid: &EidPrefix) -> Option<(EidPrefix, &T)> {
+        let (eid, value, _) = self.longest_whole(eid)?;
+        Some((eid, value))
+    }
+
+    /// Returns the longest entry that covers `eid`, and whether no other is inside it.
+    pub(crate) fn longest_whole(&self, eid: &EidPrefix) -> Option<(EidPrefix, &T, bool)> {
         let mut lengths = self.lengths(eid).iter();
         let found = lengths.find_map(|length| self.entry(&shorten(eid, *length)?));
-        found.map(|entry| (entry.eid, &entry.value))
+        found.map(|entry| (entry.eid, &entry.value, entry.inside == 0))
     }
 
     /// Lists the entries that cover `eid`, itself included, shortest first.

@@ -13,7 +13,7 @@ use lisp_proto::{
 use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
-use super::mappings::Registration;
+use super::mappings::{Change, Registration};
 use super::preference::withholds;
 use super::publish::Changed;
 use super::resolve::without_keys;
@@ -39,6 +39,22 @@ struct Outcome {
     persisted: bool,
     /// Whether its owner shares it, and would have no clients from now on.
     withheld: bool,
+}
+
+impl Outcome {
+    /// Nothing has changed but the time.
+    const fn unchanged(eid: EidPrefix) -> Self {
+        let changed = Changed {
+            eid,
+            change: Change::None,
+            newcomer: None,
+        };
+        Self {
+            changed,
+            persisted: false,
+            withheld: false,
+        }
+    }
 }
 
 impl MapServer {
@@ -179,6 +195,11 @@ impl MapServer {
             contact: terms.contact,
             lifetime,
         };
+        let (eid, registrant) = (record.eid, terms.registrant);
+        let mappings = &mut self.state.mappings;
+        if mappings.renew(&eid, registrant, &registration, now) {
+            return Some(Outcome::unchanged(eid));
+        }
         let before = self
             .state
             .mappings
@@ -213,7 +234,6 @@ impl MapServer {
                 full_tag: terms.contact.full_tag,
             });
         }
-        let eid = record.eid;
         if begins_to_share {
             self.note_clients(eid, actions);
         }

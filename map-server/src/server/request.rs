@@ -144,8 +144,8 @@ impl MapServer {
     fn reply_limit(&self, origin: Origin) -> usize {
         let source = origin.src.ip();
         let known = origin.via == Via::Tunnel
-            || self.state.contacts.is_registered(source)
-            || self.may_ask(source);
+            || self.may_ask(source)
+            || self.state.contacts.is_registered(source);
         if known { usize::MAX } else { origin.len }
     }
 
@@ -153,8 +153,8 @@ impl MapServer {
     /// LISP gear registers in the plain; what it cannot read makes it crash.
     pub(super) fn reads_keys(&self, origin: Origin) -> bool {
         let source = origin.src.ip();
-        let gear = self.state.contacts.is_registered(source);
-        origin.via == Via::Tunnel || (self.may_ask(source) && !gear)
+        let gear = || self.state.contacts.is_registered(source);
+        origin.via == Via::Tunnel || (self.may_ask(source) && !gear())
     }
 
     /// Whether the operator lets `source` ask in the plain without being registered.
@@ -167,7 +167,7 @@ impl MapServer {
 /// Returns what a Map-Request asks for: the N bit subscribes, but only an xTR that says who it is
 /// (RFC 9437 §4), and naming no ITR-RLOC ends that.
 fn wanted_answer(request: &MapRequest<'_>, actions: &mut Actions) -> Answer {
-    if !request.eids().any(|requested| requested.subscribe) {
+    if !request.subscribes() {
         return Answer::Told;
     }
     if request.ids.is_none() {

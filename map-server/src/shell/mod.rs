@@ -5,6 +5,7 @@
 //! a server which could not run for a while does not act on silence that was none.
 
 mod admin;
+mod backlog;
 mod clock;
 mod control;
 mod endpoints;
@@ -30,20 +31,21 @@ use rand::rngs::OsRng;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
-use tokio::time::sleep_until;
+use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking, yield_now};
+use tokio::time::{sleep, sleep_until};
 use tracing::{info, warn};
-use wg_device::PrivateKey;
+use wg_device::{PrivateKey, give_memory_back};
 
 use self::admin::{Admin, Question, REQUEST_BYTES};
+use self::backlog::{Backlog, Datagrams};
 use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::facts::Facts;
 use self::posts::{Clerk, SharedServer, read, write};
 use self::sink::Sink;
 use self::sockets::Sockets;
-use self::store::{Recovered, Snapshot, Store};
-use self::workers::{HandedOn, Workers};
+use self::store::{Recovered, Snapshot, Store, Unsynced};
+use self::workers::Workers;
 use crate::server::{Actions, Input, MapServer, Via, limits};
 use crate::store_event::StoreEvent;
 
@@ -62,6 +64,13 @@ const TURN: usize = 4;
 /// Timers wait no longer than this for the sockets to run dry: under a flood they never do.
 const TIMER_PATIENCE: Duration = Duration::from_millis(100);
 
+/// Pause between two times that the log is brought to the disk, which costs more than the registrations
+/// of that time.
+const SYNC_PAUSE: Duration = Duration::from_millis(20);
+
+/// With fewer mappings than this, what was freed is not worth the time to give it back.
+const WORTHWHILE: usize = 1_000;
+
 /// A running map server.
 struct Shell {
     clock: Clock,
@@ -69,9 +78,12 @@ struct Shell {
     sockets: Sockets,
     clerk: Clerk,
     workers: Workers,
+    backlog: Backlog,
     sink: Sink,
     actions: Actions,
     heartbeat: Timestamp,
+    /// How many mappings there were at most since memory was given back.
+    most_mappings: usize,
 }
 
 /// Runs the map server until SIGTERM or SIGINT.
@@ -146,8 +158,10 @@ impl Shell {
             server,
             sockets: Sockets::default(),
             workers: Workers::none(),
+            backlog: Backlog::default(),
             sink: Sink::new(store),
             actions: Actions::new(),
+            most_mappings: 0,
         }
     }
 
@@ -193,6 +207,7 @@ impl Shell {
         interrupt: &mut Signal,
     ) -> Result<()> {
         let mut syncing: Option<JoinHandle<io::Result<()>>> = None;
+        let mut closing: Option<JoinHandle<()>> = None;
         let mut compacting: Option<JoinHandle<Result<Snapshot, StoreError>>> = None;
         loop {
             let deadline = read(&self.server).next_deadline();
@@ -208,10 +223,17 @@ impl Shell {
                 }
                 snapshot = finished(&mut compacting) => {
                     compacting = None;
-                    self.sink.store.install(snapshot??)?;
+                    let old = self.sink.store.install(snapshot??)?;
+                    closing = Some(spawn_blocking(move || drop(old)));
+                }
+                closed = finished(&mut closing) => {
+                    closing = None;
+                    closed?;
                 }
                 question = admin.next() => asked = Some(question),
                 () = self.sockets.readable() => {}
+                // Not at once: the runtime must hear of sockets in between.
+                () = yield_now(), if !self.backlog.is_empty() => {}
                 batch = self.workers.handed_on.recv() => handed_on = batch,
                 () = sleep_until(self.clock.instant(wake)) => {}
             }
@@ -227,13 +249,14 @@ impl Shell {
                 question.answer(answer);
             }
             self.send();
+            self.give_memory_back();
             if self.sink.store.wants_snapshot() {
                 compacting = Some(self.compact()?);
             }
             if syncing.is_none()
                 && let Some(unsynced) = self.sink.store.unsynced()?
             {
-                syncing = Some(spawn_blocking(move || unsynced.sync()));
+                syncing = Some(spawn(sync(unsynced)));
             }
         }
         // It would be in the way of the last snapshot.
@@ -282,23 +305,25 @@ impl Shell {
         Ok(spawn_blocking(move || draft.write()))
     }
 
-    /// Handles the datagrams that have arrived; returns whether there are no more.
-    fn receive(&mut self, handed_on: Option<HandedOn>) -> Result<bool, StoreError> {
+    /// Takes the datagrams in that have arrived, answers questions, and handles some of what else waits; returns
+    /// whether there is no more.
+    fn receive(&mut self, handed_on: Option<Datagrams>) -> Result<bool, StoreError> {
         let mut drained = true;
         for post in &mut self.sockets.posts {
             let mut turns = 0;
-            while turns < TURN && post.receive() {
+            while turns < TURN && !self.backlog.is_full() && post.receive() {
                 turns += 1;
                 let now = self.clock.now();
                 let counters = &mut self.sink.counters;
                 self.clerk
                     .answer(now, &self.server, post, |take| take(counters));
-                let mut left = post.left().peekable();
-                if left.peek().is_none() {
+                if post.via == Via::Plain {
+                    post.left()
+                        .for_each(|(src, bytes)| self.backlog.push(src, bytes));
                     continue;
                 }
                 let mut server = write(&self.server);
-                for (src, bytes) in left {
+                for (src, bytes) in post.left() {
                     let via = post.via;
                     let input = Input::Datagram { src, via, bytes };
                     server.handle(now, input, &mut self.actions);
@@ -307,23 +332,38 @@ impl Shell {
             }
             drained &= turns < TURN;
         }
-        let mut turns = 0;
-        let mut next = handed_on.or_else(|| self.workers.handed_on.try_recv().ok());
-        while let Some(datagrams) = next {
-            let mut server = write(&self.server);
-            for (src, bytes) in datagrams.iter() {
-                let via = Via::Plain;
-                let input = Input::Datagram { src, via, bytes };
-                server.handle(self.clock.now(), input, &mut self.actions);
-                self.sink.take(&mut self.actions, Some(src))?;
+        let mut next = handed_on;
+        loop {
+            if let Some(datagrams) = &next {
+                let all = datagrams.iter();
+                all.for_each(|(src, bytes)| self.backlog.push(src, bytes));
             }
-            turns += 1;
-            next = match turns < TURN {
-                true => self.workers.handed_on.try_recv().ok(),
-                false => None,
+            next = match self.backlog.is_full() {
+                true => None,
+                false => self.workers.handed_on.try_recv().ok(),
             };
+            if next.is_none() {
+                break;
+            }
         }
-        Ok(drained && turns < TURN)
+        self.work_off()?;
+        Ok(drained && self.backlog.is_empty())
+    }
+
+    /// Handles some of the datagrams that wait.
+    fn work_off(&mut self) -> Result<(), StoreError> {
+        let Some(datagrams) = self.backlog.pop() else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let mut server = write(&self.server);
+        for (src, bytes) in datagrams.iter() {
+            let via = Via::Plain;
+            let input = Input::Datagram { src, via, bytes };
+            server.handle(now, input, &mut self.actions);
+            self.sink.take(&mut self.actions, Some(src))?;
+        }
+        Ok(())
     }
 
     /// Acts on the timers that are due.
@@ -341,12 +381,29 @@ impl Shell {
         Ok(())
     }
 
+    /// Gives the memory of mappings back that are no more, each time that half of them are gone.
+    fn give_memory_back(&mut self) {
+        let mappings = read(&self.server).sizes().mappings;
+        self.most_mappings = self.most_mappings.max(mappings);
+        if self.most_mappings >= WORTHWHILE && mappings <= self.most_mappings / 2 {
+            give_memory_back();
+            self.most_mappings = mappings;
+        }
+    }
+
     fn send(&mut self) {
         for (dst, via, bytes) in self.sink.outbox.drain(..) {
             self.sockets.post(dst, via, &bytes);
         }
         self.sockets.send();
     }
+}
+
+/// Waits for the disk, and leaves it alone for a moment then.
+async fn sync(unsynced: Unsynced) -> io::Result<()> {
+    let synced = spawn_blocking(move || unsynced.sync()).await;
+    sleep(SYNC_PAUSE).await;
+    synced.map_err(io::Error::from).flatten()
 }
 
 /// Waits for work in the background; for ever if there is none.

@@ -1,14 +1,51 @@
 //! What does the operator read?
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::settings::Weakness;
 use crate::server::{Counters, Event, MigrationState};
 
 /// How a source that is not enrolled is called.
 const ANONYMOUS: &str = "-";
+
+/// Lines about registrations per second: more of them would cost more than the registrations.
+const LINES_PER_S: u32 = 1_000;
+
+/// Bounds how much is written about registrations.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    second: u64,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Pace {
+    /// Whether to write a line about `event`, so long after 1970.
+    pub(super) fn allows(&mut self, event: &Event, since_1970: Duration) -> bool {
+        if !matches!(event, Event::Registered { .. } | Event::Withdrawn { .. }) {
+            return true;
+        }
+        let second = since_1970.as_secs();
+        if second != self.second {
+            (self.second, self.lines) = (second, 0);
+        }
+        self.lines = self.lines.saturating_add(1);
+        let allows = self.lines <= LINES_PER_S;
+        self.left_out += u64::from(!allows);
+        allows
+    }
+
+    /// Says what was left out since the last time.
+    pub(super) fn tell(&mut self) {
+        let registrations = std::mem::take(&mut self.left_out);
+        if registrations > 0 {
+            info!(event = "not_logged", registrations);
+        }
+    }
+}
 
 /// Writes one line about `event`.
 pub(super) fn narrate(event: &Event) {
@@ -38,6 +75,17 @@ pub(super) fn narrate(event: &Event) {
         }
         Event::Draining { xtr, draining } => info!(event = "draining", %xtr, draining),
         Event::NegativeReply { eid } => info!(event = "negative_reply", %eid),
+    }
+}
+
+/// Writes one line about a question in the plain or its answer: there may be so many of them that lines
+/// would cost more than the answers.
+pub(super) fn narrate_question(event: &Event) {
+    match event {
+        Event::Request { eid, .. } => debug!(event = "request", xtr = ANONYMOUS, %eid),
+        Event::Reply { eid, .. } => debug!(event = "reply", xtr = ANONYMOUS, %eid),
+        Event::NegativeReply { eid } => debug!(event = "negative_reply", %eid),
+        other => narrate(other),
     }
 }
 
@@ -77,4 +125,23 @@ pub(super) fn summary(counters: &Counters) -> String {
         write!(line, "{gap}{reason}={total}").unwrap_or_default();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_of_registrations_is_told_in_so_many_lines_a_second() {
+        let (xtr, eid) = ("a".into(), "10.0.0.1".parse().unwrap());
+        let registered = Event::Registered { xtr, eid };
+        let mut pace = Pace::default();
+        for second in [5, 6] {
+            let at = Duration::from_secs(second);
+            let lines = (0..5_000).filter(|_| pace.allows(&registered, at)).count();
+            assert_eq!(lines, LINES_PER_S as usize);
+            assert!(pace.allows(&Event::NegativeReply { eid }, at));
+        }
+        assert_eq!(pace.left_out, 2 * (5_000 - u64::from(LINES_PER_S)));
+    }
 }

@@ -132,7 +132,7 @@ impl Clerk {
     pub(super) fn new(server: &SharedServer) -> Self {
         Self {
             desk: read(server).desk(),
-            actions: if enabled!(Level::INFO) {
+            actions: if enabled!(Level::DEBUG) {
                 Actions::new()
             } else {
                 Actions::quiet()
@@ -182,7 +182,7 @@ impl Clerk {
                     counters.count(reason);
                     debug!(drop = reason.name());
                 }
-                Action::Event(event) => narrate::narrate(&event),
+                Action::Event(event) => narrate::narrate_question(&event),
                 Action::Send { .. } | Action::Persist(_) => {}
             }
         }

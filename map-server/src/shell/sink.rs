@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use super::clock::Clock;
-use super::narrate;
+use super::narrate::{self, Pace};
 use super::store::{Store, StoreError};
 use super::workers::Workers;
 use crate::server::{Action, Actions, Counters, Event, Via};
@@ -22,6 +22,7 @@ pub(super) struct Sink {
     /// Told when a registration is new or has changed.
     pub(super) registered: Arc<Notify>,
     pub(super) counters: Counters,
+    pace: Pace,
     reported: Counters,
 }
 
@@ -32,6 +33,7 @@ impl Sink {
             outbox: Vec::new(),
             registered: Arc::default(),
             counters: Counters::default(),
+            pace: Pace::default(),
             reported: Counters::default(),
         }
     }
@@ -57,15 +59,18 @@ impl Sink {
                     if matches!(event, Event::Registered { .. }) {
                         self.registered.notify_one();
                     }
-                    narrate::narrate(&event);
+                    if self.pace.allows(&event, Clock::since_1970()) {
+                        narrate::narrate(&event);
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Tells the operator what was dropped since the start, if that has changed.
+    /// Tells the operator what was not logged, and what was dropped since the start, if that has changed.
     pub(super) fn report(&mut self, workers: &Workers) {
+        self.pace.tell();
         let counters = self.all_counters(workers);
         if counters != self.reported {
             info!(

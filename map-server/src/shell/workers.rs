@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tracing::error;
 use wg_device::wait_for_any;
 
+use super::backlog::Datagrams;
 use super::clock::Clock;
 use super::posts::{Clerk, Post, SharedServer};
 use crate::server::{Counters, DropReason, Via};
@@ -22,30 +23,6 @@ const WAITING: usize = 256;
 /// Batches taken from one socket before the others have their turn.
 const TURN: usize = 4;
 
-/// Datagrams that a worker hands on.
-#[derive(Debug, Default)]
-pub(super) struct HandedOn {
-    bytes: Vec<u8>,
-    datagrams: Vec<(SocketAddr, usize)>,
-}
-
-impl HandedOn {
-    fn push(&mut self, src: SocketAddr, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-        self.datagrams.push((src, bytes.len()));
-    }
-
-    /// Lists the datagrams; all came in the plain.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        let mut rest = self.bytes.as_slice();
-        self.datagrams.iter().filter_map(move |(src, len)| {
-            let (bytes, others) = rest.split_at_checked(*len)?;
-            rest = others;
-            Some((*src, bytes))
-        })
-    }
-}
-
 /// All workers.
 #[derive(Debug)]
 pub(super) struct Workers {
@@ -53,8 +30,8 @@ pub(super) struct Workers {
     /// Closed to let them end.
     stop: Vec<UnixStream>,
     counters: Vec<Arc<Mutex<Counters>>>,
-    pub(super) handed_on: Receiver<HandedOn>,
-    sender: Sender<HandedOn>,
+    pub(super) handed_on: Receiver<Datagrams>,
+    sender: Sender<Datagrams>,
 }
 
 impl Workers {
@@ -122,7 +99,7 @@ struct Worker {
     clerk: Clerk,
     server: Arc<SharedServer>,
     clock: Clock,
-    sender: Sender<HandedOn>,
+    sender: Sender<Datagrams>,
     counters: Arc<Mutex<Counters>>,
 }
 
@@ -148,9 +125,9 @@ impl Worker {
                         break;
                     }
                     clerk.answer(clock.now(), &server, post, counted);
-                    let mut rest = HandedOn::default();
+                    let mut rest = Datagrams::default();
                     post.left().for_each(|(src, bytes)| rest.push(src, bytes));
-                    let lost = rest.datagrams.len();
+                    let lost = rest.len();
                     if lost > 0 && sender.try_send(rest).is_err() {
                         counted(&mut |counters| {
                             (0..lost).for_each(|_| counters.count(DropReason::Overloaded));

@@ -52,15 +52,16 @@ impl Site {
     }
 
     pub(crate) fn start_map_server(&self, host: &Host, config: &str) -> Daemon {
-        self.start_ours(host, &self.binaries.map_server, config)
+        // Questions in the plain are told at this level only.
+        self.start_ours(host, "map_server=debug", &self.binaries.map_server, config)
     }
 
     pub(crate) fn start_agent(&self, host: &Host, config: &str) -> Daemon {
-        self.start_ours(host, &self.binaries.xtr_agent, config)
+        self.start_ours(host, "xtr_agent=info", &self.binaries.xtr_agent, config)
     }
 
     /// Starts one of our daemons with a `/var/lib` of its own.
-    fn start_ours(&self, host: &Host, program: &Path, config: &str) -> Daemon {
+    fn start_ours(&self, host: &Host, told: &str, program: &Path, config: &str) -> Daemon {
         let path = self
             .testbed
             .directory()
@@ -68,7 +69,9 @@ impl Site {
             .join("config.toml");
         fs::write(&path, config).unwrap();
         let (program, path) = (program.to_str().unwrap(), path.to_str().unwrap());
-        let command = [program, "run", "--log-format", "json", "--config", path];
+        let logged = format!("RUST_LOG=warn,wg_device=info,{told}");
+        let run = ["run", "--log-format", "json", "--config", path];
+        let command = [&["env", &logged, program], run.as_slice()].concat();
         self.start(host, "/var/lib", &command)
     }
 

@@ -19,6 +19,7 @@
 //! | how do tunnels stay out of an overlay that is everything? | `rules` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how do many datagrams come and go at a time? | `batch` |
+//! | what becomes of memory that was freed? | `heap` |
 //! | how does the kernel make interfaces? | `netlink` |
 //! | how are they made in another network namespace? | `netns` |
 //!
@@ -34,6 +35,7 @@ mod echo;
 mod embedded;
 mod error;
 mod forward_rules;
+mod heap;
 mod kernel;
 mod key;
 mod leftover;
@@ -57,6 +59,7 @@ pub use device::Device;
 pub use echo::{SMALL_ECHO, round_trips};
 pub use error::DeviceError;
 pub use forward_rules::{ForwardRules, Forwarded, Masquerade};
+pub use heap::give_memory_back;
 pub use key::{KeyError, PrivateKey};
 pub use leftover::remove_leftover;
 pub use miss_tun::MissTun;

@@ -63,6 +63,17 @@ impl Book {
         Some(lean.become_like(&later))
     }
 
+    /// Whether `lean` is what `registrant` has registered by `registration`.
+    pub(super) fn says(
+        &self,
+        lean: &Lean,
+        registrant: Registrant,
+        registration: &Registration,
+    ) -> bool {
+        let terms = self.terms.get(lean.terms);
+        terms == Some(&Terms::of(registrant, registration)) && lean.is_of(registration)
+    }
+
     /// Takes a mapping out.
     pub(super) fn take(&mut self, eid: EidPrefix, form: Form) -> Option<Many> {
         let many = match form {

@@ -130,6 +130,15 @@ impl Lean {
         }
     }
 
+    /// Whether this is what a registration says of its locators.
+    pub(super) fn is_of(&self, registration: &Registration) -> bool {
+        registration.ttl == self.ttl && *registration.locators == [self.locator()]
+    }
+
+    pub(super) const fn set_expires(&mut self, expires: Millis) {
+        self.expires = expires.pack();
+    }
+
     pub(super) fn registration(&self, terms: &Terms) -> Registration {
         Registration {
             ttl: self.ttl,

@@ -6,10 +6,12 @@ mod error;
 mod raw;
 mod xtr;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lisp_proto::{Algorithm, AuthKey, Nonce, PublicKey};
@@ -19,7 +21,7 @@ use wg_device::{BackendChoice, PrivateKey};
 use self::error::Source;
 use self::raw::{RawConfig, RawControl, RawLimits, RawPlain, RawReplyAfter};
 use self::xtr::{Secret, XtrSettings};
-use crate::config::{Config, ConfigError, Options, Rate, ReplyAfter, XtrConfig};
+use crate::config::{Config, ConfigError, Options, Rate, ReplyAfter, XtrConfig, XtrName};
 
 pub use self::error::SettingsError;
 
@@ -98,12 +100,17 @@ impl Settings {
             .transpose()?
             .unwrap_or_default();
         let mut xtrs = Vec::with_capacity(raw.xtr.len());
+        let mut names_by_key: BTreeMap<PublicKey, XtrName> = BTreeMap::new();
         for xtr in raw.xtr {
             let xtr = XtrSettings::check(source, xtr, control.as_ref(), !plain.is_empty())?;
-            if let Some(first) = xtrs.iter().find(|first| xtr.same_key(first)) {
+            let first = xtr.public_key.and_then(|key| {
+                let name = Arc::clone(&xtr.name);
+                names_by_key.insert(key, name)
+            });
+            if let Some(first) = first {
                 return Err(source.error(
                     &xtr.spans.public_key,
-                    format_args!("xTR {} has the same public key", first.name),
+                    format_args!("xTR {first} has the same public key"),
                     "give every xTR a control key of its own: `xtr-agent pubkey` prints it",
                 ));
             }
@@ -122,6 +129,12 @@ impl Settings {
         let config = settings.build(Nonce(0), |_| [0; 32]);
         config.map_err(|error| settings.explain(source, error))?;
         Ok(settings)
+    }
+
+    /// Whether there is a control tunnel.
+    #[must_use]
+    pub const fn has_tunnel(&self) -> bool {
+        self.control.is_some()
     }
 
     /// Returns the directory of the private key and the stored registrations.

@@ -116,11 +116,6 @@ impl XtrSettings {
             spans,
         })
     }
-
-    /// Whether both have the same WireGuard key.
-    pub(super) fn same_key(&self, other: &Self) -> bool {
-        self.public_key.is_some() && self.public_key == other.public_key
-    }
 }
 
 impl Spans {

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::store_event::StoreEvent;
 
-/// Bytes before the JSON.
-const HEADER: usize = 18;
+/// Bytes before the JSON: two numbers of this many digits, each with a space behind it.
+const HEADER: usize = 2 * (DIGITS + 1);
+const DIGITS: usize = 8;
 
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,14 +36,19 @@ impl Entry {
     /// # Errors
     /// None for the facts there are; the JSON writer says so if that changes.
     pub(super) fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
-        let json = serde_json::to_string(self)?;
-        out.extend_from_slice(format!("{}{json}\n", Self::header(&json)).as_bytes());
+        let start = out.len();
+        out.resize(start + HEADER, b' ');
+        if let Err(error) = serde_json::to_writer(&mut *out, self) {
+            out.truncate(start);
+            return Err(error);
+        }
+        let json = out.get(start + HEADER..).unwrap_or_default();
+        let header = header(json);
+        if let Some(place) = out.get_mut(start..start + HEADER) {
+            place.copy_from_slice(&header);
+        }
+        out.push(b'\n');
         Ok(())
-    }
-
-    fn header(json: &str) -> String {
-        let crc = crc32fast::hash(json.as_bytes());
-        format!("{:08x} {crc:08x} ", json.len())
     }
 
     /// Reads a whole line with its end; `None` if it is damaged.
@@ -50,9 +56,23 @@ impl Entry {
         let text = str::from_utf8(line).ok()?.strip_suffix('\n')?;
         let (header, json) = text.split_at_checked(HEADER)?;
         // Compared as text: parsed, a sign or a capital letter would pass for another digit.
-        (header == Self::header(json)).then_some(())?;
+        (header.as_bytes() == self::header(json.as_bytes())).then_some(())?;
         serde_json::from_str(json).ok()
     }
+}
+
+fn header(json: &[u8]) -> [u8; HEADER] {
+    // No line is as long as four gigabytes.
+    let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+    let mut header = [b' '; HEADER];
+    let places = header.chunks_mut(DIGITS + 1);
+    for (place, number) in places.zip([length, crc32fast::hash(json)]) {
+        for (digit, shift) in place.iter_mut().zip((0..DIGITS).rev()) {
+            let value = number >> (4 * shift) & 0xf;
+            *digit = char::from_digit(value, 16).map_or(b'0', |it| it as u8);
+        }
+    }
+    header
 }
 
 #[cfg(test)]

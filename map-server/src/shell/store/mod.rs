@@ -8,17 +8,20 @@
 mod line;
 mod snapshot;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lisp_proto::Nonce;
 use thiserror::Error;
 
 use self::line::Entry;
 pub(super) use self::snapshot::{Draft, Snapshot};
-use crate::store_event::StoreEvent;
+use crate::config::XtrName;
+use crate::store_event::{StoreEvent, XtrIds};
 
 /// Name of the log in the state directory.
 const LOG: &str = "registrations.log";
@@ -36,6 +39,10 @@ pub(super) struct Store {
     log: File,
     /// Appended, but not handed to the kernel yet.
     buffer: Vec<u8>,
+    /// The last nonces of those who have registered since, which come behind all that.
+    nonces: BTreeMap<(XtrName, Option<XtrIds>, u8), Nonce>,
+    /// When something was appended last, counted from 1970.
+    appended_at: Duration,
     len: u64,
     len_after_snapshot: u64,
     dirty: bool,
@@ -112,6 +119,8 @@ impl Store {
             directory: directory.to_owned(),
             log,
             buffer: Vec::new(),
+            nonces: BTreeMap::new(),
+            appended_at: since_1970,
             len: good_len,
             len_after_snapshot: 0,
             dirty: false,
@@ -122,7 +131,8 @@ impl Store {
         Ok((store, recovered))
     }
 
-    /// Takes a fact in; it is kept with the next [`Self::flush`]. `None` says that we are alive.
+    /// Takes a fact in; it is kept with the next [`Self::flush`]. `None` says that we are alive. Of the nonces of
+    /// one registrant only the last is kept.
     ///
     /// # Errors
     /// The fact cannot be written as JSON.
@@ -131,14 +141,37 @@ impl Store {
         since_1970: Duration,
         event: Option<StoreEvent>,
     ) -> Result<(), StoreError> {
-        let path = || self.directory.join(LOG);
-        let entry = Entry::new(since_1970, event);
-        entry
-            .write(&mut self.buffer)
-            .map_err(|error| StoreError::Io {
-                path: path(),
-                source: error.into(),
-            })
+        self.appended_at = since_1970;
+        match event {
+            Some(StoreEvent::Nonce {
+                xtr,
+                ids,
+                key_id,
+                nonce,
+            }) => {
+                self.nonces.insert((xtr, ids, key_id), nonce);
+                Ok(())
+            }
+            event => self.write(event),
+        }
+    }
+
+    fn write(&mut self, event: Option<StoreEvent>) -> Result<(), StoreError> {
+        let written = Entry::new(self.appended_at, event).write(&mut self.buffer);
+        written.map_err(|error| self.failed(error.into()))
+    }
+
+    fn write_nonces(&mut self) -> Result<(), StoreError> {
+        while let Some(((xtr, ids, key_id), nonce)) = self.nonces.pop_first() {
+            let last = StoreEvent::Nonce {
+                xtr,
+                ids,
+                key_id,
+                nonce,
+            };
+            self.write(Some(last))?;
+        }
+        Ok(())
     }
 
     /// Hands everything to the kernel: it survives the end of this process from now on.
@@ -146,6 +179,7 @@ impl Store {
     /// # Errors
     /// The system refuses to write, for instance because the disk is full.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        self.write_nonces()?;
         if self.buffer.is_empty() {
             return Ok(());
         }
@@ -195,7 +229,7 @@ impl Store {
         events: impl Iterator<Item = StoreEvent>,
     ) -> Result<(), StoreError> {
         let snapshot = self.draft(since_1970, events)?.write()?;
-        self.install(snapshot)?;
+        drop(self.install(snapshot)?);
         match self.unsynced()? {
             Some(unsynced) => unsynced.sync().map_err(|source| self.failed(source)),
             None => Ok(()),
@@ -222,11 +256,12 @@ impl Store {
         })
     }
 
-    /// Puts a snapshot in the place of the log, together with what was appended in the meantime.
+    /// Puts a snapshot in the place of the log, together with what was appended in the meantime. Returns the log
+    /// that was, which takes the system long to close when it is large.
     ///
     /// # Errors
     /// The system refuses to write; the old log is still in use then.
-    pub(super) fn install(&mut self, snapshot: Snapshot) -> Result<(), StoreError> {
+    pub(super) fn install(&mut self, snapshot: Snapshot) -> Result<File, StoreError> {
         self.flush()?;
         let tail = self.tail.take().unwrap_or_default();
         let path = self.directory.join(SNAPSHOT);
@@ -235,11 +270,11 @@ impl Store {
             .write_all(&tail)
             .and_then(|()| fs::rename(&path, self.directory.join(LOG)));
         installed.map_err(|source| StoreError::Io { path, source })?;
-        self.log = file;
+        let old = std::mem::replace(&mut self.log, file);
         self.len = len + tail.len() as u64;
         self.len_after_snapshot = len;
         (self.dirty, self.renamed) = (true, true);
-        Ok(())
+        Ok(old)
     }
 
     fn failed(&self, source: io::Error) -> StoreError {

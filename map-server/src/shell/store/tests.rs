@@ -1,7 +1,6 @@
 //! What is left of the log after a crash.
 
 use super::*;
-use lisp_proto::Nonce;
 
 const NOON: Duration = Duration::from_secs(1_800_000_000);
 
@@ -17,6 +16,28 @@ fn what_was_flushed_is_there_after_a_crash() {
     drop(store);
     let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
     assert_eq!(recovered.events, [fact(1), fact(2)]);
+}
+
+#[test]
+fn of_the_nonces_of_a_registrant_the_last_one_is_kept() {
+    let nonce = |xtr: &str, number| StoreEvent::Nonce {
+        xtr: xtr.into(),
+        ids: None,
+        key_id: 1,
+        nonce: Nonce(number),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    for event in [nonce("a", 1), fact(1), nonce("b", 1), nonce("a", 2)] {
+        store.append(NOON, Some(event)).unwrap();
+    }
+    store.flush().unwrap();
+    store.append(NOON, Some(nonce("a", 3))).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+    let kept = [fact(1), nonce("a", 2), nonce("b", 1), nonce("a", 3)];
+    assert_eq!(recovered.events, kept);
 }
 
 #[test]
@@ -106,7 +127,7 @@ fn what_is_appended_while_a_snapshot_is_written_follows_it() {
     store.append(NOON, Some(fact(6))).unwrap();
     store.flush().unwrap();
     store.append(NOON, Some(fact(7))).unwrap();
-    store.install(snapshot).unwrap();
+    drop(store.install(snapshot).unwrap());
     store.append(NOON, Some(fact(8))).unwrap();
     store.flush().unwrap();
     assert!(store.unsynced().unwrap().unwrap().directory.is_some());
