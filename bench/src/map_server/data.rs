@@ -73,7 +73,12 @@ impl Plan {
             Self::Mixed => {
                 let iid = INSTANCES.get((n % 4) as usize).copied().unwrap_or(0);
                 let number = n / 8;
-                (iid, (n / 4) % 2 == 1, number, number % SHORTER == 0)
+                (
+                    iid,
+                    (n / 4) % 2 == 1,
+                    number,
+                    number.is_multiple_of(SHORTER),
+                )
             }
         };
         let net = match (v6, shorter) {

@@ -54,7 +54,7 @@ impl Run {
                 self.report.note("registered_per_s", "ours", per_s);
             }
             let reply = self.trial(&oor, plan)?;
-            let echo = self.site.echo(reply.reply_len().round() as usize, 0)?;
+            let echo = self.site.echo(reply.reply_len(), 0)?;
             for _ in 0..self.rounds {
                 self.ask(&format!("echo_oor_{size}"), &echo, plan, None)?;
                 self.ask(&format!("ours_{size}"), &ours, plan, None)?;

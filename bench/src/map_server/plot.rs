@@ -5,8 +5,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use super::load::Latency;
-use super::report::Report;
+use super::report::{Quantile, Report};
 use super::rounds::RATES;
 
 const SIZE: (u32, u32) = (800, 500);
@@ -20,7 +19,7 @@ type Line = (String, Vec<(f64, f64)>);
 ///
 /// When a file cannot be written.
 pub(super) fn all(report: &Report, directory: &Path) -> Result<()> {
-    let quantiles: [(&str, fn(&Latency) -> f64); 3] = [
+    let quantiles: [Quantile; 3] = [
         ("p50", |it| it.p50),
         ("p90", |it| it.p90),
         ("p99", |it| it.p99),

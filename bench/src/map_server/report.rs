@@ -99,27 +99,43 @@ impl Report {
 
     /// Sums up what was measured.
     pub(super) fn finish(mut self) -> Self {
-        let ratio = |above: Option<f64>, below: Option<f64>| Some(above? / below?);
+        let all = [
+            self.requests(),
+            self.registrations(),
+            self.alone(),
+            self.peers(),
+        ];
+        let measured = all.into_iter().flatten();
+        let measured = measured.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        self.ratios = measured.filter(|(_, value)| value.is_finite()).collect();
+        self
+    }
+
+    fn requests(&self) -> Vec<Ratio> {
         let request = |subject| self.median("request_us", subject);
-        let register = |subject| self.median("register_us", subject);
-        let one = |metric, subject| self.median(metric, subject);
         let time = |subject, which| {
             let times = self.answer_times(subject, RATES[0], which);
             times.values().next().map(|first| first.p50)
         };
         let growth = |which| ratio(time("many", which), time("few", which));
-        let processing = |subject| one("processing_ns", subject);
-        let ratios = [
+        let two_cores = ratio(request("few"), request("two_workers"));
+        vec![
             ("requests_vs_echo", ratio(request("echo"), request("many"))),
             (
                 "requests_1k_vs_echo",
                 ratio(request("echo"), request("few")),
             ),
             // Each core by itself: the generator needs some of one as well.
-            (
-                "two_cores_vs_one",
-                ratio(request("few"), request("two_workers")).map(|each| 2.0 * each),
-            ),
+            ("two_cores_vs_one", two_cores.map(|each| 2.0 * each)),
+            ("p50_10m_vs_1k", growth(|it| it.p50)),
+            ("p99_10m_vs_1k", growth(|it| it.p99)),
+        ]
+    }
+
+    fn registrations(&self) -> Vec<Ratio> {
+        let register = |subject| self.median("register_us", subject);
+        let p99 = |subject| self.median("asked_p99_us", subject);
+        vec![
             (
                 "register_vs_echo",
                 ratio(register("echo"), register("changed")),
@@ -128,59 +144,55 @@ impl Report {
                 "refresh_vs_echo",
                 ratio(register("echo"), register("refreshed")),
             ),
-            ("p50_10m_vs_1k", growth(|it| it.p50)),
-            ("p99_10m_vs_1k", growth(|it| it.p99)),
-            (
-                "processing_10m_vs_1k",
-                ratio(processing("many"), processing("few")),
-            ),
-            ("processing_10m_ns", processing("many")),
-            (
-                "key_overhead",
-                ratio(processing("few"), processing("few_keyless")),
-            ),
-            ("bytes_per_mapping_v4", one("bytes_per_mapping", "v4")),
-            ("bytes_per_mapping_v6", one("bytes_per_mapping", "v6")),
-            ("left_of_growth_v4", one("left_of_growth", "v4")),
-            ("left_of_growth_v6", one("left_of_growth", "v6")),
-            ("reregister_1m_s", one("reregister_s", "storm")),
-            (
-                "reregister_p99_ratio",
-                ratio(one("asked_p99_us", "storm"), one("asked_p99_us", "calm")),
-            ),
-            (
-                "oor_requests_ratio",
-                ratio(request("oor_many"), request("ours_many")),
-            ),
-            (
-                "oor_requests_ratio_1k",
-                ratio(request("oor_few"), request("ours_few")),
-            ),
-            (
-                "oor_vs_echo",
-                ratio(request("echo_oor_many"), request("oor_many")),
-            ),
+            ("reregister_1m_s", self.median("reregister_s", "storm")),
+            ("reregister_p99_ratio", ratio(p99("storm"), p99("calm"))),
+        ]
+    }
+
+    /// Ratios without an echo server.
+    fn alone(&self) -> Vec<Ratio> {
+        let processing = |subject| self.median("processing_ns", subject);
+        let bytes = |subject| self.median("bytes_per_mapping", subject);
+        let left = |subject| self.median("left_of_growth", subject);
+        let (few, many) = (processing("few"), processing("many"));
+        vec![
+            ("processing_10m_vs_1k", ratio(many, few)),
+            ("processing_10m_ns", many),
+            ("key_overhead", ratio(few, processing("few_keyless"))),
+            ("bytes_per_mapping_v4", bytes("v4")),
+            ("bytes_per_mapping_v6", bytes("v6")),
+            ("left_of_growth_v4", left("v4")),
+            ("left_of_growth_v6", left("v6")),
+        ]
+    }
+
+    fn peers(&self) -> Vec<Ratio> {
+        let request = |subject| self.median("request_us", subject);
+        let bytes = |subject| self.median("bytes_per_mapping", subject);
+        let registers = |subject| self.median("registered_per_s", subject);
+        let (oor_many, oor_few) = (request("oor_many"), request("oor_few"));
+        vec![
+            ("oor_requests_ratio", ratio(oor_many, request("ours_many"))),
+            ("oor_requests_ratio_1k", ratio(oor_few, request("ours_few"))),
+            ("oor_vs_echo", ratio(request("echo_oor_many"), oor_many)),
             (
                 "oor_registers_ratio",
-                ratio(
-                    one("registered_per_s", "ours"),
-                    one("registered_per_s", "oor"),
-                ),
+                ratio(registers("ours"), registers("oor")),
             ),
-            (
-                "oor_memory_ratio",
-                ratio(
-                    one("bytes_per_mapping", "v4"),
-                    one("bytes_per_mapping", "oor"),
-                ),
-            ),
-        ];
-        let measured = ratios.into_iter();
-        let measured = measured.filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        self.ratios = measured.filter(|(_, value)| value.is_finite()).collect();
-        self
+            ("oor_memory_ratio", ratio(bytes("v4"), bytes("oor"))),
+        ]
     }
 }
+
+/// A ratio by name, if it was measured.
+type Ratio = (&'static str, Option<f64>);
+
+fn ratio(above: Option<f64>, below: Option<f64>) -> Option<f64> {
+    Some(above? / below?)
+}
+
+/// A quantile of answer times by name.
+pub(super) type Quantile = (&'static str, fn(&Latency) -> f64);
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,8 +206,7 @@ impl fmt::Display for Report {
         }
         for rate in RATES {
             for subject in ["echo", "few", "many"] {
-                let whiches: [(&str, fn(&Latency) -> f64); 2] =
-                    [("p50", |it| it.p50), ("p99", |it| it.p99)];
+                let whiches: [Quantile; 2] = [("p50", |it| it.p50), ("p99", |it| it.p99)];
                 for (name, which) in whiches {
                     for all in self.answer_times(subject, rate, which).values() {
                         let title = format!("{name} us {subject} at {rate}/s");

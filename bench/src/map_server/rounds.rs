@@ -70,7 +70,7 @@ impl Run {
         let reply = self.trial(&few, (Plan::Mixed, FEW))?;
         let one_by_one = self.register(Plan::Mixed, FEW);
         let notify = self.site.load(&few, None, Some(one_by_one))?.registered;
-        let [reply, notify] = [reply, notify].map(|outcome| outcome.reply_len().round() as usize);
+        let [reply, notify] = [reply, notify].map(|outcome| outcome.reply_len());
         let echo = self.site.echo(reply, notify)?;
         let many = self.site.map_server(1)?;
         self.grow(&echo, &many)?;

@@ -81,11 +81,14 @@ pub(super) fn narrate(event: &Event) {
 /// Writes one line about a question in the plain or its answer: there may be so many of them that lines
 /// would cost more than the answers.
 pub(super) fn narrate_question(event: &Event) {
-    match event {
-        Event::Request { eid, .. } => debug!(event = "request", xtr = ANONYMOUS, %eid),
-        Event::Reply { eid, .. } => debug!(event = "reply", xtr = ANONYMOUS, %eid),
-        Event::NegativeReply { eid } => debug!(event = "negative_reply", %eid),
-        other => narrate(other),
+    if let Event::Request { eid, .. } = event {
+        debug!(event = "request", xtr = ANONYMOUS, %eid);
+    } else if let Event::Reply { eid, .. } = event {
+        debug!(event = "reply", xtr = ANONYMOUS, %eid);
+    } else if let Event::NegativeReply { eid } = event {
+        debug!(event = "negative_reply", %eid);
+    } else {
+        narrate(event);
     }
 }
 

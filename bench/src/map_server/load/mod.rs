@@ -129,9 +129,9 @@ impl Latency {
 }
 
 impl Outcome {
-    /// Length of an answer, on average.
-    pub(super) fn reply_len(&self) -> f64 {
-        self.reply_bytes as f64 / self.answered.max(1) as f64
+    /// Length of an answer in bytes, on average.
+    pub(super) fn reply_len(&self) -> usize {
+        usize::try_from(self.reply_bytes / self.answered.max(1)).unwrap_or(usize::MAX)
     }
 }
 
