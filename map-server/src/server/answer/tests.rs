@@ -145,7 +145,7 @@ fn what_may_change_something_is_not_answered_at_a_desk() {
 }
 
 #[test]
-fn each_desk_slows_sources_down() {
+fn sources_are_slowed_down_at_desks() {
     let request_rate = Rate {
         per_second: 10,
         burst: 2,
