@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 const SHORTER: u32 = 16;
 /// Instance-ids in use.
 const INSTANCES: [u32; 4] = [0, 7, 1_000, 16_777_215];
+/// Mappings whose numbers differ by this are of the same family and instance-id: messages about them are
+/// of the same length.
+pub(super) const KINDS: u32 = 8;
 /// Mappings last for a day: no refresh is in the way of what is measured.
 const TTL_MIN: u32 = 1_440;
 
@@ -72,7 +75,7 @@ impl Plan {
             Self::Hosts6 => (0, true, n, false),
             Self::Mixed => {
                 let iid = INSTANCES.get((n % 4) as usize).copied().unwrap_or(0);
-                let number = n / 8;
+                let number = n / KINDS;
                 (
                     iid,
                     (n / 4) % 2 == 1,

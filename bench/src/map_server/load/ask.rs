@@ -3,6 +3,7 @@
 use anyhow::Result;
 use testbed::monotonic_ns;
 
+use super::super::data::KINDS;
 use super::lines::Lines;
 use super::waiting::Waiting;
 use super::{Ask, GROUP, Job, Latency, Outcome, nonce_of};
@@ -16,8 +17,6 @@ const CATCH_UP: u64 = 256;
 /// Who has not answered by then never will, in nanoseconds.
 const LOST_NS: u64 = 500_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
-/// Mappings whose numbers differ by this have requests of the same length.
-const KINDS: u32 = 8;
 
 /// Asks for a while.
 pub(super) struct Asker<'a> {

@@ -3,13 +3,11 @@
 use anyhow::{Result, ensure};
 use lisp_proto::{AuthKey, Record, Ttl};
 
-use super::super::data;
+use super::super::data::{self, KINDS};
 use super::lines::Lines;
 use super::waiting::Waiting;
 use super::{GROUP, Job, Latency, Outcome, Register, nonce_of};
 
-/// Mappings whose numbers differ by this have Map-Registers of the same length.
-const KINDS: u32 = 8;
 /// Who has not acknowledged by then never will, in nanoseconds.
 const LOST_NS: u64 = 1_000_000_000;
 
