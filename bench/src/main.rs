@@ -9,6 +9,7 @@ mod map_server;
 mod migrate;
 mod pairs;
 mod plan;
+mod slow;
 mod usage;
 
 use std::fs;

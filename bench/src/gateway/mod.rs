@@ -5,6 +5,7 @@ mod sender;
 mod storm;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use testbed::{
 };
 
 use crate::plan::Plan;
+use crate::slow::{self, Slowest};
 use crate::usage::Usage;
 use crate::{guest, plane_name};
 use report::{FILE, Plane, Report, Size};
@@ -23,6 +25,12 @@ use sender::{BURST, Sender};
 
 /// Delay of each link, one way; a path crosses two.
 const DELAY: Duration = Duration::from_millis(5);
+/// First packets that need longer are slow.
+const SLOW: Duration = Duration::from_secs(1);
+/// Peers that are met between two looks for slow ones, of which the agent remembers more.
+const STEP: u32 = 100;
+/// Peers that are met between two lines about that.
+const SAID: u32 = 1_000;
 /// Peers that are added when the cost of one is measured.
 const ADDED: u32 = 100;
 /// How long replies are waited for after the last packet.
@@ -128,6 +136,7 @@ struct Meeting<'a> {
     met: u32,
     /// What arrived at each member, in order of arrival.
     arrived: BTreeMap<u32, Vec<u32>>,
+    slowest: Slowest,
 }
 
 /// Measures one data plane on this kernel.
@@ -165,11 +174,13 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
         pace: args.pace,
         met: 0,
         arrived: BTreeMap::new(),
+        slowest: Slowest::default(),
     };
     let sizes: Result<Vec<_>> = sizes.iter().map(|size| meeting.grow(*size)).collect();
     let sizes = sizes?;
     let (times, lost) = meeting.times();
     let not_in_order = meeting.not_in_order();
+    let slowest = meeting.slowest;
     let mut storms = Vec::new();
     let mut strangers = most..;
     for sockets in [1, MANY_SOCKETS] {
@@ -194,6 +205,7 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
         first_reply_ms: Distribution::of(times),
         lost_first_packets: lost,
         not_in_order,
+        slowest,
         sizes,
         storms,
     })
@@ -203,7 +215,7 @@ impl Meeting<'_> {
     /// Meets members until there are `size` peers.
     fn grow(&mut self, size: u32) -> Result<Size> {
         let added = ADDED.min(size - self.met);
-        self.meet(size - added);
+        self.meet(size - added)?;
         let daemon = self.gateway.node.daemon()?;
         let pid = daemon.pid().context("the agent does not run")?;
         let idle = |time| -> Result<f64> {
@@ -217,7 +229,7 @@ impl Meeting<'_> {
         let idle_cores = idle(IDLE)?;
         let (before, start) = (Usage::of(pid)?, monotonic_ns());
         let first = self.met;
-        self.meet(size);
+        self.meet(size)?;
         let took = Duration::from_nanos(monotonic_ns() - start);
         let after = Usage::of(pid)?;
         let used = (after.cpu - before.cpu).as_secs_f64() - idle_cores * took.as_secs_f64();
@@ -233,20 +245,40 @@ impl Meeting<'_> {
         })
     }
 
-    fn meet(&mut self, size: u32) {
-        let step = 1_000;
+    fn meet(&mut self, size: u32) -> Result<()> {
+        let mut last = self.met;
         while self.met < size {
-            let until = size.min(self.met + step);
-            let members = self.met..until;
+            let (until, before) = (size.min(self.met + STEP), self.met);
+            let members = before..until;
             self.sender.bursts(members.map(Crowd::eid), self.pace);
             self.met = until;
-            say(&format!("{}: {until} peers met", self.plane));
+            if until.is_multiple_of(SAID) || until == size {
+                say(&format!("{}: {until} peers met", self.plane));
+            }
+            self.look_for_slow_ones(last..before)?;
+            last = before;
         }
         self.sender.wait_for(self.met as usize, PATIENCE);
+        self.look_for_slow_ones(last..size)?;
         for arrival in self.crowd.arrivals() {
             let numbers = self.arrived.entry(arrival.member).or_default();
             numbers.push(arrival.number);
         }
+        Ok(())
+    }
+
+    /// Asks the agent about first packets to `members` that took long, while it remembers.
+    fn look_for_slow_ones(&mut self, members: Range<u32>) -> Result<()> {
+        for member in members {
+            let eid = Crowd::eid(member);
+            let reply = self.sender.reply(eid);
+            if reply.is_none_or(|reply| reply > SLOW) {
+                let way = slow::way(self.gateway, eid.into())?;
+                let pair = format!("to member {member} of the crowd");
+                self.slowest.add(pair, reply, Some(way));
+            }
+        }
+        Ok(())
     }
 
     /// All times to first replies, in ms, and how many there were none of.

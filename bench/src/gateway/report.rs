@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use testbed::Distribution;
 
 use crate::plan;
+use crate::slow::Slowest;
 
 /// The name of the file in the output directory.
 pub(crate) const FILE: &str = "gateway.json";
@@ -26,6 +27,8 @@ pub(crate) struct Plane {
     pub(super) lost_first_packets: usize,
     /// Destinations at which packets were missing, came twice, or in another order.
     pub(super) not_in_order: usize,
+    /// Those that took longest, if it was more than a second.
+    pub(super) slowest: Slowest,
     /// With so many peers.
     pub(super) sizes: Vec<Size>,
     /// Scans, from one socket and from many.
@@ -126,6 +129,7 @@ impl fmt::Display for Plane {
             .first_reply_ms
             .row("first packet to first reply, ms", 1);
         writeln!(f, "{times}")?;
+        write!(f, "{}", self.slowest)?;
         writeln!(
             f,
             "  {:>8}{:>16}{:>16}{:>14}{:>12}",

@@ -12,6 +12,7 @@ use command_line::say;
 use testbed::{Endpoint, LinkParams, Network, NetworkOptions, Ping, Share, sleep};
 
 use crate::plan::Plan;
+use crate::slow::way;
 use crate::{guest, plane_name};
 use report::{FILE, Report, Series};
 
@@ -126,7 +127,7 @@ fn measure_network(
         // Only while it is fresh does the agent know what took so long.
         let way = match reply {
             Some(reply) if !series.is_slow(reply) => None,
-            Some(_) | None => Some(way(one, other)?),
+            Some(_) | None => Some(way(one, other.eids[0])?),
         };
         series.add(format!("{} to {}", one.name(), other.name()), reply, way);
         sleep(PAUSE);
@@ -138,13 +139,6 @@ fn measure_network(
 /// Pairs of so many `agents`, first of those who stand beside each other in a circle.
 fn pairs_of(agents: usize) -> impl Iterator<Item = (usize, usize)> {
     (1..).flat_map(move |apart| (0..agents).map(move |one| (one, (one + apart) % agents)))
-}
-
-/// What the agent of `one` says of its first packet to `other`.
-fn way(one: &Endpoint, other: &Endpoint) -> Result<String> {
-    let eid = other.eids[0].to_string();
-    let said = one.node.ask(&["trace", &eid])?;
-    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
 /// The time until the first packet is answered, the longer one if both ends start; `None` if one

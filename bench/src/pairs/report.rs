@@ -9,13 +9,12 @@ use testbed::Distribution;
 
 use crate::FLOOR_ROUND_TRIPS;
 use crate::plan::write_report;
+use crate::slow::Slowest;
 
 /// The name of the file in the output directory.
 pub(crate) const FILE: &str = "pairs.json";
 /// What the ends themselves may add to the floor, in milliseconds.
 const ALLOWANCE_MS: f64 = 50.0;
-/// So many of the slowest pairs are named.
-const SLOWEST: usize = 5;
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,17 +43,7 @@ pub(crate) struct Series {
     /// Pairs of which a first packet got no reply.
     lost: usize,
     /// The slowest, and those without a reply.
-    slowest: Vec<Slow>,
-}
-
-/// A pair that took long.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Slow {
-    pair: String,
-    /// Until the reply, if there was one.
-    ms: Option<f64>,
-    /// How far its first packet came when, as the agent tells it; of those that took too long.
-    way: Option<String>,
+    slowest: Slowest,
 }
 
 impl Series {
@@ -67,7 +56,7 @@ impl Series {
             over_4_round_trips_and_50_ms: 0,
             over_1s: 0,
             lost: 0,
-            slowest: Vec::new(),
+            slowest: Slowest::default(),
         }
     }
 
@@ -85,10 +74,7 @@ impl Series {
         let ms = reply.map(|reply| reply.as_secs_f64() * 1e3);
         self.over_4_round_trips_and_50_ms +=
             usize::from(reply.is_some_and(|reply| self.is_slow(reply)));
-        self.slowest.push(Slow { pair, ms, way });
-        let time = |slow: &Slow| slow.ms.unwrap_or(f64::INFINITY);
-        self.slowest.sort_by(|a, b| time(b).total_cmp(&time(a)));
-        self.slowest.truncate(SLOWEST);
+        self.slowest.add(pair, reply, way);
         let Some(ms) = ms else {
             self.lost += 1;
             return;
@@ -160,14 +146,7 @@ impl fmt::Display for Series {
             f,
             "  above 4 round trips + 50 ms: {late}; above 1 s: {over}; without a reply: {lost}"
         )?;
-        for Slow { pair, ms, way } in &self.slowest {
-            let ms = ms.map_or_else(|| "no reply".into(), |ms| format!("{ms:.1} ms"));
-            writeln!(f, "  slow: {pair}, {ms}")?;
-            for line in way.iter().flat_map(|way| way.lines()) {
-                writeln!(f, "    {line}")?;
-            }
-        }
-        Ok(())
+        write!(f, "{}", self.slowest)
     }
 }
 
@@ -193,7 +172,7 @@ mod tests {
         assert_eq!(ratio("over_4_round_trips_and_50_ms_lossy"), 2.0);
         assert_eq!((ratio("over_1s_lossy"), ratio("lost_lossy")), (1.0, 1.0));
         assert_eq!(ratio("p50_vs_floor"), 1.5);
-        assert_eq!(report.series[1].slowest[0].ms, None);
+        assert_eq!(report.series[1].slowest.longest_ms(), None);
         let long = report.to_string().lines().any(|line| line.len() > 100);
         assert!(!long);
     }

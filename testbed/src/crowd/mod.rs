@@ -52,8 +52,10 @@ const PORT: u16 = 51_821;
 const MOST: u32 = 100_000;
 /// Longest time between two looks at what is to be done.
 const ROUND: Duration = Duration::from_millis(20);
-/// Members that begin in one round: 1,000 a second.
-const BEGIN_AT_ONCE: usize = 20;
+/// How long members of a large crowd go on to begin, evenly: as long as a session lasts (the
+/// `Rekey-After-Time` of WireGuard). Agents that were started at different times renew theirs at
+/// different times; a crowd that began at once would do so at once, on one machine for all of them.
+const ALL_BEGIN: Duration = Duration::from_secs(120);
 /// Members that have begun and are not registered yet: one thread shakes hands for all of them, and a
 /// handshake that is answered too late is begun again, and answered too late.
 const BEGINNERS: usize = 64;
@@ -308,7 +310,7 @@ impl Runner {
         let now = self.now();
         let wanted = self.shared.wanted.load(Ordering::Relaxed);
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        for _ in 0..BEGIN_AT_ONCE {
+        for _ in 0..self.begin_at_once() {
             if self.unregistered.len() >= BEGINNERS {
                 return;
             }
@@ -326,6 +328,13 @@ impl Runner {
             self.unregistered.insert(number);
             self.looked_after(number);
         }
+    }
+
+    /// Members that begin in one round.
+    fn begin_at_once(&self) -> usize {
+        let rounds = ALL_BEGIN.as_millis() / ROUND.as_millis();
+        let rounds = usize::try_from(rounds).unwrap_or(usize::MAX);
+        self.enrolments.len().div_ceil(rounds)
     }
 
     fn look_after_agents(&mut self) {
