@@ -44,6 +44,7 @@ fn new_agent(keyless: bool) -> Agent {
         first_nonce: Nonce(1),
         hold: Duration::from_secs(3),
         idle: Duration::from_secs(300),
+        tells_handshakes: !keyless,
         max_peers: 25_000,
         subscriptions: vec![net("10.2.0.0/24"), net("fd00:1:2::/64")],
     };
@@ -62,6 +63,7 @@ pub fn run(bytes: &[u8]) {
         asked: Vec::new(),
         registered: Nonce(0),
         changes: Vec::new(),
+        awaited: Vec::new(),
         fate: BTreeMap::new(),
         serial: 0,
     };
@@ -85,6 +87,8 @@ struct World {
     asked: Vec<Nonce>,
     registered: Nonce,
     changes: Vec<ChangeId>,
+    /// Peers whose handshakes the agent wants to be told of.
+    awaited: Vec<lisp_proto::PublicKey>,
     /// How often each captured packet was sent on.
     fate: BTreeMap<u32, u32>,
     serial: u32,
@@ -116,6 +120,11 @@ impl World {
                         read_at: self.now,
                     })
                     .collect();
+                if stats.is_empty()
+                    && let Some(key) = self.awaited.pop()
+                {
+                    return self.step(Input::Handshake(key), 0);
+                }
                 return self.step(Input::PeerStats(&stats), 0);
             }
             4 => self.reply(choices, &mut datagram),
@@ -221,6 +230,7 @@ impl World {
                 }
                 // What a peer that is taken out had kept may be sent again.
                 Action::Event(Event::HandshakeRestarted { .. }) => self.fate.clear(),
+                Action::AwaitHandshake(key) => self.awaited.push(key),
                 Action::Kick(_)
                 | Action::RenewControlTunnel(_)
                 | Action::ReadPeerStats(_)

@@ -141,6 +141,7 @@ impl Member {
             first_nonce,
             hold: Duration::from_secs(3),
             idle: Duration::from_secs(3600),
+            tells_handshakes: false,
             max_peers: 1_000,
             subscriptions: Vec::new(),
         };
@@ -276,7 +277,7 @@ impl Member {
                 let done = Input::Applied { id, ok: true };
                 self.agent.handle(now, done, actions);
             }
-            Action::Kick(key) => {
+            Action::Kick(key) | Action::AwaitHandshake(key) => {
                 if let Some(peer) = self.peers.get_mut(&key) {
                     peer.tunnel.kick(out);
                 }

@@ -297,6 +297,7 @@ impl World {
         for out in out {
             self.interface_did(number, which, src, out);
         }
+        self.tell_of_sessions(number);
         self.wake_agent(number);
     }
 

@@ -1,8 +1,9 @@
 //! What goes into an agent, and what becomes of what it wants.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use lisp_proto::Timestamp;
+use lisp_proto::{PublicKey, Timestamp};
 use xtr_agent::agent::{Action, Actions, Change, ChangeId, DropReason, Input, PeerStats};
 
 use super::addresses::CONTROL_PORT;
@@ -126,6 +127,7 @@ impl World {
             }
             Action::Apply { id, change } => self.task(number, Task::Apply(id, change)),
             Action::Kick(key) => self.task(number, Task::Kick(key)),
+            Action::AwaitHandshake(key) => self.task(number, Task::AwaitHandshake(key)),
             Action::RenewControlTunnel(index) => self.renew_control(number, index),
             Action::ReadPeerStats(keys) | Action::ReadPeerStatsAnew(keys) => {
                 self.task(number, Task::Stats(keys));
@@ -191,6 +193,12 @@ impl World {
         match task {
             Task::Apply(id, change) => self.apply(number, id, change),
             Task::Kick(key) => {
+                self.with_interface(number, Which::Data, |interface, cx| {
+                    interface.kick(&key, cx)
+                });
+            }
+            Task::AwaitHandshake(key) => {
+                self.with_plane(number, |plane| plane.await_session(key));
                 self.with_interface(number, Which::Data, |interface, cx| {
                     interface.kick(&key, cx)
                 });
@@ -273,7 +281,7 @@ impl World {
         }
     }
 
-    fn read_stats(&mut self, number: u32, keys: &[lisp_proto::PublicKey]) {
+    fn read_stats(&mut self, number: u32, keys: &[PublicKey]) {
         let Some(running) = self
             .agents
             .get(number as usize)
@@ -302,6 +310,30 @@ impl World {
         if let Some(running) = host.running.as_deref_mut() {
             let wait = running.plane.read(stats, &mut self.streams.data_plane);
             self.queue.after(wait, Event::Counted(number, life));
+        }
+    }
+
+    /// Passes on what the data plane tells of sessions, a moment later.
+    pub(super) fn tell_of_sessions(&mut self, number: u32) {
+        let Some(host) = self.agents.get_mut(number as usize) else {
+            return;
+        };
+        let life = host.life;
+        let Some(running) = host.running.as_deref_mut() else {
+            return;
+        };
+        for key in running.plane.take_told() {
+            let wait = self.streams.data_plane.random_range(10..100);
+            let wait = Duration::from_micros(wait);
+            self.queue
+                .after(wait, Event::ShakenHands(number, life, key));
+        }
+    }
+
+    /// The agent hears of a session.
+    pub(super) fn shaken_hands(&mut self, number: u32, life: u32, key: PublicKey) {
+        if self.running_agent(number, life).is_some() {
+            self.agent_input(number, Input::Handshake(key));
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) enum Task {
     Apply(ChangeId, Change),
     /// Starts a handshake.
     Kick(PublicKey),
+    /// Starts a handshake and tells when there is a session.
+    AwaitHandshake(PublicKey),
     /// Reads counters.
     Stats(Vec<PublicKey>),
     /// Sends a held packet on.
@@ -57,6 +59,8 @@ pub(super) struct DataPlane {
     missed: VecDeque<Bytes>,
     /// Counters that were read and are not delivered yet, oldest first.
     readings: VecDeque<Vec<PeerStats>>,
+    /// Peers of which is told when there is a session.
+    awaited: BTreeSet<PublicKey>,
     /// Probability that a change is refused.
     pub(super) refusals: f64,
     /// How many times as slow as usual it is.
@@ -74,6 +78,7 @@ impl DataPlane {
             waiting: VecDeque::new(),
             missed: VecDeque::new(),
             readings: VecDeque::new(),
+            awaited: BTreeSet::new(),
             refusals: 0.0,
             slowness: 1,
         }
@@ -126,7 +131,7 @@ impl DataPlane {
             Task::Apply(_, Change::SetPeer(_) | Change::RemovePeer(_)) => 20..400,
             Task::Apply(_, Change::AddRoute(_) | Change::RemoveRoute(_)) => 100..1_000,
             Task::Stats(_) => 10..100,
-            Task::Kick(_) | Task::Reinject(_) | Task::Resume => 1..10,
+            Task::Kick(_) | Task::AwaitHandshake(_) | Task::Reinject(_) | Task::Resume => 1..10,
         };
         let micros = rng.random_range(micros) * u64::from(self.slowness);
         Some(Duration::from_micros(micros))
@@ -143,8 +148,24 @@ impl DataPlane {
         self.readings.pop_front().unwrap_or_default()
     }
 
+    /// Tells when there is a session with a peer.
+    pub(super) fn await_session(&mut self, key: PublicKey) {
+        self.awaited.insert(key);
+    }
+
+    /// Takes out those of the awaited peers with whom there is a session.
+    pub(super) fn take_told(&mut self) -> Vec<PublicKey> {
+        if self.awaited.is_empty() {
+            return Vec::new();
+        }
+        let interface = &self.interface;
+        let shaken = |key: &PublicKey| interface.stats(key).is_some_and(|it| it.handshake_seen);
+        self.awaited.extract_if(.., shaken).collect()
+    }
+
     /// Removes a peer; what was read of it is about a session that is gone.
     pub(super) fn forget_readings(&mut self, key: &PublicKey) {
+        self.awaited.remove(key);
         for stats in &mut self.readings {
             stats.retain(|peer| peer.key != *key);
         }

@@ -12,7 +12,7 @@ use super::addresses::{self, CONTROL_TUNNEL_PORT, Role};
 use super::sabotage::Sabotage;
 use super::scenario::Scenario;
 use super::server_disk::ServerDisk;
-use super::wireguard::PeerSpec;
+use super::wireguard::{Backend, PeerSpec};
 use super::world::World;
 
 /// Persistent keepalive of the control tunnels.
@@ -116,6 +116,7 @@ pub(super) fn agent_config(
         first_nonce,
         hold: Duration::from_secs(3),
         idle: Duration::from_secs(300),
+        tells_handshakes: scenario.backend(number) == Backend::Embedded,
         max_peers: 25_000,
         subscriptions: scenario.subscribed_prefixes(number),
     }

@@ -42,6 +42,8 @@ pub(super) enum Event {
     DataPlane(u32, u32),
     /// Counters that an agent wanted are there.
     Counted(u32, u32),
+    /// The data plane of an agent tells of a session.
+    ShakenHands(u32, u32, PublicKey),
     /// An agent reads the packets that were caught.
     Missed(u32, u32),
     /// An agent hears of its new address.
@@ -248,6 +250,7 @@ impl World {
             Event::ServerTimer(server) => self.server_timer(server),
             Event::DataPlane(agent, life) => self.data_plane(agent, life),
             Event::Counted(agent, life) => self.counted(agent, life),
+            Event::ShakenHands(agent, life, key) => self.shaken_hands(agent, life, key),
             Event::Missed(agent, life) => self.missed(agent, life),
             Event::Renumbered(agent, life) => self.renumbered(agent, life),
             Event::Gone(agent, life) => self.agent_gone(agent, life),
@@ -286,6 +289,7 @@ impl World {
             | Event::ServerTimer(number)
             | Event::DataPlane(number, _)
             | Event::Counted(number, _)
+            | Event::ShakenHands(number, ..)
             | Event::Missed(number, _)
             | Event::Renumbered(number, _)
             | Event::Gone(number, _)

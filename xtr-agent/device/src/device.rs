@@ -276,6 +276,16 @@ impl Device {
         Ok(())
     }
 
+    /// Makes this side start a handshake as [`kick`](Self::kick) does, and returns what waits for
+    /// a session, and gives up in the end; `None` where the data plane cannot tell.
+    #[must_use]
+    pub fn handshake(&self, key: &PublicKey) -> Option<impl Future<Output = bool> + Send + use<>> {
+        match &self.plane {
+            Plane::Kernel(_) => None,
+            Plane::Embedded(embedded) => Some(embedded.handshake(key)),
+        }
+    }
+
     /// Sends an IP packet out through the interface, before anything that is read from it later.
     ///
     /// Packets injected one after the other leave in that order. Routes do not matter, AllowedIPs

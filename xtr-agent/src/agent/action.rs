@@ -45,6 +45,10 @@ pub enum Action {
     },
     /// Starts a handshake with the peer now.
     Kick(PublicKey),
+    /// The same, unless there is a session; reports back with
+    /// [`Input::Handshake`](super::Input::Handshake) once there is one. Only where the data plane
+    /// [tells](super::Config::tells_handshakes).
+    AwaitHandshake(PublicKey),
     /// Sets the control tunnel to the map server with this index up anew: it may
     /// have restarted and lost its half of the session.
     RenewControlTunnel(usize),

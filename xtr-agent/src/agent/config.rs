@@ -60,6 +60,9 @@ pub struct Config {
     /// How long a peer is not used before it is removed; at least
     /// [`limits::IDLE_MIN`](super::limits::IDLE_MIN).
     pub idle: Duration,
+    /// Whether the data plane tells of the handshakes that this end has started, so that nobody
+    /// has to look for them.
+    pub tells_handshakes: bool,
     /// Peers in the data plane; when more are wanted, those used longest ago go.
     pub max_peers: usize,
     /// Destinations inside the overlay that are kept ready before a packet

@@ -136,7 +136,7 @@ impl Agent {
         let key = armed.word.to.key;
         // It was told of us before we were told of it, and waits for us to begin.
         actions.push(Action::Kick(key));
-        self.watch_closely(now, prefix, key);
+        self.watch_closely(now, prefix, key, actions);
     }
 
     /// Takes in counters; returns what can move now.
@@ -212,7 +212,7 @@ impl Agent {
             return self.switch(now, prefix, actions);
         }
         self.watch(now, key, hold);
-        self.watch_closely(now, prefix, key);
+        self.watch_closely(now, prefix, key, actions);
         let next = certain.min(now + hold);
         self.deadlines.set(Timer::Handover(prefix), next);
     }

@@ -67,7 +67,7 @@ impl Agent {
             if !self.peers.handshake_seen(&key)
                 && let Some(prefix) = self.peers.prefixes(&key).first()
             {
-                self.watch_closely(now, *prefix, key);
+                self.watch_closely(now, *prefix, key, actions);
             }
         }
     }

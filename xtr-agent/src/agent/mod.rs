@@ -122,6 +122,8 @@ pub enum Input<'a> {
     NotSent(&'a [u8]),
     /// The answer to [`Action::ReadPeerStats`].
     PeerStats(&'a [PeerStats]),
+    /// There is a session with a peer of an [`Action::AwaitHandshake`].
+    Handshake(PublicKey),
     /// The addresses of this host changed.
     LocalRlocs(&'a [IpAddr]),
     /// Whether those who share our prefixes are to take our clients over.
@@ -260,6 +262,7 @@ impl Agent {
                 self.refusals.refuse(packet, why, reason, actions);
             }
             Input::PeerStats(stats) => self.peer_stats(now, stats, actions),
+            Input::Handshake(key) => self.handshake_told(now, key, actions),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
             Input::Drain(draining) => self.drain(now, draining, actions),
             Input::Tick => {}

@@ -179,6 +179,15 @@ impl Traces {
         }
     }
 
+    /// There was a handshake with a peer.
+    pub(super) fn shaken_hands(&mut self, now: Timestamp, key: PublicKey) {
+        for way in self.ways.values_mut() {
+            if way.key == Some(key) && way.is_open() {
+                way.reach(Stage::Handshake, now);
+            }
+        }
+    }
+
     /// A look at a peer that has had a handshake.
     pub(super) fn seen(&mut self, now: Timestamp, peer: &PeerStats) {
         for way in self.ways.values_mut() {

@@ -18,8 +18,8 @@ use super::hold::{Held, HoldBudget};
 use super::install::What;
 use super::ip_header::Unreachable;
 use super::limits::{
-    HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, READING_A_PEER, REKINDLE, REKINDLE_LOOK,
-    REKINDLE_LOOK_SHARE, REKINDLE_MAX, STAGED,
+    HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, LOOKS_WHEN_TOLD, READING_A_PEER,
+    REKINDLE, REKINDLE_LOOK, REKINDLE_LOOK_SHARE, REKINDLE_MAX, STAGED,
 };
 use super::map_cache::{Entry, State};
 use super::remove::Object;
@@ -48,6 +48,11 @@ impl Watch {
     /// What the data plane got now would be lost.
     fn is_leaving_or_out(&self) -> bool {
         self.leaving.is_some() || self.is_out
+    }
+
+    /// Whether this end has started the handshake, and need not start it anew yet.
+    fn is_started(&self, now: Timestamp) -> bool {
+        self.rekindle.is_some_and(|(at, _)| at > now)
     }
 }
 
@@ -115,7 +120,13 @@ impl Agent {
 
     /// Looks for the first handshake with `key` and starts it anew when it is not seen in time:
     /// somebody waits for it.
-    pub(super) fn watch_closely(&mut self, now: Timestamp, prefix: IpNet, key: PublicKey) {
+    pub(super) fn watch_closely(
+        &mut self,
+        now: Timestamp,
+        prefix: IpNet,
+        key: PublicKey,
+        actions: &mut Actions,
+    ) {
         let watch = self.watches.by_key.get(&key);
         if watch.is_some_and(|watch| watch.rekindle.is_some()) {
             return;
@@ -132,6 +143,27 @@ impl Agent {
         if let Some(watch) = self.watches.by_key.get_mut(&key) {
             watch.rekindle = Some((now + wait, wait * 2));
         }
+        self.await_told(key, actions);
+    }
+
+    /// Wants to be told of a handshake that this end starts, where that is possible.
+    fn await_told(&self, key: PublicKey, actions: &mut Actions) {
+        if self.config.tells_handshakes {
+            actions.push(Action::AwaitHandshake(key));
+        }
+    }
+
+    /// The data plane tells of a handshake.
+    pub(super) fn handshake_told(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        // What is said of a peer that was taken out is about a session that is gone.
+        if !self.peers.contains(&key) || self.watches.is_leaving_or_out(&key) {
+            return;
+        }
+        if self.peers.note_handshake(&key) {
+            actions.event(Event::Handshake { key });
+        }
+        self.traces.shaken_hands(now, key);
+        self.open_up(key, actions);
     }
 
     /// A packet of an opening mapping is there: hands on what the data plane has room for.
@@ -142,11 +174,11 @@ impl Agent {
             return;
         };
         let key = chosen.key;
-        if !self.watches.by_key.contains_key(&key) {
+        if !self.config.tells_handshakes && !self.watches.by_key.contains_key(&key) {
             // It may have had one long since.
             actions.push(Action::ReadPeerStats(vec![key]));
         }
-        self.watch_closely(now, prefix, key);
+        self.watch_closely(now, prefix, key, actions);
         let (Some(entry), Some(watch)) = (
             self.cache.get_mut(&prefix),
             self.watches.by_key.get_mut(&key),
@@ -198,13 +230,23 @@ impl Agent {
         } else {
             Action::ReadPeerStats(keys)
         });
-        let interval = if now - latest < HANDSHAKE_LOOKS {
-            HANDSHAKE_POLL
+        let next = if self.is_told_of_all(now) {
+            // Only what the far ends have started is to be seen.
+            self.look_interval(HANDSHAKE_POLL_LATER) * LOOKS_WHEN_TOLD
+        } else if now - latest < HANDSHAKE_LOOKS {
+            self.look_interval(HANDSHAKE_POLL)
         } else {
-            HANDSHAKE_POLL_LATER
+            self.look_interval(HANDSHAKE_POLL_LATER)
         };
-        let next = now + self.look_interval(interval);
-        self.deadlines.set(Timer::Handshakes, next);
+        self.deadlines.set(Timer::Handshakes, now + next);
+    }
+
+    /// Whether this end has started all handshakes that are awaited, and is told of them.
+    fn is_told_of_all(&self, now: Timestamp) -> bool {
+        let mut watches = self.watches.by_key.values();
+        self.config.tells_handshakes
+            && self.handovers.latest().is_none()
+            && watches.all(|watch| watch.is_started(now))
     }
 
     /// The kernel has no way to read one peer but to read them all.
@@ -271,11 +313,16 @@ impl Agent {
             return;
         }
         self.traces.seen(now, peer);
-        self.watches.remove(&peer.key, &mut self.budget);
+        self.open_up(peer.key, actions);
+    }
+
+    /// There is a session with a peer: nothing waits for it any more.
+    fn open_up(&mut self, key: PublicKey, actions: &mut Actions) {
+        self.watches.remove(&key, &mut self.budget);
         if self.opening.is_empty() {
             return;
         }
-        for prefix in self.peers.prefixes(&peer.key) {
+        for prefix in self.peers.prefixes(&key) {
             let waits = |entry: &Entry| match entry.state {
                 State::Awaiting(_) => !entry.mutual,
                 State::Opening => true,
@@ -365,6 +412,7 @@ impl Agent {
         for packet in packets {
             actions.push(Action::Reinject(packet));
         }
+        self.await_told(key, actions);
         for prefix in self.peers.prefixes(&key) {
             if self
                 .cache

@@ -46,7 +46,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use lisp_proto::Timestamp;
+use lisp_proto::{InstanceId, PublicKey, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -117,6 +117,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
             nonces,
             cache,
             readings: JoinSet::new(),
+            handshakes: JoinSet::new(),
         },
         overlays,
         addresses,
@@ -156,6 +157,8 @@ struct Shared {
     cache: CacheFile,
     /// Counters that are being read.
     readings: JoinSet<Found>,
+    /// Handshakes that are awaited: of which instance, with whom.
+    handshakes: JoinSet<Option<(InstanceId, PublicKey)>>,
 }
 
 impl Shell {
@@ -193,6 +196,7 @@ impl Shell {
                 () = sleep_until(settled), if self.settled.is_some() => self.settled = None,
                 rebuilt = next_rebuilt(&mut self.reload) => self.rebuilt(rebuilt).await?,
                 Some(read) = self.shared.readings.join_next_with_id() => self.counted(read).await?,
+                Some(told) = self.shared.handshakes.join_next() => self.shaken_hands(told).await?,
                 received = self.shared.control.socket.recv_from(&mut datagram) => {
                     self.received(received, &datagram).await?;
                     // Where anybody can send datagrams, they leave packets their turn.
@@ -315,6 +319,23 @@ impl Shell {
         for overlay in &mut self.overlays {
             overlay
                 .captured(&mut self.shared, packet, TUN_BATCH)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the instance that waits for it of a handshake.
+    async fn shaken_hands(
+        &mut self,
+        told: Result<Option<(InstanceId, PublicKey)>, JoinError>,
+    ) -> Result<()> {
+        let Some((iid, key)) = told.context("waiting for a handshake")? else {
+            return Ok(());
+        };
+        let waits = |overlay: &&mut Overlay| overlay.iid == iid;
+        if let Some(overlay) = self.overlays.iter_mut().find(waits) {
+            overlay
+                .step(&mut self.shared, Input::Handshake(key))
                 .await?;
         }
         Ok(())

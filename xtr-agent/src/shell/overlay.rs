@@ -89,13 +89,14 @@ impl Overlay {
     ) -> Result<Self> {
         let keys = (control_key, data_key);
         let addresses = (control_address, rlocs);
-        let core = setup::core(config, instance, keys, addresses, first_nonce);
+        let mut core = setup::core(config, instance, keys, addresses, first_nonce);
         let mut seed = [0; 32];
         OsRng
             .try_fill_bytes(&mut seed)
             .context("no randomness from the operating system")?;
         let key = data_key.clone();
         let plane = DataPlane::create(config, instance, key).await?;
+        core.tells_handshakes = plane.backend() == Backend::Embedded;
         Ok(Self {
             iid: instance.iid,
             strays: true,
@@ -317,6 +318,14 @@ impl Overlay {
                 self.apply(id, change).await;
             }
             Action::Kick(key) => self.plane.kick(&key).await,
+            Action::AwaitHandshake(key) => {
+                let Some(handshake) = self.plane.data.handshake(&key) else {
+                    return;
+                };
+                let iid = self.iid;
+                let told = async move { handshake.await.then_some((iid, key)) };
+                shared.handshakes.spawn(told);
+            }
             Action::RenewControlTunnel(index) => {
                 let now = shared.clock.now();
                 let renewals = &mut self.renewals;

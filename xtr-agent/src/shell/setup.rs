@@ -114,6 +114,8 @@ pub(super) fn core(
         first_nonce,
         hold: config.hold,
         idle: config.idle,
+        // Whoever makes the data plane knows.
+        tells_handshakes: false,
         max_peers: config.max_peers,
         subscriptions: instance.subscribe.clone(),
     }

@@ -132,17 +132,26 @@ impl Embedded {
 
     /// Sends an initiation unless there is a session or an initiation on its way; does not wait.
     pub(crate) fn kick(&self, key: &PublicKey) {
+        tokio::spawn(self.handshake(key));
+    }
+
+    /// The same, and waits for a session with the peer as it is now; returns whether there is one.
+    pub(crate) fn handshake(&self, key: &PublicKey) -> impl Future<Output = bool> + Send + use<> {
         let device = Arc::clone(&self.device);
         let key = *key;
-        tokio::spawn(async move {
+        async move {
             let dh_key = x25519::PublicKey::from(key.0);
             let handshake = device.force_handshake(&dh_key);
             // gotatun repeats the initiation by itself; only this wait is bounded.
-            match tokio::time::timeout(KICK_WAIT, handshake).await {
-                Ok(Ok(())) | Err(_) => {}
-                Ok(Err(error)) => tracing::debug!(key = key.short(), %error, "kick failed"),
+            match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    tracing::debug!(key = key.short(), %error, "no handshake");
+                    false
+                }
+                Err(_) => false,
             }
-        });
+        }
     }
 
     /// Queues a packet before everything that is read from the interface from now on.
@@ -239,7 +248,8 @@ const REPEATED_LAST: Duration = Duration::from_secs(5);
 /// So much later, by chance: two ends that initiate at once do not do so again.
 const REPEATED_SPREAD: Duration = Duration::from_millis(200);
 
-const KICK_WAIT: Duration = Duration::from_secs(1);
+/// Longer than packets are held.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 
 /// gotatun's packet buffers have 4,096 bytes, with header and tag.
 const MAX_MTU: u16 = 4_000;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::{
     Cable, Node, PORT, bind, config, is_silent, receive, udp_packet, with_each_backend,
 };
-use wg_device::{BackendChoice, Device, DeviceError, PeerSpec, PrivateKey};
+use wg_device::{Backend, BackendChoice, Device, DeviceError, PeerSpec, PrivateKey};
 
 #[test]
 fn datagrams_pass_in_both_directions_and_families() {
@@ -329,4 +329,26 @@ fn text(text: &str, source: &str) -> (String, IpAddr) {
 
 fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
+}
+
+#[test]
+fn the_embedded_data_plane_tells_of_a_handshake_and_of_a_peer_that_went_before() {
+    with_each_backend(|choice| async move {
+        let cable = Cable::lay();
+        let near = Node::start(choice, "lisp0", "192.0.2.1", &["10.0.0.1/32"]).await;
+        cable.far.enter();
+        let far = Node::start(choice, "lisp0", "192.0.2.2", &["10.0.0.2/32"]).await;
+        near.device.set_peer(&far.as_peer()).await.unwrap();
+        let told = near.device.handshake(&far.key.public());
+        assert_eq!(told.is_some(), near.device.backend() == Backend::Embedded);
+        let Some(told) = told else { return };
+        let told = tokio::spawn(told);
+        near.device.remove_peer(&far.key.public()).await.unwrap();
+        assert!(!told.await.unwrap(), "that one is gone");
+        near.device.set_peer(&far.as_peer()).await.unwrap();
+        far.device.set_peer(&near.as_peer()).await.unwrap();
+        let key = far.key.public();
+        assert!(near.device.handshake(&key).unwrap().await);
+        assert!(near.device.handshake(&key).unwrap().await, "it lasts");
+    });
 }

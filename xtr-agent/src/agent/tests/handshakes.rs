@@ -367,3 +367,61 @@ fn many_peers_are_looked_at_less_often() {
     });
     assert!(looks.count() <= 5);
 }
+
+/// An agent that is told of handshakes, and has fired at `key` with packet 1.
+fn fired_and_told(key: PublicKey) -> Bench {
+    let mut bench = Bench::with(Config {
+        tells_handshakes: true,
+        ..Bench::config()
+    });
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let installing = bench.reply(nonce, &far_end(key));
+    let fired = bench.done(&installing);
+    assert_eq!(story(&fired), ["wait for a session", "sent on 1"]);
+    bench
+}
+
+#[test]
+fn a_data_plane_that_tells_of_a_handshake_is_not_asked() {
+    let mut bench = fired_and_told(BIGGER);
+    let looked = bench.after(Duration::from_millis(5));
+    assert!(looked.iter().any(looks), "the far end may have started one");
+    let looked = bench.after(Duration::from_millis(100));
+    assert!(!looked.iter().any(looks), "rarely");
+    let shaken = bench.input(Input::Handshake(BIGGER));
+    assert_eq!(story(&shaken), ["route 10.0.0.2/32"]);
+    assert!(!bench.after(Duration::from_secs(1)).iter().any(looks));
+}
+
+#[test]
+fn a_handshake_that_was_lost_is_started_anew_and_waited_for_again() {
+    let mut bench = fired_and_told(BIGGER);
+    let told = no_handshake(&mut bench, BIGGER, Duration::from_millis(900));
+    let anew = [
+        "no peer",
+        "peer [10.0.0.2/32]",
+        "sent on 1",
+        "wait for a session",
+    ];
+    assert_eq!(told, anew);
+    let shaken = bench.input(Input::Handshake(BIGGER));
+    assert_eq!(story(&shaken), ["route 10.0.0.2/32"]);
+}
+
+#[test]
+fn what_is_told_of_a_peer_that_is_being_taken_out_is_of_a_session_that_is_gone() {
+    let mut bench = fired_and_told(BIGGER);
+    let mut leaving = Vec::new();
+    while !story(&leaving).contains(&"no peer".to_owned()) {
+        leaving = bench.after(Duration::from_millis(50));
+        if leaving.iter().any(looks) {
+            leaving.extend(not_seen(&mut bench, BIGGER));
+        }
+    }
+    assert_eq!(story(&bench.input(Input::Handshake(BIGGER))), [""; 0]);
+    let back = bench.done(&leaving);
+    assert_eq!(story(&back), ["sent on 1", "wait for a session"]);
+    let stranger = bench.input(Input::Handshake(SMALLER));
+    assert_eq!(story(&stranger), [""; 0], "nobody's");
+}

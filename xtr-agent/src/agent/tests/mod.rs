@@ -86,6 +86,7 @@ impl Bench {
             first_nonce: Nonce(1000),
             hold: Duration::from_secs(3),
             idle: Duration::from_secs(300),
+            tells_handshakes: false,
             max_peers: 70_000,
             subscriptions: Vec::new(),
         }
@@ -270,6 +271,7 @@ fn story(actions: &[Action]) -> Vec<String> {
                 Change::RemoveRoute(prefix) => format!("no route {prefix}"),
             },
             Action::Kick(_) => "kick".to_owned(),
+            Action::AwaitHandshake(_) => "wait for a session".to_owned(),
             Action::RenewControlTunnel(_) => "new control tunnel".to_owned(),
             Action::Reinject(packet) => format!("sent on {}", packet.last()?),
             Action::Deliver(_) => "icmp".to_owned(),
