@@ -49,7 +49,7 @@ struct Effort {
 
 impl Args {
     const fn effort(&self) -> Effort {
-        let (runs, rounds, seconds) = if self.quick { (5, 2, 1) } else { (200, 5, 3) };
+        let (runs, rounds, seconds) = if self.quick { (5, 2, 1) } else { (200, 11, 2) };
         Effort {
             cold_starts: match self.runs {
                 Some(runs) => runs,

@@ -103,6 +103,10 @@ impl Agent {
         self.no_longer_refused(asked.net().addr(), &eid, actions);
         self.note_round_trip(now, purpose, eid.net());
         self.release_resolved(now, eid.net(), actions);
+        if !self.ration.is_empty() {
+            // What was earned is for those who wait.
+            self.ask_next(now, actions);
+        }
         match purpose {
             Purpose::Refresh(before) if before != eid.net() => {
                 self.superseded(now, before, taken, actions);
