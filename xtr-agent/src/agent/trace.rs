@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use lisp_proto::{EidPrefix, PublicKey, Timestamp};
 use serde::Serialize;
 
+use super::Agent;
 use super::event::DropReason;
 use super::limits::TRACES;
-use super::{Agent, PeerStats};
 
 /// Bytes that a handshake brings from the far end at most: an initiation and a keepalive.
 const HANDSHAKE_BYTES: u64 = 148 + 32;
@@ -179,21 +179,12 @@ impl Traces {
         }
     }
 
-    /// There was a handshake with a peer.
-    pub(super) fn shaken_hands(&mut self, now: Timestamp, key: PublicKey) {
+    /// There was a handshake with a peer, and so much was received from it, as far as is known.
+    pub(super) fn seen(&mut self, now: Timestamp, key: PublicKey, rx_bytes: u64) {
         for way in self.ways.values_mut() {
             if way.key == Some(key) && way.is_open() {
                 way.reach(Stage::Handshake, now);
-            }
-        }
-    }
-
-    /// A look at a peer that has had a handshake.
-    pub(super) fn seen(&mut self, now: Timestamp, peer: &PeerStats) {
-        for way in self.ways.values_mut() {
-            if way.key == Some(peer.key) && way.is_open() {
-                way.reach(Stage::Handshake, now);
-                if peer.rx_bytes > HANDSHAKE_BYTES {
+                if rx_bytes > HANDSHAKE_BYTES {
                     way.reach(Stage::FirstReply, now);
                 }
             }

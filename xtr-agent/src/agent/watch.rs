@@ -162,7 +162,7 @@ impl Agent {
         if self.peers.note_handshake(&key) {
             actions.event(Event::Handshake { key });
         }
-        self.traces.shaken_hands(now, key);
+        self.traces.seen(now, key, 0);
         self.open_up(key, actions);
     }
 
@@ -312,7 +312,7 @@ impl Agent {
             self.rekindle(now, peer, actions);
             return;
         }
-        self.traces.seen(now, peer);
+        self.traces.seen(now, peer.key, peer.rx_bytes);
         self.open_up(peer.key, actions);
     }
 

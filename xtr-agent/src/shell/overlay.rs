@@ -89,14 +89,14 @@ impl Overlay {
     ) -> Result<Self> {
         let keys = (control_key, data_key);
         let addresses = (control_address, rlocs);
-        let mut core = setup::core(config, instance, keys, addresses, first_nonce);
         let mut seed = [0; 32];
         OsRng
             .try_fill_bytes(&mut seed)
             .context("no randomness from the operating system")?;
         let key = data_key.clone();
         let plane = DataPlane::create(config, instance, key).await?;
-        core.tells_handshakes = plane.backend() == Backend::Embedded;
+        let backend = plane.backend();
+        let core = setup::core(config, instance, keys, addresses, first_nonce, backend);
         Ok(Self {
             iid: instance.iid,
             strays: true,

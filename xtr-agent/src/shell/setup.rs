@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use lisp_proto::{Algorithm, AuthKey, InstanceId, Nonce, PublicKey, SiteId, XtrId};
-use wg_device::PrivateKey;
+use wg_device::{Backend, PrivateKey};
 
 use crate::agent;
 use crate::config::{Access, Config, Instance};
@@ -86,6 +86,7 @@ pub(super) fn core(
     (control_key, data_key): (&PrivateKey, &PrivateKey),
     (control_address, rlocs): (IpAddr, &[IpAddr]),
     first_nonce: Nonce,
+    backend: Backend,
 ) -> agent::Config {
     let ids = match &config.map_server.access {
         Access::Tunnel { .. } => {
@@ -114,8 +115,7 @@ pub(super) fn core(
         first_nonce,
         hold: config.hold,
         idle: config.idle,
-        // Whoever makes the data plane knows.
-        tells_handshakes: false,
+        tells_handshakes: backend == Backend::Embedded,
         max_peers: config.max_peers,
         subscriptions: instance.subscribe.clone(),
     }

@@ -221,9 +221,7 @@ fn a_kick_starts_a_handshake_without_traffic() {
 fn an_initiation_that_came_too_early_is_healed_by_a_kick_from_the_other_side() {
     with_each_backend(|choice| async move {
         let cable = Cable::lay();
-        let near = Node::start(choice, "lisp0", "192.0.2.1", &["10.0.0.1/32"]).await;
-        cable.far.enter();
-        let far = Node::start(choice, "lisp0", "192.0.2.2", &["10.0.0.2/32"]).await;
+        let (near, far) = strangers(&cable, choice).await;
         near.device.set_peer(&far.as_peer()).await.unwrap();
         near.device.kick(&far.key.public()).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -296,16 +294,42 @@ fn many_peers_with_many_allowed_ips_are_all_read_back() {
     });
 }
 
+#[test]
+fn the_embedded_data_plane_tells_of_a_handshake_and_of_a_peer_that_went_before() {
+    with_each_backend(|choice| async move {
+        let cable = Cable::lay();
+        let (near, far) = strangers(&cable, choice).await;
+        near.device.set_peer(&far.as_peer()).await.unwrap();
+        let told = near.device.handshake(&far.key.public());
+        assert_eq!(told.is_some(), near.device.backend() == Backend::Embedded);
+        let Some(told) = told else { return };
+        let told = tokio::spawn(told);
+        near.device.remove_peer(&far.key.public()).await.unwrap();
+        assert!(!told.await.unwrap(), "that one is gone");
+        near.device.set_peer(&far.as_peer()).await.unwrap();
+        far.device.set_peer(&near.as_peer()).await.unwrap();
+        let key = far.key.public();
+        assert!(near.device.handshake(&key).unwrap().await);
+        assert!(near.device.handshake(&key).unwrap().await, "it lasts");
+    });
+}
+
 /// Two devices that know each other; stays in the far namespace.
 async fn pair(cable: &Cable, choice: BackendChoice) -> (Node, Node) {
+    let (near, far) = strangers(cable, choice).await;
+    near.device.set_peer(&far.as_peer()).await.unwrap();
+    far.device.set_peer(&near.as_peer()).await.unwrap();
+    (near, far)
+}
+
+/// Two devices that do not know each other; stays in the far namespace.
+async fn strangers(cable: &Cable, choice: BackendChoice) -> (Node, Node) {
     cable.near.enter();
     let near_inner = ["10.0.0.1/32", "fd00:1::1/128"];
     let near = Node::start(choice, "lisp0", "192.0.2.1", &near_inner).await;
     cable.far.enter();
     let far_inner = ["10.0.0.2/32", "fd00:1::2/128"];
     let far = Node::start(choice, "lisp0", "192.0.2.2", &far_inner).await;
-    near.device.set_peer(&far.as_peer()).await.unwrap();
-    far.device.set_peer(&near.as_peer()).await.unwrap();
     (near, far)
 }
 
@@ -329,26 +353,4 @@ fn text(text: &str, source: &str) -> (String, IpAddr) {
 
 fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
-}
-
-#[test]
-fn the_embedded_data_plane_tells_of_a_handshake_and_of_a_peer_that_went_before() {
-    with_each_backend(|choice| async move {
-        let cable = Cable::lay();
-        let near = Node::start(choice, "lisp0", "192.0.2.1", &["10.0.0.1/32"]).await;
-        cable.far.enter();
-        let far = Node::start(choice, "lisp0", "192.0.2.2", &["10.0.0.2/32"]).await;
-        near.device.set_peer(&far.as_peer()).await.unwrap();
-        let told = near.device.handshake(&far.key.public());
-        assert_eq!(told.is_some(), near.device.backend() == Backend::Embedded);
-        let Some(told) = told else { return };
-        let told = tokio::spawn(told);
-        near.device.remove_peer(&far.key.public()).await.unwrap();
-        assert!(!told.await.unwrap(), "that one is gone");
-        near.device.set_peer(&far.as_peer()).await.unwrap();
-        far.device.set_peer(&near.as_peer()).await.unwrap();
-        let key = far.key.public();
-        assert!(near.device.handshake(&key).unwrap().await);
-        assert!(near.device.handshake(&key).unwrap().await, "it lasts");
-    });
 }
