@@ -58,6 +58,13 @@ impl<K: Ord + Clone> Deadlines<K> {
         self.by_time.insert((at, key));
     }
 
+    /// Arms the timer of `key`, unless it has one that is due earlier.
+    pub fn bring_forward(&mut self, key: K, at: Timestamp) {
+        if self.by_key.get(&key).is_none_or(|armed| at < *armed) {
+            self.set(key, at);
+        }
+    }
+
     /// Disarms the timer of `key`; nothing happens if it has none.
     pub fn cancel(&mut self, key: &K) {
         if let Some((key, at)) = self.by_key.remove_entry(key) {
@@ -107,6 +114,12 @@ mod tests {
         assert_eq!(timers.pop_due(Timestamp(5)), Some("b"));
         assert_eq!(timers.pop_due(Timestamp(5)), None);
         assert_eq!(timers.pop_due(Timestamp(10)), Some("late"));
+        assert_eq!(timers.next(), None);
+        timers.bring_forward("a", Timestamp(4));
+        timers.bring_forward("a", Timestamp(6));
+        assert_eq!(timers.next(), Some(Timestamp(4)));
+        timers.bring_forward("a", Timestamp(3));
+        assert_eq!(timers.pop_due(Timestamp(3)), Some("a"));
         assert_eq!(timers.next(), None);
     }
 

@@ -129,8 +129,10 @@ pub const HANDSHAKE_POLL: Duration = Duration::from_millis(5);
 pub const HANDSHAKE_LOOKS: Duration = Duration::from_millis(300);
 /// How often it is looked for after that, while packets wait.
 pub const HANDSHAKE_POLL_LATER: Duration = Duration::from_millis(50);
-/// So many times as rarely where the data plane tells of the handshakes that this end starts.
-pub const LOOKS_WHEN_TOLD: u32 = 4;
+/// The same where the data plane tells of the handshakes that this end starts.
+pub const LOOK_WHEN_TOLD: Duration = Duration::from_millis(200);
+/// Shortest time between two such looks, for each peer that the data plane has.
+pub const READING_WHEN_TOLD: Duration = Duration::from_micros(80);
 /// Shortest time between two looks, for each peer that the data plane has.
 pub const READING_A_PEER: Duration = Duration::from_micros(5);
 /// Packets that the data plane gets for one peer before a handshake was seen:

@@ -18,8 +18,8 @@ use super::hold::{Held, HoldBudget};
 use super::install::What;
 use super::ip_header::Unreachable;
 use super::limits::{
-    HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, LOOKS_WHEN_TOLD, READING_A_PEER,
-    REKINDLE, REKINDLE_LOOK, REKINDLE_LOOK_SHARE, REKINDLE_MAX, STAGED,
+    HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, LOOK_WHEN_TOLD, READING_A_PEER,
+    READING_WHEN_TOLD, REKINDLE, REKINDLE_LOOK, REKINDLE_LOOK_SHARE, REKINDLE_MAX, STAGED,
 };
 use super::map_cache::{Entry, State};
 use super::remove::Object;
@@ -60,6 +60,8 @@ impl Watch {
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     by_key: BTreeMap<PublicKey, Watch>,
+    /// When sessions that far ends have started are looked for again, while all others are told of.
+    look_again: Timestamp,
 }
 
 impl Watches {
@@ -90,6 +92,15 @@ impl Watches {
         watch.map_or_else(VecDeque::new, |watch| watch.staged.take(budget))
     }
 
+    /// When the first of them is to be started anew, given up, or looked for.
+    fn next_due(&self) -> Timestamp {
+        let due = self.by_key.values().flat_map(|watch| {
+            let at = watch.rekindle.map(|(at, _)| at);
+            at.into_iter().chain([watch.until])
+        });
+        due.fold(self.look_again, Timestamp::min)
+    }
+
     /// Ends the watch of `key`.
     pub(super) fn remove(&mut self, key: &PublicKey, budget: &mut HoldBudget) {
         if let Some(mut watch) = self.by_key.remove(key) {
@@ -101,9 +112,9 @@ impl Watches {
 impl Agent {
     /// Looks for the first handshake with `key` for `time` at least.
     pub(super) fn watch(&mut self, now: Timestamp, key: PublicKey, time: Duration) {
-        if self.watches.by_key.is_empty() {
+        if !self.watches.by_key.contains_key(&key) {
             let next = now + self.look_interval(HANDSHAKE_POLL);
-            self.deadlines.set(Timer::Handshakes, next);
+            self.deadlines.bring_forward(Timer::Handshakes, next);
         }
         let until = now + time;
         let watch = self.watches.by_key.entry(key).or_insert_with(|| Watch {
@@ -220,6 +231,14 @@ impl Agent {
         let Some(latest) = latest.max(self.handovers.latest()) else {
             return;
         };
+        let told_of_all = self.is_told_of_all(now);
+        if told_of_all && now < self.watches.look_again {
+            return self
+                .deadlines
+                .set(Timer::Handshakes, self.watches.next_due());
+        }
+        let rest = LOOK_WHEN_TOLD.max(READING_WHEN_TOLD * self.peer_count());
+        self.watches.look_again = now + rest;
         let watched = self.watches.by_key.keys().copied();
         let mut keys: Vec<PublicKey> = watched.chain(self.handovers.peers()).collect();
         keys.sort_unstable();
@@ -230,15 +249,14 @@ impl Agent {
         } else {
             Action::ReadPeerStats(keys)
         });
-        let next = if self.is_told_of_all(now) {
-            // Only what the far ends have started is to be seen.
-            self.look_interval(HANDSHAKE_POLL_LATER) * LOOKS_WHEN_TOLD
+        let next = if told_of_all {
+            self.watches.next_due()
         } else if now - latest < HANDSHAKE_LOOKS {
-            self.look_interval(HANDSHAKE_POLL)
+            now + self.look_interval(HANDSHAKE_POLL)
         } else {
-            self.look_interval(HANDSHAKE_POLL_LATER)
+            now + self.look_interval(HANDSHAKE_POLL_LATER)
         };
-        self.deadlines.set(Timer::Handshakes, now + next);
+        self.deadlines.set(Timer::Handshakes, next);
     }
 
     /// Whether this end has started all handshakes that are awaited, and is told of them.
@@ -251,8 +269,11 @@ impl Agent {
 
     /// The kernel has no way to read one peer but to read them all.
     fn look_interval(&self, interval: Duration) -> Duration {
-        let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
-        interval.max(READING_A_PEER * peers)
+        interval.max(READING_A_PEER * self.peer_count())
+    }
+
+    fn peer_count(&self) -> u32 {
+        u32::try_from(self.peers.len()).unwrap_or(u32::MAX)
     }
 
     /// The handshake with `key` was not seen in time: those who waited are told, and the data

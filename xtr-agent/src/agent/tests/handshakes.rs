@@ -289,23 +289,25 @@ fn counters_that_are_too_old_start_no_handshake_anew_and_young_ones_are_asked_fo
     assert_eq!(story(&young), ["no peer", "peer [10.0.0.2/32]"]);
 }
 
+/// The agent is told of `count` peers that want nothing of it.
+fn strangers(bench: &mut Bench, count: u16) {
+    for n in 0..count {
+        let mut key = [7; 32];
+        let [high, low] = n.to_be_bytes();
+        key[..2].copy_from_slice(&[high, low]);
+        let eid = format!("10.1.{high}.{low}/32");
+        let far = record(&eid, PublicKey(key), Ttl::from_minutes(15));
+        let pushed = bench.notify(u64::from(n) + 1, &far);
+        bench.done(&pushed);
+    }
+}
+
 /// A data plane with so many peers that it reads all of them for 60 ms and uses what it read for
 /// twice that: when is a handshake that was lost started anew?
 #[test]
 fn among_very_many_peers_a_lost_handshake_is_started_anew_in_well_under_a_second() {
     let mut bench = Bench::new();
-    for n in 0..20_000u16 {
-        let mut key = [7; 32];
-        key[..2].copy_from_slice(&n.to_be_bytes());
-        let [high, low] = n.to_be_bytes();
-        let far = record(
-            &format!("10.1.{high}.{low}/32"),
-            PublicKey(key),
-            Ttl::from_minutes(15),
-        );
-        let pushed = bench.notify(u64::from(n) + 1, &far);
-        bench.done(&pushed);
-    }
+    strangers(&mut bench, 20_000);
     bench.after(Duration::from_secs(2));
     let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
     let nonce = requests(&asked)[0].nonce;
@@ -349,17 +351,7 @@ fn a_peer_with_a_route_is_never_taken_out_for_a_handshake() {
 #[test]
 fn many_peers_are_looked_at_less_often() {
     let mut bench = Bench::new();
-    for n in 0..4_000u16 {
-        let mut key = [7; 32];
-        key[..2].copy_from_slice(&n.to_be_bytes());
-        let [high, low] = n.to_be_bytes();
-        let eid = format!("10.1.{high}.{low}/32");
-        let pushed = bench.notify(
-            u64::from(n) + 1,
-            &record(&eid, PublicKey(key), Ttl::from_minutes(15)),
-        );
-        bench.done(&pushed);
-    }
+    strangers(&mut bench, 4_000);
     bench.after(Duration::from_millis(400));
     let looks = (0..100).filter(|_| {
         let actions = bench.after(Duration::from_millis(1));
@@ -392,6 +384,43 @@ fn a_data_plane_that_tells_of_a_handshake_is_not_asked() {
     let shaken = bench.input(Input::Handshake(BIGGER));
     assert_eq!(story(&shaken), ["route 10.0.0.2/32"]);
     assert!(!bench.after(Duration::from_secs(1)).iter().any(looks));
+}
+
+#[test]
+fn a_busy_gateway_that_is_told_of_handshakes_hardly_ever_looks_for_them() {
+    let mut bench = Bench::with(Config {
+        tells_handshakes: true,
+        ..Bench::config()
+    });
+    strangers(&mut bench, 10_000);
+    for _ in 0..50 {
+        bench.after(Duration::from_millis(100));
+    }
+    let mut looked = 0;
+    for n in 0..80 {
+        let eid = format!("10.2.0.{n}");
+        let asked = bench.input(Input::TunPacket(&packet("10.0.0.1", &eid, &[1])));
+        let nonce = requests(&asked)[0].nonce;
+        let far = PublicKey([n + 100; 32]);
+        let answer = record(&format!("{eid}/32"), far, Ttl::from_minutes(15));
+        let installing = bench.reply(nonce, &answer);
+        bench.done(&installing);
+        for _ in 0..5 {
+            looked += usize::from(bench.after(Duration::from_millis(5)).iter().any(looks));
+        }
+        let shaken = bench.input(Input::Handshake(far));
+        assert_eq!(story(&shaken), [format!("route {eid}/32")]);
+        bench.done(&shaken);
+    }
+    assert!(looked <= 4, "{looked} looks in two seconds");
+    // One that is lost is missed in time all the same.
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let nonce = requests(&asked)[0].nonce;
+    let installing = bench.reply(nonce, &far_end(BIGGER));
+    bench.done(&installing);
+    let anew = |action: &Action| matches!(action, Action::ReadPeerStatsAnew(_));
+    let missed = (1..=80).find(|_| bench.after(Duration::from_millis(10)).iter().any(anew));
+    assert!(missed.is_some_and(|after| after <= 62), "{missed:?}");
 }
 
 #[test]
