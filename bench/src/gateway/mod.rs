@@ -136,7 +136,8 @@ struct Meeting<'a> {
     met: u32,
     /// What arrived at each member, in order of arrival.
     arrived: BTreeMap<u32, Vec<u32>>,
-    slowest: Slowest,
+    /// How far the first packet to a member had come, when it had taken long.
+    ways: BTreeMap<u32, String>,
 }
 
 /// Measures one data plane on this kernel.
@@ -174,13 +175,13 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
         pace: args.pace,
         met: 0,
         arrived: BTreeMap::new(),
-        slowest: Slowest::default(),
+        ways: BTreeMap::new(),
     };
     let sizes: Result<Vec<_>> = sizes.iter().map(|size| meeting.grow(*size)).collect();
     let sizes = sizes?;
     let (times, lost) = meeting.times();
     let not_in_order = meeting.not_in_order();
-    let slowest = meeting.slowest;
+    let slowest = meeting.slowest();
     let mut storms = Vec::new();
     let mut strangers = most..;
     for sockets in [1, MANY_SOCKETS] {
@@ -274,11 +275,23 @@ impl Meeting<'_> {
             let reply = self.sender.reply(eid);
             if reply.is_none_or(|reply| reply > SLOW) {
                 let way = slow::way(self.gateway, eid.into())?;
-                let pair = format!("to member {member} of the crowd");
-                self.slowest.add(pair, reply, Some(way));
+                self.ways.insert(member, way);
             }
         }
         Ok(())
+    }
+
+    /// Those that took long, now that all replies are there.
+    fn slowest(&self) -> Slowest {
+        let mut slowest = Slowest::default();
+        for (member, way) in &self.ways {
+            let reply = self.sender.reply(Crowd::eid(*member));
+            if reply.is_none_or(|reply| reply > SLOW) {
+                let pair = format!("to member {member} of the crowd");
+                slowest.add(pair, reply, Some(way.clone()));
+            }
+        }
+        slowest
     }
 
     /// All times to first replies, in ms, and how many there were none of.

@@ -198,7 +198,8 @@ impl World {
                 });
             }
             Task::AwaitHandshake(key) => {
-                self.with_plane(number, |plane| plane.await_session(key));
+                let now = self.now();
+                self.with_plane(number, |plane| plane.await_session(key, now));
                 self.with_interface(number, Which::Data, |interface, cx| {
                     interface.kick(&key, cx)
                 });
@@ -315,6 +316,7 @@ impl World {
 
     /// Passes on what the data plane tells of sessions, a moment later.
     pub(super) fn tell_of_sessions(&mut self, number: u32) {
+        let now = self.now();
         let Some(host) = self.agents.get_mut(number as usize) else {
             return;
         };
@@ -322,7 +324,7 @@ impl World {
         let Some(running) = host.running.as_deref_mut() else {
             return;
         };
-        for key in running.plane.take_told() {
+        for key in running.plane.take_told(now) {
             let wait = self.streams.data_plane.random_range(10..100);
             let wait = Duration::from_micros(wait);
             self.queue

@@ -3,18 +3,21 @@
 //! Changes take time and are carried out one after the other. While a route is being set, what
 //! would take it waits until everything that was caught before has gone.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use lisp_proto::PublicKey;
+use lisp_proto::{PublicKey, Timestamp};
 use rand::Rng;
 use rand::rngs::StdRng;
 use xtr_agent::agent::{Change, ChangeId, PeerStats};
 
 use super::wireguard::Interface;
+
+/// How long a data plane waits for a handshake that it is to tell of.
+const AWAITED: Duration = Duration::from_secs(30);
 
 /// Something the agent asked its data plane to do.
 #[derive(Clone, Debug)]
@@ -59,8 +62,10 @@ pub(super) struct DataPlane {
     missed: VecDeque<Bytes>,
     /// Counters that were read and are not delivered yet, oldest first.
     readings: VecDeque<Vec<PeerStats>>,
-    /// Peers of which is told when there is a session.
-    awaited: BTreeSet<PublicKey>,
+    /// Peers of which is told when they answer an initiation, and since when.
+    awaited: BTreeMap<PublicKey, Timestamp>,
+    /// Peers of which is told now.
+    told: Vec<PublicKey>,
     /// Probability that a change is refused.
     pub(super) refusals: f64,
     /// How many times as slow as usual it is.
@@ -78,7 +83,8 @@ impl DataPlane {
             waiting: VecDeque::new(),
             missed: VecDeque::new(),
             readings: VecDeque::new(),
-            awaited: BTreeSet::new(),
+            awaited: BTreeMap::new(),
+            told: Vec::new(),
             refusals: 0.0,
             slowness: 1,
         }
@@ -148,24 +154,32 @@ impl DataPlane {
         self.readings.pop_front().unwrap_or_default()
     }
 
-    /// Tells when there is a session with a peer.
-    pub(super) fn await_session(&mut self, key: PublicKey) {
-        self.awaited.insert(key);
+    /// Tells when there is a session with a peer that is there: at once, or when it answers an
+    /// initiation of ours, as gotatun does; of one that it starts itself nothing is told.
+    pub(super) fn await_session(&mut self, key: PublicKey, now: Timestamp) {
+        if self.interface.has_session(&key, now) {
+            self.told.push(key);
+        } else if self.interface.stats(&key).is_some() {
+            self.awaited.insert(key, now);
+        }
     }
 
     /// Takes out those of the awaited peers with whom there is a session.
-    pub(super) fn take_told(&mut self) -> Vec<PublicKey> {
-        if self.awaited.is_empty() {
-            return Vec::new();
-        }
+    pub(super) fn take_told(&mut self, now: Timestamp) -> Vec<PublicKey> {
+        let mut told = std::mem::take(&mut self.told);
         let interface = &self.interface;
-        let shaken = |key: &PublicKey| interface.stats(key).is_some_and(|it| it.handshake_seen);
-        self.awaited.extract_if(.., shaken).collect()
+        let answers = |key: &PublicKey, since: &mut Timestamp| {
+            interface.answered(key).is_some_and(|at| at >= *since)
+        };
+        told.extend(self.awaited.extract_if(.., answers).map(|(key, _)| key));
+        self.awaited.retain(|_, since| now - *since < AWAITED);
+        told
     }
 
     /// Removes a peer; what was read of it is about a session that is gone.
     pub(super) fn forget_readings(&mut self, key: &PublicKey) {
         self.awaited.remove(key);
+        self.told.retain(|told| told != key);
         for stats in &mut self.readings {
             stats.retain(|peer| peer.key != *key);
         }

@@ -14,7 +14,7 @@ use lisp_proto::{Nonce, PublicKey, RequestFlags, Timestamp};
 use super::armed::{Armed, Word};
 use super::event::Event;
 use super::install::What;
-use super::limits::{HANDOVER_DOUBT, HANDOVERS, SESSION, SILENCE};
+use super::limits::{HANDOVER_DOUBT, HANDOVERS, HANDSHAKE_POLL, SESSION, SILENCE};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
 
@@ -137,6 +137,9 @@ impl Agent {
         // It was told of us before we were told of it, and waits for us to begin.
         actions.push(Action::Kick(key));
         self.watch_closely(now, prefix, key, actions);
+        // It may be watched already, and be looked for late because it is told of.
+        let look = now + self.look_interval(HANDSHAKE_POLL);
+        self.deadlines.bring_forward(Timer::Handshakes, look);
     }
 
     /// Takes in counters; returns what can move now.

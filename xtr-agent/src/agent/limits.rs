@@ -30,8 +30,8 @@ pub const REQUEST_RETRY: Duration = Duration::from_millis(300);
 /// The same without a control tunnel, where the map server may be anybody's: least time between two
 /// Map-Requests for one EID-prefix (RFC 9301 5.3).
 pub const PLAIN_REQUEST_RETRY: Duration = Duration::from_secs(1);
-/// Map-Requests per second for packets to new destinations. This, the next three, and what was
-/// earned make no more than 100 in any second.
+/// Map-Requests per second for packets to new destinations. This, the next three, and what
+/// answers earned before make no more than 100 in any second.
 pub const ASKED_PER_SECOND: u32 = 40;
 /// The same, that are saved up.
 pub const ASKED_AT_ONCE: u32 = 24;
@@ -39,8 +39,8 @@ pub const ASKED_AT_ONCE: u32 = 24;
 pub const ASKED_AGAIN_PER_SECOND: u32 = 20;
 /// The same, that are saved up.
 pub const ASKED_AGAIN_AT_ONCE: u32 = 10;
-/// More of them that answers have earned, two by each, and that nobody waits for: a busy gateway that
-/// is scanned makes no more than 100 either.
+/// More of them that answers have earned, two by each, and that nobody waited for at once: what a busy
+/// gateway has saved up is not for a scan.
 pub const EARNED: u32 = 6;
 /// How long after the last such answer they may be used.
 pub const EARNED_FOR: Duration = Duration::from_secs(1);

@@ -42,6 +42,8 @@ struct Watch {
     is_out: bool,
     /// When to start anew, and how long to wait after that.
     rekindle: Option<(Timestamp, Duration)>,
+    /// The data plane tells of the handshake: this end has started it, and can reach the peer.
+    is_told: bool,
 }
 
 impl Watch {
@@ -50,9 +52,9 @@ impl Watch {
         self.leaving.is_some() || self.is_out
     }
 
-    /// Whether this end has started the handshake, and need not start it anew yet.
-    fn is_started(&self, now: Timestamp) -> bool {
-        self.rekindle.is_some_and(|(at, _)| at > now)
+    /// Whether the handshake is told of, and need not be started anew yet.
+    fn can_wait(&self, now: Timestamp) -> bool {
+        self.is_told && self.rekindle.is_some_and(|(at, _)| at > now)
     }
 }
 
@@ -125,12 +127,13 @@ impl Agent {
             leaving: None,
             is_out: false,
             rekindle: None,
+            is_told: false,
         });
         watch.until = watch.until.max(until);
     }
 
     /// Looks for the first handshake with `key` and starts it anew when it is not seen in time:
-    /// somebody waits for it.
+    /// somebody waits for it. Where the data plane tells of handshakes, it also starts it.
     pub(super) fn watch_closely(
         &mut self,
         now: Timestamp,
@@ -157,11 +160,19 @@ impl Agent {
         self.await_told(key, actions);
     }
 
-    /// Wants to be told of a handshake that this end starts, where that is possible.
-    fn await_told(&self, key: PublicKey, actions: &mut Actions) {
-        if self.config.tells_handshakes {
-            actions.push(Action::AwaitHandshake(key));
+    /// Starts a handshake and wants to be told of it, where that is possible; says whether it is.
+    /// One that only the far end can start is not told of, nor one that it starts first.
+    fn await_told(&mut self, key: PublicKey, actions: &mut Actions) -> bool {
+        if !self.config.tells_handshakes {
+            return false;
         }
+        actions.push(Action::AwaitHandshake(key));
+        let endpoint = self.peers.endpoint(&key);
+        let reaches = endpoint.is_some_and(|endpoint| self.reaches(endpoint.ip()));
+        if let Some(watch) = self.watches.by_key.get_mut(&key) {
+            watch.is_told = reaches;
+        }
+        true
     }
 
     /// The data plane tells of a handshake.
@@ -259,16 +270,14 @@ impl Agent {
         self.deadlines.set(Timer::Handshakes, next);
     }
 
-    /// Whether this end has started all handshakes that are awaited, and is told of them.
+    /// Whether all handshakes that are awaited are told of.
     fn is_told_of_all(&self, now: Timestamp) -> bool {
         let mut watches = self.watches.by_key.values();
-        self.config.tells_handshakes
-            && self.handovers.latest().is_none()
-            && watches.all(|watch| watch.is_started(now))
+        self.handovers.latest().is_none() && watches.all(|watch| watch.can_wait(now))
     }
 
     /// The kernel has no way to read one peer but to read them all.
-    fn look_interval(&self, interval: Duration) -> Duration {
+    pub(super) fn look_interval(&self, interval: Duration) -> Duration {
         interval.max(READING_A_PEER * self.peer_count())
     }
 
@@ -391,7 +400,9 @@ impl Agent {
             .endpoint
             .is_none_or(|endpoint| self.reaches(endpoint.ip()));
         if !reaches || prefixes.iter().any(has_route) {
-            actions.push(Action::Kick(key));
+            if !self.await_told(key, actions) {
+                actions.push(Action::Kick(key));
+            }
             return;
         }
         if let Some(watch) = self.watches.by_key.get_mut(&key) {
@@ -426,14 +437,14 @@ impl Agent {
         // A data plane that would not let go of the peer still has them.
         let staged = watch.staged.iter().filter(|_| watch.is_out);
         let packets: Vec<Bytes> = staged.cloned().collect();
-        if packets.is_empty() {
-            actions.push(Action::Kick(key));
-        }
         watch.is_out = false;
+        let is_kicked = packets.is_empty();
         for packet in packets {
             actions.push(Action::Reinject(packet));
         }
-        self.await_told(key, actions);
+        if !self.await_told(key, actions) && is_kicked {
+            actions.push(Action::Kick(key));
+        }
         for prefix in self.peers.prefixes(&key) {
             if self
                 .cache

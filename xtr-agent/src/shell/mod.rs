@@ -19,6 +19,7 @@
 
 mod addresses;
 mod admin;
+mod awaited;
 mod cache_file;
 mod clock;
 mod control;
@@ -46,7 +47,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use lisp_proto::{InstanceId, PublicKey, Timestamp};
+use lisp_proto::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -57,6 +58,7 @@ use crate::agent::Input;
 use crate::config::Config;
 use addresses::Addresses;
 use admin::{Admin, Question, REQUEST_BYTES};
+use awaited::Awaited;
 use cache_file::CacheFile;
 use clock::Clock;
 use control::Control;
@@ -117,7 +119,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
             nonces,
             cache,
             readings: JoinSet::new(),
-            handshakes: JoinSet::new(),
+            handshakes: Awaited::default(),
         },
         overlays,
         addresses,
@@ -157,8 +159,8 @@ struct Shared {
     cache: CacheFile,
     /// Counters that are being read.
     readings: JoinSet<Found>,
-    /// Handshakes that are awaited: of which instance, with whom.
-    handshakes: JoinSet<Option<(InstanceId, PublicKey)>>,
+    /// Handshakes that are awaited.
+    handshakes: Awaited,
 }
 
 impl Shell {
@@ -195,8 +197,9 @@ impl Shell {
                 }
                 () = sleep_until(settled), if self.settled.is_some() => self.settled = None,
                 rebuilt = next_rebuilt(&mut self.reload) => self.rebuilt(rebuilt).await?,
+                // Before counters that may have been read before it.
+                Some(told) = self.shared.handshakes.next() => self.shaken_hands(told).await?,
                 Some(read) = self.shared.readings.join_next_with_id() => self.counted(read).await?,
-                Some(told) = self.shared.handshakes.join_next() => self.shaken_hands(told).await?,
                 received = self.shared.control.socket.recv_from(&mut datagram) => {
                     self.received(received, &datagram).await?;
                     // Where anybody can send datagrams, they leave packets their turn.
@@ -325,11 +328,8 @@ impl Shell {
     }
 
     /// Tells the instance that waits for it of a handshake.
-    async fn shaken_hands(
-        &mut self,
-        told: Result<Option<(InstanceId, PublicKey)>, JoinError>,
-    ) -> Result<()> {
-        let Some((iid, key)) = told.context("waiting for a handshake")? else {
+    async fn shaken_hands(&mut self, told: Result<(Id, bool), JoinError>) -> Result<()> {
+        let Some((iid, key)) = self.shared.handshakes.ended(told)? else {
             return Ok(());
         };
         let waits = |overlay: &&mut Overlay| overlay.iid == iid;

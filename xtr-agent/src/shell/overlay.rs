@@ -314,17 +314,15 @@ impl Overlay {
                 if let Change::RemovePeer(key) = &change {
                     self.heard.lock().forget(key);
                     self.counting.forget(key);
+                    shared.handshakes.forget(self.iid, *key);
                 }
                 self.apply(id, change).await;
             }
             Action::Kick(key) => self.plane.kick(&key).await,
             Action::AwaitHandshake(key) => {
-                let Some(handshake) = self.plane.data.handshake(&key) else {
-                    return;
-                };
-                let iid = self.iid;
-                let told = async move { handshake.await.then_some((iid, key)) };
-                shared.handshakes.spawn(told);
+                if let Some(handshake) = self.plane.data.handshake(&key) {
+                    shared.handshakes.wait(self.iid, key, handshake);
+                }
             }
             Action::RenewControlTunnel(index) => {
                 let now = shared.clock.now();

@@ -109,6 +109,7 @@ impl Interface {
             .initiated
             .take_if(|ours| ours.index == receiver && ours.ephemeral == answers)?;
         peer.endpoint = Some(src);
+        peer.answered = Some(cx.now);
         let session = Session::new(
             secret(ours.ephemeral, ephemeral),
             receiver,

@@ -216,6 +216,17 @@ impl Interface {
         })
     }
 
+    /// Whether there is a session with a peer.
+    pub(super) fn has_session(&mut self, key: &PublicKey, now: Timestamp) -> bool {
+        let peer = self.peers.get_mut(key);
+        peer.is_some_and(|peer| peer.sessions.sending(now).is_some())
+    }
+
+    /// When a peer last answered an initiation of ours; `None` if it never did, or is not there.
+    pub(super) fn answered(&self, key: &PublicKey) -> Option<Timestamp> {
+        self.peers.get(key)?.answered
+    }
+
     /// Where the peers are, as far as is known.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = (PublicKey, SocketAddr)> {
         let peers = self.peers.iter();

@@ -37,6 +37,8 @@ pub(super) struct Peer {
     /// Whether the present session was renewed in its last minute.
     pub(super) renewed_late: bool,
     pub(super) last_handshake: Option<Timestamp>,
+    /// When an initiation of ours was last answered.
+    pub(super) answered: Option<Timestamp>,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
 }

@@ -132,18 +132,26 @@ impl Embedded {
 
     /// Sends an initiation unless there is a session or an initiation on its way; does not wait.
     pub(crate) fn kick(&self, key: &PublicKey) {
-        tokio::spawn(self.handshake(key));
+        tokio::spawn(self.handshake_within(key, KICK_WAIT));
     }
 
     /// The same, and waits for a session with the peer as it is now; returns whether there is one.
     pub(crate) fn handshake(&self, key: &PublicKey) -> impl Future<Output = bool> + Send + use<> {
+        self.handshake_within(key, HANDSHAKE_WAIT)
+    }
+
+    fn handshake_within(
+        &self,
+        key: &PublicKey,
+        wait: Duration,
+    ) -> impl Future<Output = bool> + Send + use<> {
         let device = Arc::clone(&self.device);
         let key = *key;
         async move {
             let dh_key = x25519::PublicKey::from(key.0);
             let handshake = device.force_handshake(&dh_key);
             // gotatun repeats the initiation by itself; only this wait is bounded.
-            match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
+            match tokio::time::timeout(wait, handshake).await {
                 Ok(Ok(())) => true,
                 Ok(Err(error)) => {
                     tracing::debug!(key = key.short(), %error, "no handshake");
@@ -248,8 +256,10 @@ const REPEATED_LAST: Duration = Duration::from_secs(5);
 /// So much later, by chance: two ends that initiate at once do not do so again.
 const REPEATED_SPREAD: Duration = Duration::from_millis(200);
 
-/// Longer than packets are held.
-const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
+/// As long as packets are held at most (`hold_ms`).
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(30);
+/// How long the device stays for an initiation whose end nobody waits for.
+const KICK_WAIT: Duration = Duration::from_secs(1);
 
 /// gotatun's packet buffers have 4,096 bytes, with header and tag.
 const MAX_MTU: u16 = 4_000;

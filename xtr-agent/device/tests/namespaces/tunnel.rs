@@ -304,6 +304,8 @@ fn the_embedded_data_plane_tells_of_a_handshake_and_of_a_peer_that_went_before()
         assert_eq!(told.is_some(), near.device.backend() == Backend::Embedded);
         let Some(told) = told else { return };
         let told = tokio::spawn(told);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!told.is_finished(), "it waits");
         near.device.remove_peer(&far.key.public()).await.unwrap();
         assert!(!told.await.unwrap(), "that one is gone");
         near.device.set_peer(&far.as_peer()).await.unwrap();
