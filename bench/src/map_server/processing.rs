@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use arrayvec::ArrayVec;
 use clap::Args as ClapArgs;
 use command_line::say;
 use lisp_proto::Timestamp;
@@ -12,6 +13,7 @@ use map_server::config::{Options, Rate, XtrConfig};
 use map_server::{Action, Actions, Answered, Config, Input, MapServer, Via};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use wg_device::BATCH;
 
 use super::data::{self, Dialect, Plan};
 
@@ -61,12 +63,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             questions.push(question);
         }
         let (before, mut answered) = (thread_ns()?, 0);
-        for question in &questions {
-            out.clear();
-            let datagram = (CLIENT, question.as_slice());
-            let answer =
-                server.answer(Timestamp::ZERO, datagram, &mut desk, &mut out, &mut actions);
-            answered += u32::from(answer == Answered::To(CLIENT));
+        for batch in questions.chunks(BATCH) {
+            let mut read = ArrayVec::<_, BATCH>::new();
+            for question in batch {
+                let datagram = (CLIENT, question.as_slice());
+                let question = server.read_question(Timestamp::ZERO, datagram, &desk, &mut actions);
+                read.extend(question);
+            }
+            server.expect_questions(&read);
+            for question in &read {
+                out.clear();
+                let answer =
+                    server.answer(Timestamp::ZERO, question, &mut desk, &mut out, &mut actions);
+                answered += u32::from(answer == Answered::To(CLIENT));
+            }
         }
         let taken = thread_ns()? - before;
         ensure!(answered == QUESTIONS, "{answered} of {QUESTIONS} answers");

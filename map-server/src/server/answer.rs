@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use arrayvec::ArrayVec;
 use lisp_proto::{
     Action as NegativeAction, EidPrefix, InstanceId, MapRequest, Message, Record, Timestamp, Ttl,
     decode,
@@ -19,11 +20,21 @@ use super::rate::SharedRates;
 use super::resolve::{negative, write_reply};
 use super::{MapServer, Origin, limits, opened, unreadable};
 
+/// Questions whose lookups go on at the same time.
+const AT_ONCE: usize = 64;
+
 /// What one thread that answers needs for itself.
 #[derive(Debug)]
 pub struct Desk {
     requests: SharedRates,
     draft: Record,
+}
+
+/// A Map-Request that changes nothing, and is not answered yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    origin: Origin,
+    request: MapRequest<'a>,
 }
 
 /// What has become of a datagram.
@@ -47,33 +58,61 @@ impl MapServer {
         }
     }
 
-    /// Answers a datagram that came in the plain, if that changes nothing, as [`Self::handle`] would;
-    /// the answer is appended to `out`, and nothing else than counts and events to `actions`.
+    /// Reads a datagram that came in the plain, if it is a question that changes nothing; only counts are
+    /// appended to `actions`.
+    ///
+    /// # Errors
+    /// It is something else ([`Answered::Not`]), or there is no answer to it.
+    pub fn read_question<'a>(
+        &self,
+        now: Timestamp,
+        (src, bytes): (SocketAddr, &'a [u8]),
+        desk: &Desk,
+        actions: &mut Actions,
+    ) -> Result<Question<'a>, Answered> {
+        if !matches!(bytes.first().map(|byte| byte >> 4), Some(0x1 | 0x8)) {
+            return Err(Answered::Not);
+        }
+        let mut silently = |reason| {
+            actions.count(reason);
+            Answered::Silently
+        };
+        if !desk.requests.allow(now, src.ip()) {
+            return Err(silently(DropReason::RateLimited));
+        }
+        let (via, len) = (Via::Plain, bytes.len());
+        match read(Origin { src, via, len }, bytes).map_err(silently)? {
+            Some((origin, request)) if is_question(origin, &request) => {
+                Ok(Question { origin, request })
+            }
+            Some(_) | None => Err(Answered::Not),
+        }
+    }
+
+    /// Brings what the answers to some questions are made of into the processor's caches: for all of them at the
+    /// same time, while one answer after the other would wait for each.
+    pub fn expect_questions(&self, questions: &[Question<'_>]) {
+        for some in questions.chunks(AT_ONCE) {
+            let eids = some
+                .iter()
+                .filter_map(|question| question.request.eids().next());
+            let eids: ArrayVec<_, AT_ONCE> = eids.map(|requested| requested.eid).collect();
+            self.state.mappings.expect(&eids);
+        }
+    }
+
+    /// Answers a question as [`Self::handle`] would; the answer is appended to `out`, and nothing else than
+    /// counts and events to `actions`.
     pub fn answer(
         &self,
         now: Timestamp,
-        (src, bytes): (SocketAddr, &[u8]),
+        question: &Question<'_>,
         desk: &mut Desk,
         out: &mut Vec<u8>,
         actions: &mut Actions,
     ) -> Answered {
-        if !matches!(bytes.first().map(|byte| byte >> 4), Some(0x1 | 0x8)) {
-            return Answered::Not;
-        }
-        if !desk.requests.allow(now, src.ip()) {
-            actions.count(DropReason::RateLimited);
-            return Answered::Silently;
-        }
-        let (via, len) = (Via::Plain, bytes.len());
-        let (origin, request) = match read(Origin { src, via, len }, bytes) {
-            Ok(Some((origin, request))) if is_question(origin, &request) => (origin, request),
-            Ok(_) => return Answered::Not,
-            Err(reason) => {
-                actions.count(reason);
-                return Answered::Silently;
-            }
-        };
-        match self.write_answer(now, origin, &request, &mut desk.draft, out, actions) {
+        let Question { origin, request } = question;
+        match self.write_answer(now, *origin, request, &mut desk.draft, out, actions) {
             Ok(true) => Answered::To(origin.src),
             Ok(false) => Answered::Silently,
             Err(reason) => {

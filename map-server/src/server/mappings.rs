@@ -106,6 +106,11 @@ impl Mappings {
         found.map_or(Found::Unknown, |(eid, slot)| self.found(eid, slot))
     }
 
+    /// Prepares the processor for lookups of all of `eids`.
+    pub(crate) fn expect(&self, eids: &[EidPrefix]) {
+        self.table.expect(eids);
+    }
+
     /// Finds what answers for `asked`, and whether nothing else is inside it.
     pub(crate) fn find_whole(&self, asked: &EidPrefix) -> (Found<'_>, bool) {
         match self.table.longest_whole(asked) {

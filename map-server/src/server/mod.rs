@@ -50,7 +50,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 pub use actions::{Action, Actions, Event, Input, Via};
-pub use answer::{Answered, Desk};
+pub use answer::{Answered, Desk, Question};
 pub use counters::{Counters, DropReason};
 pub use inspect::Sizes;
 pub use operator::{Clients, Command, Migration, MigrationState, Refused, Step, Why};

@@ -9,7 +9,9 @@ mod slab;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hint::black_box;
 
+use arrayvec::ArrayVec;
 use ipnet::IpNet;
 use lisp_proto::{EidPrefix, InstanceId};
 
@@ -19,6 +21,10 @@ pub(crate) use self::slab::{Slab, SlotId};
 
 /// More entries than this inside one are not counted: the order tells how many there are.
 const COUNTED_INSIDE: u32 = 64;
+/// Lookups that the processor prepares for at the same time.
+const EXPECTED: usize = 64;
+/// With fewer entries than this, they all are in the processor's caches.
+const CACHED: usize = 8_192;
 /// Stands for more than [`COUNTED_INSIDE`].
 const UNCOUNTED: u32 = u32::MAX;
 
@@ -146,6 +152,25 @@ impl<T> PrefixTable<T> {
         let mut lengths = self.lengths(eid).iter();
         let found = lengths.find_map(|length| self.entry(&shorten(eid, *length)?));
         found.map(|entry| (entry.eid, &entry.value, entry.inside == 0))
+    }
+
+    /// Reads what lookups of all of `eids` will read, so that it is in the processor's caches then. Nothing here
+    /// waits for what was read before for another one, so the processor reads for many at the same time. Small
+    /// tables are in the caches anyway.
+    pub(crate) fn expect(&self, eids: &[EidPrefix]) {
+        if self.len() < CACHED {
+            return;
+        }
+        for some in eids.chunks(EXPECTED) {
+            let likely = some.iter().filter_map(|eid| {
+                let mut lengths = self.lengths(eid).iter();
+                lengths.find_map(|length| self.index.likely(&shorten(eid, *length)?))
+            });
+            let likely: ArrayVec<SlotId, EXPECTED> = likely.collect();
+            for id in likely {
+                black_box(self.slots.get(id).map(|entry| entry.inside));
+            }
+        }
     }
 
     /// Lists the entries that cover `eid`, itself included, shortest first.

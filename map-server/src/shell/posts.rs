@@ -9,11 +9,12 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::PoisonError;
 
+use arrayvec::ArrayVec;
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use lisp_proto::Timestamp;
 use tokio::io::Interest;
 use tracing::{Level, debug, enabled};
-use wg_device::{Inbox, Outbox};
+use wg_device::{BATCH, Inbox, Outbox};
 
 use super::narrate;
 use crate::server::{Action, Actions, Answered, Counters, Desk, MapServer, Via};
@@ -158,15 +159,24 @@ impl Clerk {
         if *via == Via::Tunnel {
             return left.extend(0..inbox.iter().count());
         }
+        let Self { desk, actions } = self;
         let server = read(server);
+        let mut questions = ArrayVec::<_, BATCH>::new();
         for (position, datagram) in inbox.iter().enumerate() {
-            let Self { desk, actions } = self;
-            match server.answer(now, datagram, desk, outbox.bytes_mut(), actions) {
-                Answered::To(dst) => outbox.push(dst),
-                Answered::Silently => {}
-                Answered::Not => left.push(position),
+            match server.read_question(now, datagram, desk, actions) {
+                Ok(question) => questions.push(question),
+                Err(Answered::Not) => left.push(position),
+                Err(Answered::To(_) | Answered::Silently) => {}
             }
         }
+        server.expect_questions(&questions);
+        for question in &questions {
+            let answered = server.answer(now, question, desk, outbox.bytes_mut(), actions);
+            if let Answered::To(dst) = answered {
+                outbox.push(dst);
+            }
+        }
+        drop(questions);
         drop(server);
         post.send();
         if !self.actions.is_empty() {

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 
 /// Datagrams per call.
-const BATCH: usize = 64;
+pub const BATCH: usize = 64;
 /// Room between the buffers of two datagrams, in bytes: they begin in different sets of the caches.
 const GAP: usize = 192;
 /// A full queue of the interface empties within this time, or what is to be sent is lost.

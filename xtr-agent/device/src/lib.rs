@@ -53,7 +53,7 @@ mod tun;
 mod types;
 
 pub use address_watch::AddressWatch;
-pub use batch::{Inbox, Outbox, wait_for_any};
+pub use batch::{BATCH, Inbox, Outbox, wait_for_any};
 pub use counters::Counters;
 pub use device::Device;
 pub use echo::{SMALL_ECHO, round_trips};

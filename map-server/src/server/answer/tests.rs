@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_utils::sync::ShardedLock;
 use lisp_proto::{RequestFlags, Rloc};
@@ -33,12 +34,28 @@ fn bench() -> Bench {
 /// What is sent, and all that is to be done besides, at a desk and by the door.
 type Both = [(Vec<(SocketAddr, Vec<u8>)>, Vec<Action>); 2];
 
+/// What becomes of a datagram at a desk.
+fn ask(
+    (server, now): (&MapServer, Timestamp),
+    datagram: (SocketAddr, &[u8]),
+    desk: &mut Desk,
+    out: &mut Vec<u8>,
+    actions: &mut Actions,
+) -> Answered {
+    match server.read_question(now, datagram, desk, actions) {
+        Ok(question) => {
+            server.expect_questions(&[question]);
+            server.answer(now, &question, desk, out, actions)
+        }
+        Err(answered) => answered,
+    }
+}
+
 fn both_ways(bench: &mut Bench, src: SocketAddr, bytes: &[u8]) -> Option<Both> {
     let (mut out, mut actions) = (Vec::new(), Actions::new());
     let mut desk = bench.server.desk();
-    let answered = bench
-        .server
-        .answer(bench.now, (src, bytes), &mut desk, &mut out, &mut actions);
+    let at = (&bench.server, bench.now);
+    let answered = ask(at, (src, bytes), &mut desk, &mut out, &mut actions);
     let sent = match answered {
         Answered::To(dst) => vec![(dst, out)],
         Answered::Silently => vec![],
@@ -163,12 +180,9 @@ fn sources_are_slowed_down_at_desks() {
         1,
     );
     let (mut out, mut actions, mut desk) = (Vec::new(), Actions::quiet(), bench.server.desk());
-    let mut ask = || {
-        bench
-            .server
-            .answer(bench.now, (src, &bytes), &mut desk, &mut out, &mut actions)
-    };
-    let answered = [ask(), ask(), ask()];
+    let at = (&bench.server, bench.now);
+    let mut again = || ask(at, (src, &bytes), &mut desk, &mut out, &mut actions);
+    let answered = [again(), again(), again()];
     assert_eq!(
         answered,
         [Answered::To(src), Answered::To(src), Answered::Silently]
@@ -205,13 +219,9 @@ fn no_answer_is_made_of_half_a_registration() {
                 while !is_over.load(Ordering::Relaxed) {
                     let mut out = Vec::new();
                     let asked = (src, question.as_slice());
-                    let answered = server.read().unwrap().answer(
-                        now,
-                        asked,
-                        &mut desk,
-                        &mut out,
-                        &mut actions,
-                    );
+                    let reader = server.read().unwrap();
+                    let answered = ask((&reader, now), asked, &mut desk, &mut out, &mut actions);
+                    drop(reader);
                     let limited = actions.drain().count() > 0;
                     assert_eq!(answered == Answered::Silently, limited);
                     if !limited {
@@ -234,7 +244,9 @@ fn no_answer_is_made_of_half_a_registration() {
     });
     let after = server.read().unwrap();
     let (mut out, mut desk, mut actions) = (Vec::new(), after.desk(), Actions::quiet());
-    after.answer(now, (src, &question), &mut desk, &mut out, &mut actions);
+    // By then there are tokens again.
+    let at = (&*after, now + Duration::from_secs(10));
+    ask(at, (src, &question), &mut desk, &mut out, &mut actions);
     assert_eq!(
         endpoints(&out),
         [socket("192.0.2.202:399"); 2],

@@ -40,6 +40,13 @@ impl Index {
         part.find(hash, |id| is_it(*id)).copied()
     }
 
+    /// Finds an entry that may be that of `eid`, without looking at it: it mostly is.
+    pub(super) fn likely(&self, eid: &EidPrefix) -> Option<SlotId> {
+        let hash = self.hash(eid);
+        let part = self.parts.get(self.part(hash))?;
+        part.find(hash, |_| true).copied()
+    }
+
     /// Takes in where the entry of `eid` is, which has none yet; `eid_at` reads the prefixes of entries.
     pub(super) fn insert(
         &mut self,
