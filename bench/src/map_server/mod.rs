@@ -7,6 +7,7 @@ pub(crate) mod echo;
 pub(crate) mod load;
 pub(crate) mod processing;
 
+mod attack;
 mod data;
 mod memory;
 mod peer;
@@ -59,7 +60,7 @@ pub(crate) struct Args {
     each_ms: Option<u64>,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',',
-        default_values = ["requests", "memory", "processing", "storm", "oor"])]
+        default_values = ["requests", "memory", "processing", "storm", "attack", "oor"])]
     parts: Vec<Part>,
     /// Directory for the report: `map-server.json` and plots
     #[arg(long, value_name = "DIR")]
@@ -77,6 +78,8 @@ enum Part {
     Processing,
     /// All agents register at once; with `requests` only.
     Storm,
+    /// Floods, while somebody asks.
+    Attack,
     /// Open Overlay Router, if it is installed.
     Oor,
 }
@@ -136,6 +139,9 @@ impl Run {
         }
         if self.wants(Part::Requests) {
             self.requests()?;
+        }
+        if self.wants(Part::Attack) {
+            self.attack()?;
         }
         if self.wants(Part::Oor) {
             self.peer()?;

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use testbed::Distribution;
 
-use super::load::{Latency, Outcome};
+use super::load::{Kind, Latency, Outcome};
 use super::rounds::RATES;
 
 /// Everything that was measured.
@@ -103,6 +103,7 @@ impl Report {
             self.requests(),
             self.registrations(),
             self.alone(),
+            self.floods(),
             self.peers(),
         ];
         let measured = all.into_iter().flatten();
@@ -163,6 +164,21 @@ impl Report {
             ("bytes_per_mapping_v6", bytes("v6")),
             ("left_of_growth_v4", left("v4")),
             ("left_of_growth_v6", left("v6")),
+        ]
+    }
+
+    /// The worst of all kinds of floods.
+    fn floods(&self) -> Vec<Ratio> {
+        let worst = |metric| {
+            let all = Kind::ALL.iter();
+            let all = all.filter_map(|kind| self.median(metric, kind.name()));
+            all.max_by(f64::total_cmp)
+        };
+        let past = self.median("flooded_p99_us", Kind::Past.name());
+        vec![
+            ("flood_p99_ratio", ratio(worst("flooded_p99_us"), past)),
+            ("flood_lost", worst("flooded_lost")),
+            ("flood_answered", worst("flood_answered")),
         ]
     }
 

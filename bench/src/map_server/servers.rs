@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use testbed::{Binaries, Namespace, Testbed, sleep};
 
 use super::data::{SECRET, configured};
-use super::load::{Ask, Job, Outcomes, Register};
+use super::load::{Ask, Flood, Job, Outcomes, Register};
 use crate::own_program;
 use crate::usage::Usage;
 
@@ -24,6 +24,8 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Where registrations come from.
 const REGISTRANT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+/// Where floods with forged sources come from: all of it is local.
+const FORGED: &str = "198.18.0.0/15";
 /// The interface of all these addresses.
 const INTERFACE: &str = "ms0";
 /// Where Open Overlay Router listens, whatever it is told.
@@ -118,6 +120,10 @@ impl Site {
             let status = namespace.spawn(command)?.wait()?;
             ensure!(status.success(), "ip link of {interface}: {status}");
         }
+        let mut route = Command::new("ip");
+        route.args(["route", "add", "local", FORGED, "dev", INTERFACE]);
+        let status = namespace.spawn(route)?.wait()?;
+        ensure!(status.success(), "ip route of {FORGED}: {status}");
         for host in [SERVER, CLIENT, REGISTRANT] {
             namespace.add_address(INTERFACE, Ipv4Net::new(host, 24)?.into())?;
         }
@@ -161,8 +167,23 @@ impl Site {
         server.wait()
     }
 
-    /// Starts our map server with so many threads; with two the second core is the generator's.
+    /// Starts our map server with so many threads; with two the second core is the generator's. It lets every
+    /// source ask as often as it likes.
     pub(super) fn map_server(&mut self, workers: usize) -> Result<Server> {
+        self.map_server_with(
+            workers,
+            "requests_per_s = 100000000\nrequest_burst = 100000000\n\
+             registers_per_s = 100000000\nregister_burst = 100000000\n",
+        )
+    }
+
+    /// Starts our map server as an operator would, but for the questions per second that it takes from one
+    /// source.
+    pub(super) fn limited_map_server(&mut self, requests_per_s: u64) -> Result<Server> {
+        self.map_server_with(1, &format!("requests_per_s = {requests_per_s}\n"))
+    }
+
+    fn map_server_with(&mut self, workers: usize, limits: &str) -> Result<Server> {
         let address = SocketAddr::new(SERVER.into(), self.port());
         let directory = self.directory(address.port())?;
         let mut prefixes = String::new();
@@ -172,8 +193,7 @@ impl Site {
         let config = format!(
             "state_dir = \"{}\"\nworkers = {workers}\n\
              [plain]\nlisten = [\"{address}\"]\nrequests_from = [\"{CLIENT}/32\"]\n\
-             [limits]\nrequests_per_s = 100000000\nrequest_burst = 100000000\n\
-             registers_per_s = 100000000\nregister_burst = 100000000\n\
+             [limits]\n{limits}\
              [[xtr]]\nname = \"all\"\nkey = \"{SECRET}\"\nkey_id = 1\nalgorithm = \"sha256\"\n\
              more_specifics = true\neid_prefixes = [{prefixes}]\n",
             directory.display(),
@@ -226,12 +246,26 @@ impl Site {
         ask: Option<Ask>,
         register: Option<Register>,
     ) -> Result<Outcomes> {
+        self.generate(server, (ask, register, None))
+    }
+
+    /// Lets the load generator ask `server`, and flood it.
+    pub(super) fn flood(&self, server: &Server, ask: Ask, flood: Flood) -> Result<Outcomes> {
+        self.generate(server, (Some(ask), None, Some(flood)))
+    }
+
+    fn generate(
+        &self,
+        server: &Server,
+        (ask, register, flood): (Option<Ask>, Option<Register>, Option<Flood>),
+    ) -> Result<Outcomes> {
         let job = Job {
             server: server.address,
             client: CLIENT.into(),
             registrant: REGISTRANT.into(),
             ask,
             register,
+            flood,
         };
         let job = serde_json::to_string(&job)?;
         self.own(GENERATOR_CORE, &["load", &job])

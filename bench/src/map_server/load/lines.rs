@@ -41,10 +41,15 @@ struct Line {
 impl Lines {
     /// Opens `count` sockets at `source`, towards `server`.
     pub(super) fn open(source: IpAddr, count: usize, server: SocketAddr) -> Result<Self> {
+        Self::open_at(&vec![source; count], server)
+    }
+
+    /// Opens one socket at each of `sources`, towards `server`.
+    pub(super) fn open_at(sources: &[IpAddr], server: SocketAddr) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let mut lines = Vec::with_capacity(count);
-        for number in 0..count {
-            let socket = UdpSocket::bind((source, 0)).context("open a socket")?;
+        let mut lines = Vec::with_capacity(sources.len());
+        for (number, source) in sources.iter().enumerate() {
+            let socket = UdpSocket::bind((*source, 0)).context("open a socket")?;
             socket.set_nonblocking(true)?;
             set_receive_room(&socket, RECEIVE_ROOM)?;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(number)?);
@@ -57,12 +62,17 @@ impl Lines {
             });
         }
         Ok(Self {
-            ready: vec![EpollEvent::empty(); count],
+            ready: vec![EpollEvent::empty(); sources.len()],
             lines,
             inbox: Inbox::new(ANSWER),
             epoll,
             server: server.into(),
         })
+    }
+
+    /// Lists their addresses.
+    pub(super) fn locals(&self) -> impl Iterator<Item = SocketAddr> {
+        self.lines.iter().map(|line| line.local)
     }
 
     /// Returns how many there are.

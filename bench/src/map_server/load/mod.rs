@@ -4,6 +4,7 @@
 //! it was due. Without one it keeps a window of questions open.
 
 mod ask;
+mod flood;
 mod lines;
 mod register;
 mod waiting;
@@ -18,8 +19,11 @@ use serde::{Deserialize, Serialize};
 use testbed::{Distribution, monotonic_ns};
 
 use self::ask::Asker;
+use self::flood::Flooder;
 use self::register::Registrar;
 use super::data::{Dialect, Plan};
+
+pub(super) use self::flood::{Flood, Kind};
 
 /// What may wait in a socket, in bytes.
 pub(super) const RECEIVE_ROOM: usize = 8 << 20;
@@ -47,6 +51,8 @@ pub(super) struct Job {
     /// Lasts until the registrations are done, if there are any.
     pub(super) ask: Option<Ask>,
     pub(super) register: Option<Register>,
+    /// Goes on as long as the questions.
+    pub(super) flood: Option<Flood>,
 }
 
 /// Questions about random mappings.
@@ -84,6 +90,7 @@ pub(super) struct Register {
 pub(super) struct Outcomes {
     pub(super) asked: Outcome,
     pub(super) registered: Outcome,
+    pub(super) flooded: Outcome,
 }
 
 /// What has become of questions, or of registrations.
@@ -138,6 +145,8 @@ impl Outcome {
 /// Runs the process.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let job: Job = serde_json::from_str(&args.job).context("read the job")?;
+    let flooder = job.flood.map(|flood| Flooder::new(&job, flood));
+    let mut flooder = flooder.transpose()?;
     let asker = job.ask.as_ref().map(|ask| Asker::new(&job, ask));
     let mut asker = asker.transpose()?;
     let registrar = job
@@ -146,8 +155,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .map(|register| Registrar::new(&job, register));
     let mut registrar = registrar.transpose()?;
     let start = monotonic_ns();
-    loop {
+    let now = loop {
         let now = monotonic_ns() - start;
+        if let Some(flooder) = &mut flooder {
+            flooder.step(now)?;
+        }
         let goes_on = match (&mut registrar, &mut asker) {
             (Some(registrar), asker) => {
                 if let Some(asker) = asker {
@@ -162,12 +174,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             (None, None) => false,
         };
         if !goes_on {
-            break;
+            break now;
         }
-    }
+    };
+    let flooded = flooder.map(|flooder| flooder.finish(now));
     let outcomes = Outcomes {
         asked: asker.map(Asker::finish).transpose()?.unwrap_or_default(),
         registered: registrar.map(Registrar::finish).unwrap_or_default(),
+        flooded: flooded.transpose()?.unwrap_or_default(),
     };
     say(&serde_json::to_string(&outcomes)?);
     Ok(ExitCode::SUCCESS)
