@@ -30,8 +30,8 @@ pub use link::{DirectionCounters, Link, LinkEnd, LinkKind, LinkParams, Share};
 pub use namespace::Namespace;
 pub use netlink::InterfaceCounters;
 pub use network::{
-    CONTROL_INTERFACE, ColdStart, DataPlane, Endpoint, Network, NetworkOptions, Node, PeerReport,
-    SERVER_CONTROL_INTERFACE, Tenant, TwoProxies,
+    CONTROL_INTERFACE, ColdStart, DataPlane, Endpoint, Failure, Network, NetworkOptions, Node,
+    PeerReport, SERVER_CONTROL_INTERFACE, Tenant, TwoProxies,
 };
 pub use probe::{EchoReply, Ping, PingReport, TcpProbe, TcpReport, UdpProbe, UdpReport};
 pub use snapshot::Snapshot;

@@ -1,6 +1,7 @@
 //! `bench migrate`: clients that move from one proxy to another while packets flow.
 
 mod baseline;
+mod failover;
 mod report;
 mod scene;
 
@@ -26,13 +27,14 @@ const GUEST_EACH: Duration = Duration::from_secs(120);
 /// One client sends 10,000 packets a second and holds a TCP connection while it moves; so does, in the
 /// same run, one whose tunnel is taken down and set up anew to the other proxy, as one does with
 /// `wg-quick down` and `wg-quick up`. Then many clients, which send as much together, move at once.
-/// What is lost while nobody moves is what the machine loses by itself.
+/// What is lost while nobody moves is what the machine loses by itself. At last proxies fail while a
+/// client sends: their process is killed, their link is cut, or they forward nothing any more.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Few moves of few clients, to see that it works
     #[arg(long)]
     quick: bool,
-    /// Moves of one client per data plane [default: 20, with --quick 2]
+    /// Moves of one client, and failures of each kind, per data plane [default: 20, with --quick 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: Option<u32>,
     /// Clients that move at once [default: 200, with --quick 20]
@@ -115,5 +117,6 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
     let by = baseline.name();
     drop(baseline);
     scene.stop()?;
+    measured.failovers = failover::measure(plane, runs)?;
     Ok(Plane::new(name, by, round_trip, measured))
 }

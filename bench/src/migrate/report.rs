@@ -1,11 +1,13 @@
 //! What was measured of migrations, as JSON and as a table.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use testbed::{Distribution, TcpReport, UdpReport};
+use testbed::{Distribution, Failure, TcpReport, UdpReport};
 
+use super::failover::{self, Failovers};
 use crate::plan;
 
 /// The name of the file in the output directory.
@@ -44,6 +46,7 @@ pub(super) struct Measured {
     pub(super) many_still: Vec<UdpReport>,
     pub(super) many: Vec<UdpReport>,
     pub(super) moves_ms: Vec<f64>,
+    pub(super) failovers: Failovers,
 }
 
 impl Measured {
@@ -110,6 +113,8 @@ pub(crate) struct Plane {
     many: Summary,
     /// From telling a client to its having moved.
     move_ms: Distribution,
+    /// The longest time without an arrival while the proxy in use fails, by the kind of failure.
+    failover_gap_ms: BTreeMap<String, Distribution>,
 }
 
 impl Plane {
@@ -128,6 +133,7 @@ impl Plane {
             many_still,
             many,
             moves_ms,
+            failovers,
         } = measured;
         let clients = many.len();
         let interval = pace * u32::try_from(clients).unwrap_or(u32::MAX);
@@ -155,7 +161,14 @@ impl Plane {
             many_still: each(&many_still),
             many: each(&many),
             move_ms: Distribution::of(moves_ms),
+            failover_gap_ms: failovers.distributions(),
         }
+    }
+
+    /// The median of the longest time without an arrival in failures of one kind.
+    fn failover_p50(&self, failure: Failure) -> f64 {
+        let gaps = self.failover_gap_ms.get(failover::name(failure));
+        gaps.map_or(f64::NAN, |gaps| gaps.p50)
     }
 
     /// Packets lost or out of order while clients move.
@@ -181,7 +194,7 @@ fn milliseconds(time: Duration) -> f64 {
 
 impl Report {
     pub(super) fn of(planes: Vec<Plane>) -> Self {
-        let values: [plan::Value<'_, Plane>; 7] = [
+        let values: [plan::Value<'_, Plane>; 10] = [
             ("migrate_lost", Plane::lost),
             ("still_lost", Plane::lost_still),
             ("migrate_gap_p50_ms", |plane| plane.one.gap_ms.p50),
@@ -189,6 +202,15 @@ impl Report {
             ("migrate_many_gap_max_ms", |plane| plane.many.gap_ms.max),
             ("still_gap_max_ms", |plane| plane.still.gap_ms.max),
             ("wgquick_gap_p50_ms", |plane| plane.baseline.gap_ms.p50),
+            ("failover_killed_p50_ms", |plane| {
+                plane.failover_p50(Failure::Killed)
+            }),
+            ("failover_link_cut_p50_ms", |plane| {
+                plane.failover_p50(Failure::LinkCut)
+            }),
+            ("failover_not_forwarding_p50_ms", |plane| {
+                plane.failover_p50(Failure::NotForwarding)
+            }),
         ];
         Self::of_greatest(values, planes)
     }
@@ -214,6 +236,9 @@ impl fmt::Display for Plane {
         ];
         for (title, gaps) in rows {
             writeln!(f, "{}", gaps.row(title, 1))?;
+        }
+        for (kind, gaps) in &self.failover_gap_ms {
+            writeln!(f, "{}", gaps.row(&format!("its proxy fails: {kind}"), 1))?;
         }
         let rows = [
             ("nobody moves", &self.still),
@@ -256,10 +281,13 @@ mod tests {
             gaps_ms: vec![gap],
         };
         let plane = |name: &str, gap: f64, lost| {
+            let mut failovers = Failovers::default();
+            failovers.push(Failure::LinkCut, gap * 100.0);
             let measured = Measured {
                 still: streams(1.0, 0),
                 baseline: streams(500.0, 90),
                 one: streams(gap, lost),
+                failovers,
                 ..Measured::at(Duration::from_micros(100))
             };
             Plane::new(
@@ -273,6 +301,7 @@ mod tests {
         assert_eq!(report.ratios["migrate_lost"], 3.0);
         assert_eq!(report.ratios["migrate_gap_max_ms"], 2.0);
         assert_eq!(report.ratios["wgquick_gap_p50_ms"], 500.0);
+        assert_eq!(report.ratios["failover_link_cut_p50_ms"], 200.0);
         let text = report.to_string();
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
     }

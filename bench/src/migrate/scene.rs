@@ -16,7 +16,7 @@ use testbed::{
 use super::baseline::{self, Baseline};
 
 /// Delay of each link, one way; a path crosses two.
-const DELAY: Duration = Duration::from_millis(5);
+pub(super) const DELAY: Duration = Duration::from_millis(5);
 /// How long one client sends in each run, and how long many do.
 const ONE: Duration = Duration::from_secs(2);
 const MANY: Duration = Duration::from_secs(4);

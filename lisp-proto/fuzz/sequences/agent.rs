@@ -47,6 +47,7 @@ fn new_agent(keyless: bool) -> Agent {
         tells_handshakes: !keyless,
         max_peers: 25_000,
         subscriptions: vec![net("10.2.0.0/24"), net("fd00:1:2::/64")],
+        witnesses: Vec::new(),
     };
     Agent::new(config, [9; 32])
 }
@@ -235,6 +236,7 @@ impl World {
                 | Action::RenewControlTunnel(_)
                 | Action::ReadPeerStats(_)
                 | Action::ReadPeerStatsAnew(_)
+                | Action::Echo { .. }
                 | Action::Deliver(_)
                 | Action::Count(_)
                 | Action::Event(_) => {}

@@ -131,6 +131,17 @@ pub enum Event {
         /// How far it has come.
         state: MigrationState,
     },
+    /// A client could not use its owner of a shared prefix any more, and has got another one.
+    FailedOver {
+        /// Who moves.
+        client: XtrName,
+        /// The prefix.
+        eid: EidPrefix,
+        /// Whom it could not use.
+        from: XtrName,
+        /// Whom it shall use.
+        to: XtrName,
+    },
     /// An xTR is to get no new clients, or may get them again.
     Draining {
         /// Which xTR.

@@ -168,7 +168,7 @@ impl MapServer {
         let preferred = preferred
             .filter(|owner| mapping.is_registered_by(*owner) && !self.leaves(mapping, *owner));
         let known = known.map(|at| at.owner).or(preferred);
-        known.or_else(|| self.best_owner(mapping, client, None))
+        known.or_else(|| self.best_owner(mapping, client, |_| false))
     }
 
     /// Whether `owner` is to get no new clients of `mapping`: an operator has said so, or it does itself.
@@ -182,18 +182,18 @@ impl MapServer {
         parts.any(|part| self.state.subscribers.contains(part, client))
     }
 
-    /// Returns the owner that suits `client` best, other than `besides`: one that is not drained if
+    /// Returns the owner that suits `client` best and is not excluded: one that is not drained if
     /// possible, of those with the lowest priority number the one that its name and the weights
     /// choose, the same each time.
     pub(super) fn best_owner(
         &self,
         mapping: Mapping<'_>,
         client: XtrIndex,
-        besides: Option<XtrIndex>,
+        is_excluded: impl Fn(XtrIndex) -> bool,
     ) -> Option<XtrIndex> {
         let client = &self.sites.site(client).name;
         let owners: BTreeSet<_> = mapping.owners().collect();
-        let owners = owners.into_iter().filter(|owner| Some(*owner) != besides);
+        let owners = owners.into_iter().filter(|owner| !is_excluded(*owner));
         owners.min_by_key(|owner| {
             let (priority, weight) = offer(mapping, *owner);
             let leaves = self.leaves(mapping, *owner);

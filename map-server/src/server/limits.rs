@@ -120,6 +120,9 @@ pub(crate) const MIGRATION_STEP: Duration = Duration::from_secs(10);
 /// How long the source still knows a client that has moved: packets that are on their way through it
 /// have passed by then.
 pub(crate) const MIGRATION_LINGER: Duration = Duration::from_secs(1);
+/// How long an owner still knows a client that could not use it and has got another one: if it still
+/// gets through after all, nothing is lost until it has moved.
+pub(crate) const FAILOVER_LINGER: Duration = Duration::from_secs(3);
 /// Registrations that are written into a snapshot before others have their turn.
 pub(crate) const SNAPSHOT_PART: usize = 1_024;
 /// Plain sources remembered as registered; the one that would expire first gives way.

@@ -14,6 +14,7 @@ use super::actions::{Actions, Event};
 use super::moves::{Move, MoveId, Stage};
 use super::operator::{Command, Migration, MigrationState, Step, Why};
 use super::plan::Planned;
+use super::rehome::Ties;
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
 use crate::config::XtrName;
@@ -277,7 +278,9 @@ impl MapServer {
     ) -> Vec<EidPrefix> {
         let mut forgotten = Vec::new();
         for iid in instances(&it.report.eids) {
-            forgotten.extend(self.dismiss(now, owner, it.client, iid, mutual, actions));
+            let client = it.client;
+            let ties = Ties { owner, client, iid };
+            forgotten.extend(self.dismiss(now, now, ties, mutual, actions));
         }
         forgotten
     }

@@ -11,6 +11,7 @@ mod bench;
 mod contacts;
 mod counters;
 mod delivery;
+mod failover;
 mod held;
 mod inspect;
 #[cfg(test)]

@@ -195,7 +195,7 @@ impl MapServer {
             };
             let clients = assignments.clients(&eid);
             for (client, _) in clients.filter(|(_, owner)| *owner == from) {
-                let to = self.best_owner(mapping, client, Some(from));
+                let to = self.best_owner(mapping, client, |owner| owner == from);
                 let to = to.filter(|to| !self.leaves(mapping, *to));
                 ways.entry((client, to)).or_default().push(eid);
             }

@@ -15,6 +15,7 @@ use super::actions::{Actions, Via};
 use super::contacts::Contact;
 use super::mappings::{Change, Found};
 use super::notify::{NotifyKey, Purpose, Telling};
+use super::rehome::Ties;
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, limits};
@@ -86,7 +87,12 @@ impl MapServer {
             }
         }
         for one in &rehomed {
-            self.dismiss(now, one.from, one.client, one.eid.iid(), true, actions);
+            let ties = Ties {
+                owner: one.from,
+                client: one.client,
+                iid: one.eid.iid(),
+            };
+            self.dismiss(now, now, ties, true, actions);
         }
     }
 

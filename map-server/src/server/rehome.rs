@@ -25,6 +25,14 @@ pub(super) struct Rehomed {
     pub(super) to: XtrIndex,
 }
 
+/// An owner and a client in one instance.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ties {
+    pub(super) owner: XtrIndex,
+    pub(super) client: XtrIndex,
+    pub(super) iid: InstanceId,
+}
+
 impl MapServer {
     /// Assigns the clients of those who have not registered what has changed any more; who finds
     /// nobody is a client no longer.
@@ -38,7 +46,7 @@ impl MapServer {
                 if mapping.is_some_and(|mapping| mapping.is_registered_by(from)) {
                     continue;
                 }
-                match mapping.and_then(|mapping| self.best_owner(mapping, client, None)) {
+                match mapping.and_then(|mapping| self.best_owner(mapping, client, |_| false)) {
                     Some(to) => {
                         self.place(eid, client, to, None, actions);
                         rehomed.push(Rehomed {
@@ -108,15 +116,14 @@ impl MapServer {
         awaited
     }
 
-    /// Lets `owner` and `client`, which has left it, forget each other in one instance; unless one
+    /// Lets an owner and a client that has left it forget each other, from `at` on; unless one
     /// of the two has asked for something else of the other. If it is not `mutual`, the client was not
-    /// told of the owner. Returns what the owner was told to forget.
+    /// told of the owner. Returns what the owner is told to forget.
     pub(super) fn dismiss(
         &mut self,
         now: Timestamp,
-        owner: XtrIndex,
-        client: XtrIndex,
-        iid: InstanceId,
+        at: Timestamp,
+        Ties { owner, client, iid }: Ties,
         mutual: bool,
         actions: &mut Actions,
     ) -> Vec<EidPrefix> {
@@ -141,7 +148,7 @@ impl MapServer {
             }
             let withdrawals = forgotten.into_iter().map(withdrawal).collect();
             for parcel in parcels(withdrawals) {
-                self.tell(now, now, receiver, parcel, actions);
+                self.tell(now, at, receiver, parcel, actions);
             }
         }
         theirs

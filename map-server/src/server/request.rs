@@ -35,6 +35,9 @@ impl MapServer {
         {
             return self.pubsub(now, request, ids, reply, actions);
         }
+        let moved = reply.requester.map_or_else(Vec::new, |client| {
+            self.heed_unreachable(now, client, request, actions)
+        });
         let paired = match (reply.requester, request.source_eid()) {
             (Some(requester), Some((iid, address))) => {
                 let source = EidPrefix::host(iid, address);
@@ -42,6 +45,7 @@ impl MapServer {
             }
             (None, _) | (_, None) => Paired::default(),
         };
+        self.follow_failover(now, &moved, &paired, actions);
         if !request.flags.no_reply {
             self.answer_when_told(now, reply, paired, actions);
         }

@@ -73,6 +73,12 @@ pub(super) fn narrate(event: &Event) {
             let (state, to) = (state_of(state), to.as_deref().unwrap_or(ANONYMOUS));
             info!(event = "migration", %client, eid, %from, to, state);
         }
+        Event::FailedOver {
+            client,
+            eid,
+            from,
+            to,
+        } => info!(event = "failed_over", %client, %eid, %from, %to),
         Event::Draining { xtr, draining } => info!(event = "draining", %xtr, draining),
         Event::NegativeReply { eid } => info!(event = "negative_reply", %eid),
     }

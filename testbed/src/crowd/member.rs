@@ -144,6 +144,7 @@ impl Member {
             tells_handshakes: false,
             max_peers: 1_000,
             subscriptions: Vec::new(),
+            witnesses: Vec::new(),
         };
         Self {
             number,
@@ -292,8 +293,9 @@ impl Member {
                 self.agent.handle(now, Input::PeerStats(&stats), actions);
             }
             Action::Reinject(packet) => self.encrypt(&packet, out),
-            // Nobody waits for an ICMP error here, and nobody reads the log.
-            Action::Deliver(_) | Action::Count(_) | Action::Event(_) => {}
+            // Nobody waits for an ICMP error here, nobody reads the log, and a member that gets no echoes
+            // back leaves no proxy.
+            Action::Echo { .. } | Action::Deliver(_) | Action::Count(_) | Action::Event(_) => {}
         }
     }
 

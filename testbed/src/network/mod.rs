@@ -2,6 +2,7 @@
 
 mod cold_start;
 mod config;
+mod failure;
 mod node;
 mod peers;
 mod prepare;
@@ -25,6 +26,7 @@ use crate::topology::{Topology, Underlay};
 pub use cold_start::ColdStart;
 use config::ServerConfig;
 pub use config::{CONTROL_INTERFACE, SERVER_CONTROL_INTERFACE};
+pub use failure::Failure;
 pub use node::Node;
 use node::public_keys;
 pub use peers::PeerReport;

@@ -132,6 +132,8 @@ impl World {
             Action::ReadPeerStats(keys) | Action::ReadPeerStatsAnew(keys) => {
                 self.task(number, Task::Stats(keys));
             }
+            // No mapping has two owners here, so nobody is asked.
+            Action::Echo { .. } => {}
             Action::Reinject(packet) => self.sabotage_reinject(number, packet),
             Action::Deliver(packet) => {
                 if let Some(probe) = Probe::of_icmp_error(&packet) {

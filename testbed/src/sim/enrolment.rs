@@ -119,5 +119,6 @@ pub(super) fn agent_config(
         tells_handshakes: scenario.backend(number) == Backend::Embedded,
         max_peers: 25_000,
         subscriptions: scenario.subscribed_prefixes(number),
+        witnesses: Vec::new(),
     }
 }

@@ -95,7 +95,7 @@ async fn exchange(
     Ok(answered)
 }
 
-fn open(device: &str, domain: Domain) -> io::Result<UdpSocket> {
+pub(crate) fn open(device: &str, domain: Domain) -> io::Result<UdpSocket> {
     let protocol = match domain {
         Domain::IPV4 => Protocol::ICMPV4,
         _ => Protocol::ICMPV6,
@@ -107,14 +107,19 @@ fn open(device: &str, domain: Domain) -> io::Result<UdpSocket> {
     UdpSocket::from_std(std::net::UdpSocket::from(socket))
 }
 
-const OPENING: &str = "opening a raw socket on interface";
+pub(crate) const OPENING: &str = "opening a raw socket on interface";
 const ASKING: &str = "receiving echo replies on interface";
 
 /// Bytes of an ICMP header.
 const HEADER: u16 = 8;
 
 /// An echo request of at least so many bytes, and as many as it needs.
-fn request(domain: Domain, identifier: [u8; 2], sequence: [u8; 2], length: u16) -> Vec<u8> {
+pub(crate) fn request(
+    domain: Domain,
+    identifier: [u8; 2],
+    sequence: [u8; 2],
+    length: u16,
+) -> Vec<u8> {
     let kind = if domain == Domain::IPV4 { 8 } else { 128 };
     let mut message = vec![kind, 0, 0, 0];
     message.extend(identifier);
@@ -133,7 +138,7 @@ fn request(domain: Domain, identifier: [u8; 2], sequence: [u8; 2], length: u16) 
 }
 
 /// The sequence number, when the packet is a reply to a request of ours.
-fn reply(domain: Domain, identifier: [u8; 2], packet: &[u8]) -> Option<u16> {
+pub(crate) fn reply(domain: Domain, identifier: [u8; 2], packet: &[u8]) -> Option<u16> {
     let (message, kind) = if domain == Domain::IPV4 {
         // Raw IPv4 sockets hand over the header too.
         let header = usize::from(packet.first()? & 0x0f) * 4;

@@ -45,6 +45,7 @@ mod netlink;
 mod netns;
 mod paced_stats;
 mod path_mtu;
+mod pinger;
 mod routes;
 mod rules;
 mod sockets;
@@ -65,6 +66,7 @@ pub use leftover::remove_leftover;
 pub use miss_tun::MissTun;
 pub use netns::NetNs;
 pub use path_mtu::{path_mtu, wireguard_overhead};
+pub use pinger::Pinger;
 pub use routes::{MAIN_TABLE, RouteSpec, Routes};
 pub use rules::{OVERLAY_TABLE, OverlayRules, UNDERLAY_MARK};
 pub use sockets::{

@@ -1,6 +1,6 @@
 //! What the agent asks of its shell.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -56,6 +56,14 @@ pub enum Action {
     ReadPeerStats(Vec<PublicKey>),
     /// The same, and no older than it must be: packets wait for what the counters say.
     ReadPeerStatsAnew(Vec<PublicKey>),
+    /// Sends an ICMP echo request with this sequence number through the data interface, and reports
+    /// back with [`Input::EchoAnswered`](super::Input::EchoAnswered) if it is answered.
+    Echo {
+        /// Whom to.
+        to: IpAddr,
+        /// Which.
+        number: u16,
+    },
     /// Sends a held packet out through the data interface.
     Reinject(Bytes),
     /// Hands a packet to the local IP stack.

@@ -100,6 +100,9 @@ impl Agent {
             self.traces.answered(now, dst);
         }
         let taken = self.positive(now, &record, region, chosen, Cause::Reply, actions);
+        if let Purpose::Resolve(dst) = purpose {
+            self.learn_witness(dst, &eid.net());
+        }
         self.no_longer_refused(asked.net().addr(), &eid, actions);
         self.note_round_trip(now, purpose, eid.net());
         self.release_resolved(now, eid.net(), actions);

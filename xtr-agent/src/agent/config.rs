@@ -68,6 +68,8 @@ pub struct Config {
     /// Destinations inside the overlay that are kept ready before a packet
     /// goes there.
     pub subscriptions: Vec<IpNet>,
+    /// Addresses beyond proxies that answer echoes.
+    pub witnesses: Vec<IpAddr>,
 }
 
 impl Config {

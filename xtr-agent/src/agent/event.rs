@@ -112,6 +112,17 @@ pub enum Event {
         /// The peer that was to serve it.
         to: PublicKey,
     },
+    /// A proxy in use leads nowhere any more, or one that was to take its place does not answer:
+    /// another one is asked for.
+    ProxyLost {
+        /// The proxy.
+        key: PublicKey,
+    },
+    /// A lost proxy has answered after all.
+    ProxyFound {
+        /// The proxy.
+        key: PublicKey,
+    },
     /// A peer is gone from the data plane.
     PeerRemoved {
         /// The peer.

@@ -200,6 +200,13 @@ impl Agent {
         let Some(armed) = self.handovers.armed.get(&prefix) else {
             return;
         };
+        if self.failover.is_lost(&armed.from) && self.failover.has_alternatives(&prefix) {
+            // Nobody carries the traffic meanwhile: somebody else may.
+            let to = armed.word.to.key;
+            self.mark_lost(now, to, actions);
+            self.handover_failed(now, prefix, actions);
+            return self.ask_again(now, prefix, RequestFlags::default(), actions);
+        }
         if now < armed.until {
             // It may not have been told of us: a question makes up for that.
             let until = armed.until;

@@ -167,6 +167,7 @@ impl Agent {
         for prefix in ready {
             self.switch(now, prefix, actions);
         }
+        self.look_at_guards(now, stats, actions);
         self.check_liveness(now, stats, actions);
     }
 

@@ -67,6 +67,7 @@ impl Agent {
         if self.routes_for(&prefix).is_empty() {
             return false;
         }
+        self.note_alternatives(now, prefix, record);
         let refresh = now + refresh_after(ttl);
         let word = Word {
             to: chosen,

@@ -189,6 +189,48 @@ pub const SILENCE: Duration = Duration::from_secs(12);
 pub const INSISTENT: u32 = 3;
 /// Length of a keepalive of WireGuard, in bytes: no packet is as short, and nobody answers it.
 pub const KEEPALIVE: u64 = 32;
+/// Lengths of what else WireGuard sends by itself, in bytes: an initiation, a response, and either with
+/// a keepalive after it.
+pub const HANDSHAKE_BYTES: [u64; 4] = [148, 92, 148 + KEEPALIVE, 92 + KEEPALIVE];
+/// Bytes of an echo to a witness, or of its answer, in a tunnel: a packet of 56 bytes, filled up to a
+/// multiple of 16, and 32 more.
+pub const ECHO_BYTES: u64 = 96;
+/// Mappings that more than one peer could serve, whose peers are watched.
+pub const GUARDED: usize = 1_024;
+/// How often the counters of proxies in use are looked at while packets flow to them, and an echo is
+/// sent through each.
+pub const PROBE_EVERY: Duration = Duration::from_millis(60);
+/// The same while none do.
+pub const LOOK_IDLE: Duration = Duration::from_millis(400);
+/// Time between two echoes through a proxy while packets of others come back.
+pub const PROBE_CALM: Duration = Duration::from_millis(500);
+/// The same while nobody is known who answers.
+pub const PROBE_SEEKING: Duration = Duration::from_secs(1);
+/// How long packets count as flowing after the last one.
+pub const QUIET: Duration = Duration::from_secs(2);
+/// What comes back between two looks, besides answers to echoes, before it counts as packets of others,
+/// in bytes: more than the errors of a proxy that cannot forward.
+pub const EVIDENCE: u64 = 1_000;
+/// Echoes in a row that nobody answers before a proxy is lost: of those that a network loses by chance,
+/// 2 in 100, so many are lost together once in a week.
+pub const PROBES_LOST: u32 = 4;
+/// How long they are unanswered at least, besides two round trips.
+pub const PATIENCE: Duration = Duration::from_millis(200);
+/// Longest such time.
+pub const PATIENCE_MAX: Duration = Duration::from_secs(2);
+/// How long after a proxy was found lost nothing more is said of it, answers aside.
+pub const VERDICTS: Duration = Duration::from_secs(5);
+/// How long a proxy counts as lost that is not in use any more: no client goes to and fro between two
+/// of them more often.
+pub const LOST_FOR: Duration = Duration::from_secs(10);
+/// Lost proxies that a map server is told of.
+pub const LOST_AT_ONCE: usize = 8;
+/// Destinations that are remembered as possible witnesses.
+pub const LEARNT: usize = 4;
+/// Addresses that are asked in turn, for each proxy.
+pub const WITNESSES: usize = 8;
+/// Echoes whose answers are still welcome.
+pub const ECHOES_OUT: usize = 256;
 /// How long after an answer a push may still be the rest of it.
 pub const ANSWER_IN_PARTS: Duration = Duration::from_secs(2);
 /// How long a session of WireGuard lasts at most.

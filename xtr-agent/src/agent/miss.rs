@@ -259,6 +259,7 @@ impl Agent {
             nonce,
             flags,
         } = question;
+        let unreachable = self.unreachable_record(&asked);
         let params = RequestParams {
             flags,
             nonce,
@@ -268,7 +269,7 @@ impl Agent {
                 subscribe: false,
                 eid: self.eid(asked),
             }],
-            source_record: None,
+            source_record: unreachable.as_ref(),
             ids: None,
         };
         self.send_map_request(self.turn(tries), source, &params, actions);

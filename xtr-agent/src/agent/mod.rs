@@ -17,6 +17,8 @@ mod config;
 mod control;
 mod doubt;
 mod event;
+mod failover;
+mod guard;
 mod handover;
 mod handshake;
 mod hold;
@@ -68,6 +70,7 @@ pub use trace::{Failure, Reached, Stage, Trace};
 
 use armed::Handovers;
 use bucket::Bucket;
+use failover::Failover;
 use hold::HoldBudget;
 use ip_header::Unreachable;
 use liveness::Liveness;
@@ -124,6 +127,13 @@ pub enum Input<'a> {
     PeerStats(&'a [PeerStats]),
     /// There is a session with a peer of an [`Action::AwaitHandshake`].
     Handshake(PublicKey),
+    /// An echo of [`Action::Echo`] was answered.
+    EchoAnswered {
+        /// By whom.
+        from: IpAddr,
+        /// Which.
+        number: u16,
+    },
     /// The addresses of this host changed.
     LocalRlocs(&'a [IpAddr]),
     /// Whether those who share our prefixes are to take our clients over.
@@ -159,6 +169,8 @@ enum Timer {
     Handshakes,
     /// Time to look for peers that fell silent.
     Liveness,
+    /// Time to look at the proxies in use.
+    Guards,
 }
 
 /// The agent.
@@ -189,6 +201,8 @@ pub struct Agent {
     watches: Watches,
     /// Mappings that are to move to another peer.
     handovers: Handovers,
+    /// Proxies in use that others could take the place of.
+    failover: Failover,
     /// Mappings that await a handshake, or did.
     opening: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
@@ -234,6 +248,7 @@ impl Agent {
             second_questions: Bucket::per_second(limits::SECOND_QUESTIONS_PER_SECOND),
             watches: Watches::default(),
             handovers: Handovers::default(),
+            failover: Failover::default(),
             opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
             restored: Vec::new(),
@@ -263,6 +278,9 @@ impl Agent {
             }
             Input::PeerStats(stats) => self.peer_stats(now, stats, actions),
             Input::Handshake(key) => self.handshake_told(now, key, actions),
+            Input::EchoAnswered { from, number } => {
+                self.echo_answered(now, from, number, actions);
+            }
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
             Input::Drain(draining) => self.drain(now, draining, actions),
             Input::Tick => {}
@@ -327,6 +345,7 @@ impl Agent {
             Timer::Kick(key) => self.kick_due(now, key, actions),
             Timer::Handover(prefix) => self.handover_due(now, prefix, actions),
             Timer::Liveness => self.liveness_due(now, actions),
+            Timer::Guards => self.guards_due(now, actions),
         }
     }
 

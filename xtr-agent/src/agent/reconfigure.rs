@@ -1,5 +1,6 @@
 //! What may change while the agent runs, without a tunnel noticing.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,6 +20,8 @@ pub struct Adjustable {
     pub hold: Duration,
     /// Destinations that are kept ready before a packet goes there.
     pub subscriptions: Vec<IpNet>,
+    /// Addresses beyond proxies that answer echoes.
+    pub witnesses: Vec<IpAddr>,
     /// The prefixes that live here.
     pub eid_prefixes: Vec<IpNet>,
     /// Destinations that are looked up.
@@ -38,6 +41,7 @@ impl Agent {
             register_interval: self.config.register_interval,
             hold: self.config.hold,
             subscriptions: self.config.subscriptions.clone(),
+            witnesses: self.config.witnesses.clone(),
             eid_prefixes: self.config.eid_prefixes.clone(),
             overlay: self.config.overlay.clone(),
             idle: self.config.idle,
@@ -57,6 +61,7 @@ impl Agent {
             register_interval,
             hold,
             subscriptions,
+            witnesses,
             eid_prefixes,
             overlay,
             idle,
@@ -66,6 +71,7 @@ impl Agent {
         self.config.register_interval = register_interval;
         self.config.hold = hold;
         self.config.subscriptions = subscriptions;
+        self.config.witnesses = witnesses;
         self.config.idle = idle;
         self.config.max_peers = max_peers;
         self.move_house(now, eid_prefixes, overlay, actions);

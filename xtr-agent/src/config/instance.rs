@@ -18,6 +18,8 @@ const MOST_INSTANCES: usize = 64;
 pub(super) const MOST_EID_PREFIXES: usize = 64;
 /// Most excluded prefixes: each makes up to 32 routes out of one, 128 with IPv6.
 const MOST_EXCLUDED: usize = 16;
+/// Most addresses that tell whether proxies lead anywhere.
+const MOST_WITNESSES: usize = 8;
 /// Most destinations that are kept ready.
 const MOST_SUBSCRIPTIONS: usize = 64;
 
@@ -55,6 +57,7 @@ impl Drafts {
             check_prefixes(source, &draft)?;
             check_proxy(source, &draft, has_tunnel)?;
             check_subscriptions(source, &draft, has_tunnel)?;
+            check_witnesses(source, &draft)?;
             check_excluded(source, &draft)?;
             check_table(source, &draft)?;
             check_mtu(source, draft.mtu.as_ref())?;
@@ -99,6 +102,10 @@ fn finished(draft: &RawInstance, is_outer: bool, mtu: u16) -> Instance {
             .subscribe
             .as_ref()
             .map_or_else(Vec::new, |prefixes| truncated(prefixes.get_ref())),
+        witnesses: draft
+            .witnesses
+            .as_ref()
+            .map_or_else(Vec::new, |witnesses| witnesses.get_ref().clone()),
         netns: draft.netns.as_ref().map(|netns| netns.get_ref().clone()),
         table: draft.table.as_ref().map_or(table, |at| *at.get_ref()),
         is_everything,
@@ -235,6 +242,35 @@ fn check_names(
         let problem = format!("`{}` is not the name of a namespace", netns.get_ref());
         let remedy = "use a name that `ip netns list` shows";
         return Err(source.error(netns, "netns", problem, remedy));
+    }
+    Ok(())
+}
+
+/// Witnesses are destinations elsewhere.
+fn check_witnesses(source: &Source<'_>, raw: &RawInstance) -> Result<(), ConfigError> {
+    let Some(witnesses) = &raw.witnesses else {
+        return Ok(());
+    };
+    let complain = |problem, remedy| Err(source.error(witnesses, "witnesses", problem, remedy));
+    let addresses = witnesses.get_ref();
+    if addresses.len() > MOST_WITNESSES {
+        let problem = format!("has {} addresses", addresses.len());
+        return complain(
+            problem,
+            "name at most 8, one or two for each set of proxies",
+        );
+    }
+    for address in addresses {
+        let mut overlay = raw.overlay.get_ref().iter();
+        if !overlay.any(|net| net.contains(address)) {
+            let problem = format!("{address} is outside the overlay");
+            return complain(problem, "name addresses that are reached through proxies");
+        }
+        let mut eids = raw.eid_prefixes.get_ref().iter();
+        if let Some(own) = eids.find(|own| own.contains(address)) {
+            let problem = format!("{address} lies within {own}, which lives here");
+            return complain(problem, "name addresses beyond the proxies");
+        }
     }
     Ok(())
 }

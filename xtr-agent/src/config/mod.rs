@@ -94,6 +94,8 @@ pub struct Instance {
     pub mtu: u16,
     /// Destinations that are kept ready before the first packet.
     pub subscribe: Vec<IpNet>,
+    /// Addresses beyond proxies that answer echoes.
+    pub witnesses: Vec<IpAddr>,
     /// The network namespace of its interfaces and routes; `None`: that of the agent.
     pub netns: Option<String>,
     /// The routing table of its routes.

@@ -29,6 +29,7 @@ pub(super) struct RawConfig {
     pub(super) idle_s: Option<Spanned<u64>>,
     pub(super) max_peers: Option<Spanned<u64>>,
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
+    pub(super) witnesses: Option<Spanned<Vec<IpAddr>>>,
     pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
     pub(super) netns: Option<Spanned<String>>,
     pub(super) table: Option<Spanned<u32>>,
@@ -83,6 +84,7 @@ pub(super) struct RawInstance {
     pub(super) listen_port: Option<Spanned<u16>>,
     pub(super) mtu: Option<Spanned<u16>>,
     pub(super) subscribe: Option<Spanned<Vec<IpNet>>>,
+    pub(super) witnesses: Option<Spanned<Vec<IpAddr>>>,
     pub(super) exclude: Option<Spanned<Vec<IpNet>>>,
     pub(super) netns: Option<Spanned<String>>,
     pub(super) table: Option<Spanned<u32>>,
@@ -143,6 +145,7 @@ impl RawConfig {
         let iid = self.instance_id.as_ref().map(|at| at.span().start);
         let port = self.listen_port.as_ref().map(|at| at.span().start);
         let subscribe = self.subscribe.as_ref().map(|at| at.span().start);
+        let witnesses = self.witnesses.as_ref().map(|at| at.span().start);
         let exclude = self.exclude.as_ref().map(|at| at.span().start);
         let netns = self.netns.as_ref().map(|at| at.span().start);
         let table = self.table.as_ref().map(|at| at.span().start);
@@ -158,8 +161,8 @@ impl RawConfig {
         });
         let names = names.map(|at| at.span().start);
         let keys = [
-            overlay, eids, iid, port, subscribe, exclude, netns, table, forward, shared, role,
-            serves, nat, uplink, names,
+            overlay, eids, iid, port, subscribe, witnesses, exclude, netns, table, forward, shared,
+            role, serves, nat, uplink, names,
         ];
         let first = keys.into_iter().flatten().next();
         let (overlay, eid_prefixes) = match (self.overlay.take(), self.eid_prefixes.take(), first) {
@@ -183,6 +186,7 @@ impl RawConfig {
             listen_port: self.listen_port.take(),
             mtu: None,
             subscribe: self.subscribe.take(),
+            witnesses: self.witnesses.take(),
             exclude: self.exclude.take(),
             netns: self.netns.take(),
             table: self.table.take(),

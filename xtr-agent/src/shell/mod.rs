@@ -42,6 +42,7 @@ mod unchangeable;
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::task::Poll;
 use std::time::Duration;
@@ -205,12 +206,9 @@ impl Shell {
                     // Where anybody can send datagrams, they leave packets their turn.
                     self.captured(&mut packet).await?;
                 }
-                received = next_captured(&mut self.overlays, &mut packet) => {
-                    let (index, length) = received.context("reading captured packets")?;
-                    let captured = packet.get(..length).unwrap_or_default();
-                    if let Some(overlay) = self.overlays.get_mut(index) {
-                        overlay.step(&mut self.shared, Input::TunPacket(captured)).await?;
-                    }
+                arrived = next_arrived(&mut self.overlays, &mut packet) => {
+                    let (index, arrived) = arrived.context("reading captured packets")?;
+                    self.arrived(index, arrived, &packet).await?;
                     self.captured(&mut packet).await?;
                 }
                 () = sleep_until(sleep), if deadline.is_some() => self.tick().await?,
@@ -317,6 +315,18 @@ impl Shell {
         self.step_all(Input::LocalRlocs(&rlocs)).await
     }
 
+    /// Hands what has come to the agent of one instance.
+    async fn arrived(&mut self, index: usize, arrived: Arrived, packet: &[u8]) -> Result<()> {
+        let input = match arrived {
+            Arrived::Packet(length) => Input::TunPacket(packet.get(..length).unwrap_or_default()),
+            Arrived::Echo(from, number) => Input::EchoAnswered { from, number },
+        };
+        match self.overlays.get_mut(index) {
+            Some(overlay) => overlay.step(&mut self.shared, input).await,
+            None => Ok(()),
+        }
+    }
+
     /// Hands packets that are waiting in the TUNs to the agents.
     async fn captured(&mut self, packet: &mut [u8]) -> Result<()> {
         for overlay in &mut self.overlays {
@@ -356,13 +366,24 @@ impl Shell {
     }
 }
 
-/// Waits until one of the instances has captured a packet: which, and how long the packet is.
+/// What comes to an instance by itself.
+enum Arrived {
+    /// A packet of this length was captured.
+    Packet(usize),
+    /// An echo with this number was answered.
+    Echo(IpAddr, u16),
+}
+
+/// Waits until one of the instances has captured a packet, or was answered: which, and what it is.
 /// Cancelling loses nothing.
-async fn next_captured(overlays: &mut [Overlay], packet: &mut [u8]) -> io::Result<(usize, usize)> {
+async fn next_arrived(overlays: &mut [Overlay], packet: &mut [u8]) -> io::Result<(usize, Arrived)> {
     poll_fn(|context| {
         for (index, overlay) in overlays.iter_mut().enumerate() {
+            if let Poll::Ready((from, number)) = overlay.poll_echo(context) {
+                return Poll::Ready(Ok((index, Arrived::Echo(from, number))));
+            }
             if let Poll::Ready(length) = overlay.poll_captured(context, packet) {
-                return Poll::Ready(length.map(|length| (index, length)));
+                return Poll::Ready(length.map(|length| (index, Arrived::Packet(length))));
             }
         }
         Poll::Pending

@@ -47,6 +47,8 @@ pub(super) fn event(event: &Event) {
         Event::HandoverFailed { eid, from, to } => {
             warn!(event = "handover_failed", %eid, from = %from.short(), to = %to.short());
         }
+        Event::ProxyLost { key } => warn!(event = "proxy_lost", key = %key.short()),
+        Event::ProxyFound { key } => info!(event = "proxy_found", key = %key.short()),
         Event::PeerRemoved { key } => info!(event = "peer_removed", key = %key.short()),
         Event::Subscribed { eid } => info!(event = "subscribed", %eid),
         Event::SubscriptionRefused { eid, action } => {

@@ -12,8 +12,8 @@ use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
-use tracing::{Instrument, Span, info, info_span, warn};
-use wg_device::{Backend, DeviceError, PrivateKey};
+use tracing::{Instrument, Span, debug, info, info_span, warn};
+use wg_device::{Backend, DeviceError, Pinger, PrivateKey};
 
 use super::cache_file::Known;
 use super::control::Renewals;
@@ -57,6 +57,8 @@ pub(super) struct Overlay {
     pub(super) renewals: Renewals,
     pub(super) paths: PathSizes,
     pub(super) holes: BlackHoles,
+    /// What asks witnesses whether proxies lead anywhere.
+    pinger: Pinger,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
     /// What `status` says of the interfaces, as they were made.
@@ -106,6 +108,7 @@ impl Overlay {
             renewals: Renewals::default(),
             paths: PathSizes::marked(config.mark()),
             holes: BlackHoles::default(),
+            pinger: Pinger::new(instance.netns.as_deref(), &instance.interfaces.data),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
             server: config.map_server.underlay(),
@@ -178,6 +181,11 @@ impl Overlay {
         packet: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         self.plane.miss.poll_recv(context, packet)
+    }
+
+    /// Waits for the answer to an echo: by whom, and to which.
+    pub(super) fn poll_echo(&mut self, context: &mut TaskContext<'_>) -> Poll<(IpAddr, u16)> {
+        self.pinger.poll_answer(context)
     }
 
     /// Hands packets that are waiting in the TUN to the agent, at most so many.
@@ -331,6 +339,12 @@ impl Overlay {
             }
             Action::ReadPeerStats(keys) => self.count(shared, keys, false),
             Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
+            Action::Echo { to, number } => {
+                if let Err(error) = self.pinger.send(to, number) {
+                    let log = || debug!(%to, %error, "echo not sent");
+                    self.span.in_scope(log);
+                }
+            }
             Action::Reinject(packet) => {
                 if !self.plane.inject(&packet).await {
                     self.inbox.push_back(Report::NotSent(packet));

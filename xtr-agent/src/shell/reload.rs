@@ -334,6 +334,7 @@ pub(super) fn adjustable(config: &Config, instance: &Instance) -> Adjustable {
         register_interval: config.register_interval,
         hold: config.hold,
         subscriptions: instance.subscribe.clone(),
+        witnesses: instance.witnesses.clone(),
         eid_prefixes: instance.eid_prefixes.clone(),
         overlay: instance.overlay.clone(),
         idle: config.idle,

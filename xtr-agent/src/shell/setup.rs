@@ -118,6 +118,7 @@ pub(super) fn core(
         tells_handshakes: backend == Backend::Embedded,
         max_peers: config.max_peers,
         subscriptions: instance.subscribe.clone(),
+        witnesses: instance.witnesses.clone(),
     }
 }
 

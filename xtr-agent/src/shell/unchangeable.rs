@@ -84,6 +84,7 @@ fn fixed_of_one(instance: &Instance) -> [Fixed; 12] {
     let Instance {
         iid: _,
         subscribe: _,
+        witnesses: _,
         overlay: _,
         eid_prefixes: _,
         is_everything,

@@ -1,9 +1,10 @@
 //! Round trips through an interface.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use wg_device::{SMALL_ECHO, round_trips};
+use wg_device::{Pinger, SMALL_ECHO, round_trips};
 
 use crate::support::{Cable, in_namespace};
 
@@ -26,6 +27,32 @@ fn those_that_answer_have_a_round_trip_and_others_have_none() {
             );
         }
         assert!(!answered.contains_key(&nobody));
+    });
+}
+
+#[test]
+fn an_echo_is_answered_by_whom_it_went_to_and_with_its_number() {
+    in_namespace(|| async {
+        let _cable = Cable::lay();
+        let mut pinger = Pinger::new(None, "cable0");
+        for (number, far) in [(7, "192.0.2.2"), (7, "2001:db8::2"), (65_535, "192.0.2.3")] {
+            let far: IpAddr = far.parse().unwrap();
+            // The far end of a cable that was laid just now may take a moment.
+            let answer = loop {
+                let _ = pinger.send(far, number);
+                let answer = poll_fn(|context| pinger.poll_answer(context));
+                let answer = tokio::time::timeout(Duration::from_secs(1), answer).await;
+                match answer {
+                    // One that was late.
+                    Ok((from, _)) if from != far => {}
+                    Ok(answer) => break answer,
+                    Err(_) => {}
+                }
+            };
+            assert_eq!(answer, (far, number));
+        }
+        let mut nowhere = Pinger::new(None, "none0");
+        nowhere.send("192.0.2.2".parse().unwrap(), 1).unwrap_err();
     });
 }
 

@@ -15,6 +15,7 @@ mod anew;
 mod change_servers;
 mod changes;
 mod doubts;
+mod failover;
 mod floods;
 mod handover;
 mod handover_words;
@@ -89,6 +90,7 @@ impl Bench {
             tells_handshakes: false,
             max_peers: 70_000,
             subscriptions: Vec::new(),
+            witnesses: Vec::new(),
         }
     }
 
@@ -275,6 +277,7 @@ fn story(actions: &[Action]) -> Vec<String> {
             Action::RenewControlTunnel(_) => "new control tunnel".to_owned(),
             Action::Reinject(packet) => format!("sent on {}", packet.last()?),
             Action::Deliver(_) => "icmp".to_owned(),
+            Action::Echo { to, .. } => format!("echo {to}"),
             Action::Count(reason) => format!("{reason:?}"),
             Action::ReadPeerStats(_) | Action::ReadPeerStatsAnew(_) | Action::Event(_) => {
                 return None;

@@ -1,0 +1,146 @@
+//! What if a client cannot use its owner any more, and says so?
+//!
+//! It asks as ever, with a record in its Map-Request (M, RFC 9301 §5.2) that lists the locators it
+//! cannot reach (R is clear, §5.4). If these are all that its owner has, it goes to the next best of
+//! those who share the prefix, with everything it uses that owner for. From then on all is as for any
+//! other question: the new owner is told first, and the answer names it. Nobody else's clients move:
+//! whether the way or the owner has failed, only a client can tell, and each for itself.
+
+use std::collections::BTreeSet;
+
+use lisp_proto::{EidPrefix, MapRequest, PublicKey, RecordView, Rloc, Timestamp};
+
+use super::actions::{Actions, Event};
+use super::mappings::{Found, Mapping};
+use super::pairing::Paired;
+use super::publish::parcels;
+use super::rehome::{Rehomed, Ties};
+use super::sites::XtrIndex;
+use super::{MapServer, limits};
+use crate::config::ReplyAfter;
+
+impl MapServer {
+    /// Puts `client` on another owner of what it asks for if it says that it cannot reach its own
+    /// one. Returns what has moved.
+    pub(super) fn heed_unreachable(
+        &mut self,
+        now: Timestamp,
+        client: XtrIndex,
+        request: &MapRequest<'_>,
+        actions: &mut Actions,
+    ) -> Vec<Rehomed> {
+        let unreachable = request.source_record().map(unreachable);
+        let Some(unreachable) = unreachable.filter(|keys| !keys.is_empty()) else {
+            return Vec::new();
+        };
+        let Some(from) = request.eids().find_map(|it| self.used_for(&it.eid, client)) else {
+            return Vec::new();
+        };
+        let mut moved = Vec::new();
+        let iid = request.eids().next().map(|it| it.eid.iid());
+        for eid in iid.map_or_else(Vec::new, |iid| self.state.assignments.of(client, iid)) {
+            let Some(to) = self.next_reachable(eid, client, from, &unreachable) else {
+                continue;
+            };
+            self.place(eid, client, to, None, actions);
+            actions.event(Event::FailedOver {
+                client: self.sites.site(client).name.clone(),
+                eid,
+                from: self.sites.site(from).name.clone(),
+                to: self.sites.site(to).name.clone(),
+            });
+            moved.push(Rehomed {
+                client,
+                eid,
+                from,
+                to,
+            });
+        }
+        if !moved.is_empty() {
+            self.check_moves(now, actions);
+        }
+        moved
+    }
+
+    /// Returns whom `client` uses for `eid`.
+    fn used_for(&self, eid: &EidPrefix, client: XtrIndex) -> Option<XtrIndex> {
+        let Found::Registered(mapping) = self.state.mappings.find(eid) else {
+            return None;
+        };
+        let at = self.state.assignments.get(&mapping.eid(), client)?;
+        Some(at.owner)
+    }
+
+    /// Returns who takes `client` over if it uses `from` for `eid`, and cannot reach that.
+    fn next_reachable(
+        &self,
+        eid: EidPrefix,
+        client: XtrIndex,
+        from: XtrIndex,
+        unreachable: &BTreeSet<PublicKey>,
+    ) -> Option<XtrIndex> {
+        let mapping = self.state.mappings.exact(&eid)?;
+        let at = self.state.assignments.get(&eid, client)?;
+        let is_lost = |owner| is_lost(mapping, owner, unreachable);
+        if at.owner != from || !self.is_shared(mapping) || !is_lost(from) {
+            return None;
+        }
+        self.best_owner(mapping, client, is_lost)
+    }
+
+    /// Tells a client what else has moved with what it has asked for, when its new owner has
+    /// acknowledged it, and lets the old one forget it when it has had the time to move.
+    pub(super) fn follow_failover(
+        &mut self,
+        now: Timestamp,
+        moved: &[Rehomed],
+        paired: &Paired,
+        actions: &mut Actions,
+    ) {
+        let waits = self.options.reply_after == ReplyAfter::Ack;
+        let first = paired.awaited.first().filter(|_| waits).copied();
+        let at = first.map_or(now, |_| now + self.options.reply_hold);
+        for one in moved {
+            for parcel in parcels(self.news_for(one.eid, one.client)) {
+                let next = self.tell(now, at, one.client, parcel, actions);
+                if let Some(first) = &first {
+                    self.state.notifier.follow(first, next);
+                }
+            }
+            let ties = Ties {
+                owner: one.from,
+                client: one.client,
+                iid: one.eid.iid(),
+            };
+            let at = now + limits::FAILOVER_LINGER;
+            self.dismiss(now, at, ties, true, actions);
+        }
+    }
+}
+
+/// Returns the keys of the locators that `record` says cannot be reached.
+fn unreachable(record: RecordView<'_>) -> BTreeSet<PublicKey> {
+    // Ports do not matter here: an owner is known by its key.
+    let record = record.to_record(0);
+    let locators = record.into_iter().flat_map(|record| record.locators);
+    let lost = locators.filter(|locator| !locator.reachable);
+    let keys = lost.filter_map(|locator| match locator.rloc {
+        Rloc::WireGuard { key, .. } => Some(key),
+        Rloc::Plain(_) => None,
+    });
+    keys.collect()
+}
+
+/// Whether `owner` has no locator but those with `unreachable` keys.
+fn is_lost(mapping: Mapping<'_>, owner: XtrIndex, unreachable: &BTreeSet<PublicKey>) -> bool {
+    let offers = mapping.offers().filter(|(xtr, _)| *xtr == owner);
+    let mut locators = offers.flat_map(|(_, locators)| locators).peekable();
+    locators.peek().is_some()
+        && locators.all(|locator| match locator.rloc {
+            Rloc::WireGuard { key, .. } => unreachable.contains(&key),
+            Rloc::Plain(_) => false,
+        })
+}
+
+#[cfg(test)]
+mod tests;

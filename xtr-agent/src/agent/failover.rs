@@ -1,0 +1,369 @@
+//! A proxy in use fails, and others serve the same: the client says so, and gets another one.
+//!
+//! Each proxy that packets flow to is watched (`guard`), by echoes through its tunnel and out of its
+//! far side. Who answers them is configured, or learnt: destinations that packets wanted. Where nobody
+//! beyond it answers, the proxy itself is asked, which tells of its tunnel and not of what is behind.
+//!
+//! A proxy that is lost is named to the map server, in the record that a Map-Request may carry (M,
+//! RFC 9301 5.2), as a locator that cannot be reached (R is clear, 5.4). The answer names another one,
+//! which knows us by then, and the mapping moves there as ever (`handover`). Who decides is the map
+//! server: nothing goes back by itself, and nobody is with two proxies.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use lisp_proto::{
+    Action as MapAction, Locator, PublicKey, Record, RequestFlags, Rloc, Timestamp, Ttl,
+};
+
+use super::choice::NOT_TO_BE_USED;
+use super::event::Event;
+use super::guard::Guard;
+use super::limits::{
+    ECHOES_OUT, GUARDED, LEARNT, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WITNESSES,
+};
+use super::map_cache::State;
+use super::{Action, Actions, Agent, PeerStats, Timer};
+
+/// An echo that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Echo {
+    number: u16,
+    to: IpAddr,
+    through: PublicKey,
+    at: Timestamp,
+}
+
+/// A proxy that was found lost.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    endpoint: SocketAddr,
+    until: Timestamp,
+}
+
+/// What is known of the proxies in use.
+#[derive(Debug, Default)]
+pub(super) struct Failover {
+    /// Mappings that more than one peer could serve.
+    prefixes: BTreeSet<IpNet>,
+    guards: BTreeMap<PublicKey, Guard>,
+    /// Destinations that packets wanted, the latest one first.
+    learnt: VecDeque<IpAddr>,
+    /// Those of all that may be asked that have answered.
+    witnesses: BTreeSet<IpAddr>,
+    /// Echoes on their way, the latest one last.
+    echoes: VecDeque<Echo>,
+    next_number: u16,
+    turn: usize,
+    lost: BTreeMap<PublicKey, Lost>,
+}
+
+impl Failover {
+    /// Whether `key` was found lost, not long ago.
+    pub(super) fn is_lost(&self, key: &PublicKey) -> bool {
+        self.lost.contains_key(key)
+    }
+
+    /// Whether others could serve `prefix` as well.
+    pub(super) fn has_alternatives(&self, prefix: &IpNet) -> bool {
+        self.prefixes.contains(prefix)
+    }
+
+    /// Whether nobody is watched any more, and nothing is kept of those who were.
+    #[cfg(test)]
+    pub(super) fn is_over(&self) -> bool {
+        self.prefixes.is_empty() && self.guards.is_empty() && self.lost.is_empty()
+    }
+
+    /// The locators that cannot be reached, if there are any.
+    fn unreachable(&self) -> Vec<Locator> {
+        let lost = self.lost.iter().take(LOST_AT_ONCE);
+        let locators = lost.map(|(key, lost)| Locator {
+            priority: NOT_TO_BE_USED,
+            weight: 0,
+            local: false,
+            probed: false,
+            reachable: false,
+            rloc: Rloc::WireGuard {
+                endpoint: lost.endpoint,
+                key: *key,
+            },
+        });
+        locators.collect()
+    }
+
+    /// Notes an echo to `to`, and returns its number.
+    fn asks(&mut self, now: Timestamp, to: IpAddr, through: PublicKey) -> u16 {
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1);
+        if self.echoes.len() >= ECHOES_OUT {
+            self.echoes.pop_front();
+        }
+        self.echoes.push_back(Echo {
+            number,
+            to,
+            through,
+            at: now,
+        });
+        number
+    }
+
+    /// The next of `among`, in turn.
+    fn next_of(&mut self, among: &[IpAddr]) -> Option<IpAddr> {
+        self.turn = self.turn.wrapping_add(1);
+        among.get(self.turn % among.len().max(1)).copied()
+    }
+}
+
+impl Agent {
+    /// Takes in who else could serve `prefix`, as `record` tells.
+    pub(super) fn note_alternatives(&mut self, now: Timestamp, prefix: IpNet, record: &Record) {
+        let own = &self.config.public_key;
+        let keys = record.locators.iter().filter_map(|it| match it.rloc {
+            Rloc::WireGuard { endpoint, key } => {
+                let usable = it.priority != NOT_TO_BE_USED && key != *own;
+                (usable && self.is_reachable(&endpoint)).then_some(key)
+            }
+            Rloc::Plain(_) => None,
+        });
+        let several = keys.collect::<BTreeSet<_>>().len() > 1;
+        let failover = &mut self.failover;
+        if !several || failover.prefixes.len() >= GUARDED {
+            failover.prefixes.remove(&prefix);
+            return;
+        }
+        if failover.prefixes.is_empty() {
+            self.deadlines.set(Timer::Guards, now + LOOK_IDLE);
+        }
+        failover.prefixes.insert(prefix);
+    }
+
+    /// A packet has wanted `dst`, which lies in `prefix`: it may answer echoes.
+    pub(super) fn learn_witness(&mut self, dst: IpAddr, prefix: &IpNet) {
+        let failover = &mut self.failover;
+        if !failover.has_alternatives(prefix) || failover.learnt.contains(&dst) {
+            return;
+        }
+        failover.learnt.push_front(dst);
+        if failover.learnt.len() > LEARNT
+            && let Some(oldest) = failover.learnt.pop_back()
+            && !self.config.witnesses.contains(&oldest)
+        {
+            failover.witnesses.remove(&oldest);
+        }
+    }
+
+    /// Wants the counters of the proxies in use.
+    pub(super) fn guards_due(&mut self, now: Timestamp, actions: &mut Actions) {
+        let Self {
+            failover, cache, ..
+        } = self;
+        let mut used = BTreeSet::new();
+        failover.prefixes.retain(|prefix| {
+            let entry = cache.get(prefix);
+            let chosen = entry.and_then(|entry| Some((entry.state, entry.chosen?.key)));
+            if let Some((State::Routing | State::Active, key)) = chosen {
+                used.insert(key);
+            }
+            chosen.is_some()
+        });
+        failover.guards.retain(|key, _| used.contains(key));
+        failover.lost.retain(|_, lost| lost.until > now);
+        for key in &used {
+            failover.guards.entry(*key).or_default();
+        }
+        if failover.prefixes.is_empty() {
+            failover.lost.clear();
+            return;
+        }
+        let mut guards = failover.guards.values();
+        let interval = if guards.any(|guard| guard.is_used(now)) {
+            PROBE_EVERY
+        } else {
+            LOOK_IDLE
+        };
+        if !used.is_empty() {
+            actions.push(Action::ReadPeerStats(used.into_iter().collect()));
+        }
+        let next = now + self.look_interval(interval);
+        self.deadlines.set(Timer::Guards, next);
+    }
+
+    /// Takes in counters: sends echoes through the proxies that packets flow to, and leaves those that
+    /// are lost.
+    pub(super) fn look_at_guards(
+        &mut self,
+        now: Timestamp,
+        stats: &[PeerStats],
+        actions: &mut Actions,
+    ) {
+        for peer in stats {
+            let key = peer.key;
+            let Some(guard) = self.failover.guards.get_mut(&key) else {
+                continue;
+            };
+            let was_used = guard.is_used(now);
+            if !guard.look(now, peer) {
+                continue;
+            }
+            if !was_used && guard.is_used(now) {
+                // From now on looks are frequent.
+                self.deadlines.set(Timer::Guards, now + PROBE_EVERY);
+            }
+            if guard.is_lost(now) {
+                self.proxy_lost(now, key, actions);
+            }
+            self.send_echo(now, key, actions);
+        }
+    }
+
+    /// Sends an echo through the proxy `key`, if it is time for one and there is somebody to ask.
+    fn send_echo(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        let beyond = self.beyond(&key);
+        let own = self.addresses_of(&key);
+        let witnesses = &self.failover.witnesses;
+        let known = |among: &[IpAddr]| -> Vec<IpAddr> {
+            let known = among.iter().filter(|it| witnesses.contains(it));
+            known.copied().collect()
+        };
+        let (far, near) = (known(&beyond), known(&own));
+        // What is behind the proxy matters, if somebody there answers.
+        let known = if far.is_empty() { near } else { far.clone() };
+        let Some(guard) = self.failover.guards.get_mut(&key) else {
+            return;
+        };
+        let has_witness = !known.is_empty();
+        if !guard.wants_echo(now, has_witness) {
+            return;
+        }
+        // Now and then others are asked, who may become witnesses.
+        let seeks = !has_witness || self.failover.turn % SEEKING == SEEKING - 1;
+        let others: Vec<IpAddr> = match far.is_empty() {
+            true => beyond.into_iter().chain(own).collect(),
+            false => beyond,
+        };
+        let among = if seeks { others } else { known };
+        let Some(to) = self.failover.next_of(&among) else {
+            return;
+        };
+        let counts = has_witness && self.failover.witnesses.contains(&to);
+        let number = self.failover.asks(now, to, key);
+        if let Some(guard) = self.failover.guards.get_mut(&key) {
+            guard.asks(now, counts);
+        }
+        actions.push(Action::Echo { to, number });
+    }
+
+    /// Who may be asked that is reached through the proxy `key`, and lies beyond it.
+    fn beyond(&mut self, key: &PublicKey) -> Vec<IpAddr> {
+        let configured = self.config.witnesses.iter();
+        let learnt = self.failover.learnt.iter();
+        let mut all: Vec<IpAddr> = configured.chain(learnt).copied().collect();
+        let Self {
+            failover, cache, ..
+        } = self;
+        all.retain(|address| {
+            let found = cache.lookup(*address);
+            found.is_some_and(|(prefix, entry)| {
+                let chosen = entry.chosen.map(|chosen| chosen.key);
+                chosen == Some(*key) && failover.has_alternatives(&prefix)
+            })
+        });
+        all.truncate(WITNESSES);
+        all
+    }
+
+    /// Addresses of the proxy `key` itself.
+    fn addresses_of(&self, key: &PublicKey) -> Vec<IpAddr> {
+        let prefixes = self.peers.prefixes(key).into_iter();
+        let own = prefixes.filter(|prefix| {
+            let is_host = prefix.prefix_len() == prefix.max_prefix_len();
+            is_host && !self.failover.has_alternatives(prefix)
+        });
+        own.map(|prefix| prefix.addr()).take(WITNESSES).collect()
+    }
+
+    /// The echo with this number has come back from `from`.
+    pub(super) fn echo_answered(
+        &mut self,
+        now: Timestamp,
+        from: IpAddr,
+        number: u16,
+        actions: &mut Actions,
+    ) {
+        let failover = &mut self.failover;
+        let ours = |echo: &Echo| echo.number == number && echo.to == from;
+        let Some(place) = failover.echoes.iter().position(ours) else {
+            return;
+        };
+        let Some(echo) = failover.echoes.remove(place) else {
+            return;
+        };
+        failover.witnesses.insert(from);
+        let Some(guard) = failover.guards.get_mut(&echo.through) else {
+            return;
+        };
+        guard.is_answered(now, echo.at);
+        if failover.lost.remove(&echo.through).is_some() {
+            self.proxy_found(now, &echo.through, actions);
+        }
+    }
+
+    /// A proxy in use is lost: asks for another one.
+    fn proxy_lost(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        let is_proven = self.failover.guards.get(&key).map(|guard| guard.is_proven);
+        self.mark_lost(now, key, actions);
+        if is_proven == Some(false) {
+            // One after the other would seem lost if it were the witnesses that are.
+            self.failover.witnesses.clear();
+        }
+        let prefixes = self.failover.prefixes.iter();
+        let served = prefixes.filter(|prefix| {
+            let entry = self.cache.get(prefix);
+            let chosen = entry.and_then(|entry| entry.chosen);
+            chosen.is_some_and(|chosen| chosen.key == key)
+        });
+        // The map server tells us of all the others as well.
+        if let Some(prefix) = served.copied().next() {
+            self.ask_again(now, prefix, RequestFlags::default(), actions);
+        }
+    }
+
+    /// Notes that the peer `key` is of no use at present.
+    pub(super) fn mark_lost(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        let Some(endpoint) = self.peers.endpoint(&key) else {
+            return;
+        };
+        let until = now + LOST_FOR;
+        self.failover.lost.insert(key, Lost { endpoint, until });
+        actions.event(Event::ProxyLost { key });
+    }
+
+    /// A proxy in use has answered after all: nobody else is looked for, unless the map server has
+    /// named one already that does not answer.
+    fn proxy_found(&mut self, now: Timestamp, key: &PublicKey, actions: &mut Actions) {
+        actions.event(Event::ProxyFound { key: *key });
+        for prefix in self.peers.prefixes(key) {
+            if self.handovers.is_put_off(&prefix) {
+                self.ask_again(now, prefix, RequestFlags::default(), actions);
+            }
+        }
+    }
+
+    /// What a question about `prefix` says of locators that cannot be reached.
+    pub(super) fn unreachable_record(&self, prefix: &IpNet) -> Option<Record> {
+        let locators = self.failover.unreachable();
+        let says = self.failover.has_alternatives(prefix) && !locators.is_empty();
+        says.then(|| Record {
+            eid: self.eid(*prefix),
+            ttl: Ttl::from_minutes(1),
+            action: MapAction::NoAction,
+            authoritative: false,
+            locators,
+        })
+    }
+}
+
+/// Every so manieth echo goes to somebody who may become a witness.
+const SEEKING: usize = 16;

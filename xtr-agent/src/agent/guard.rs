@@ -1,0 +1,259 @@
+//! Does one proxy that we use still lead anywhere?
+//!
+//! While packets flow to it, echoes are sent through it to witnesses: addresses beyond it that have
+//! answered before. Whatever is wrong, a dead process, a cut link, or a proxy that forwards nothing,
+//! looks the same: none of the latest echoes has come back.
+
+use std::time::Duration;
+
+use lisp_proto::Timestamp;
+
+use super::PeerStats;
+use super::limits::{
+    ECHO_BYTES, EVIDENCE, HANDSHAKE_BYTES, KEEPALIVE, PATIENCE, PATIENCE_MAX, PROBE_CALM,
+    PROBE_EVERY, PROBE_SEEKING, PROBES_LOST, QUIET, VERDICTS,
+};
+
+/// What is known of one proxy in use.
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    /// When its counters were looked at, and what it had received and sent by then.
+    counted: Option<(Timestamp, u64, u64)>,
+    /// When packets were last sent to it, other than echoes and those of WireGuard itself.
+    used: Option<Timestamp>,
+    /// Whether more comes back than anything but packets of others can be.
+    answers_others: bool,
+    /// Echoes sent, and answered, since the last look.
+    asked: u64,
+    answered: u64,
+    /// When the first echo was sent that a witness has not answered, nor any after it; and how many
+    /// those are.
+    silence: Option<(Timestamp, u32)>,
+    /// How long answers took lately.
+    round_trip: Duration,
+    /// When the latest echo was sent.
+    asked_at: Option<Timestamp>,
+    /// Whether a witness has answered through this proxy.
+    pub(super) is_proven: bool,
+    /// Until when nothing is concluded: it was just found silent.
+    settled_until: Option<Timestamp>,
+}
+
+impl Guard {
+    /// Takes in its counters, unless others have wanted them just now; says whether it did.
+    pub(super) fn look(&mut self, now: Timestamp, peer: &PeerStats) -> bool {
+        let before = self.counted;
+        if before.is_some_and(|(at, ..)| now - at < PROBE_EVERY / 2) {
+            return false;
+        }
+        self.counted = Some((now, peer.rx_bytes, peer.tx_bytes));
+        let asked = std::mem::take(&mut self.asked) * ECHO_BYTES;
+        let answered = std::mem::take(&mut self.answered) * ECHO_BYTES;
+        let Some((_, received, sent)) = before else {
+            return true;
+        };
+        let sent = peer.tx_bytes.saturating_sub(sent).saturating_sub(asked);
+        if sent > KEEPALIVE && !HANDSHAKE_BYTES.contains(&sent) {
+            self.used = Some(now);
+        }
+        let received = peer.rx_bytes.saturating_sub(received);
+        self.answers_others = received > answered + EVIDENCE;
+        if self.answers_others || !self.is_used(now) {
+            self.silence = None;
+        }
+        true
+    }
+
+    /// Whether packets flow to it.
+    pub(super) fn is_used(&self, now: Timestamp) -> bool {
+        self.used.is_some_and(|used| now - used < QUIET)
+    }
+
+    /// Whether it is time for an echo; there may be a witness to send it to. Where there is none, silence
+    /// says nothing.
+    pub(super) fn wants_echo(&mut self, now: Timestamp, has_witness: bool) -> bool {
+        if !has_witness {
+            self.silence = None;
+        }
+        let pause = match (has_witness, self.answers_others) {
+            (false, _) => PROBE_SEEKING,
+            (true, true) => PROBE_CALM,
+            // Looks come that often.
+            (true, false) => Duration::ZERO,
+        };
+        self.is_used(now) && self.asked_at.is_none_or(|at| now - at >= pause)
+    }
+
+    /// An echo goes out, to a witness or to somebody who may become one.
+    pub(super) fn asks(&mut self, now: Timestamp, is_witness: bool) {
+        self.asked += 1;
+        self.asked_at = Some(now);
+        if is_witness {
+            let (_, unanswered) = self.silence.get_or_insert((now, 0));
+            *unanswered = unanswered.saturating_add(1);
+        }
+    }
+
+    /// An echo that was sent at `sent` has come back.
+    pub(super) fn is_answered(&mut self, now: Timestamp, sent: Timestamp) {
+        let took = now - sent;
+        self.round_trip = took.max((self.round_trip * 7 + took) / 8);
+        self.answered += 1;
+        self.silence = None;
+        self.is_proven = true;
+    }
+
+    /// Whether it is lost, as far as anybody can tell. The same is not said again soon.
+    pub(super) fn is_lost(&mut self, now: Timestamp) -> bool {
+        if self.settled_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        let patience = (PATIENCE + self.round_trip * 2).min(PATIENCE_MAX);
+        // How far away others are is not known before they have answered.
+        let patience = if self.is_proven {
+            patience
+        } else {
+            patience * 2
+        };
+        let lost = self.silence.is_some_and(|(since, unanswered)| {
+            unanswered >= PROBES_LOST && now - since >= patience
+        });
+        if lost {
+            self.settled_until = Some(now + VERDICTS);
+        }
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lisp_proto::PublicKey;
+
+    use super::*;
+
+    /// A guard with a clock, and a proxy with counters.
+    struct Bench {
+        guard: Guard,
+        now: Timestamp,
+        rx: u64,
+        tx: u64,
+        round_trip: Duration,
+    }
+
+    impl Bench {
+        /// A proxy that a witness has answered through, with packets on their way to it.
+        fn proven() -> Self {
+            let mut bench = Self {
+                guard: Guard::default(),
+                now: Timestamp::ZERO,
+                rx: 0,
+                tx: 0,
+                round_trip: Duration::from_millis(20),
+            };
+            for _ in 0..20 {
+                bench.step(1_000, true);
+            }
+            assert!(bench.guard.is_proven);
+            bench
+        }
+
+        /// Time until the next look, with so many bytes sent meanwhile; says whether the proxy is
+        /// found lost.
+        fn step(&mut self, sent: u64, answers: bool) -> bool {
+            self.now = self.now + PROBE_EVERY;
+            self.tx += sent;
+            let peer = PeerStats {
+                key: PublicKey([1; 32]),
+                handshake_seen: true,
+                rx_bytes: self.rx,
+                tx_bytes: self.tx,
+                read_at: self.now,
+            };
+            assert!(self.guard.look(self.now, &peer));
+            let lost = self.guard.is_lost(self.now);
+            if self.guard.wants_echo(self.now, true) {
+                self.guard.asks(self.now, true);
+                self.tx += ECHO_BYTES;
+                if answers {
+                    let at = self.now + self.round_trip;
+                    self.guard.is_answered(at, self.now);
+                    self.rx += ECHO_BYTES;
+                }
+            }
+            lost
+        }
+
+        /// How long it takes to be found lost while so many bytes are sent between two looks.
+        fn lost_after(&mut self, sent: u64) -> Option<Duration> {
+            let start = self.now;
+            let found = (0..100).find(|_| self.step(sent, false));
+            found.map(|_| self.now - start)
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_answers_is_never_lost_and_one_that_does_not_soon_is() {
+        let mut bench = Bench::proven();
+        assert!((0..1_000).all(|_| !bench.step(1_000, true)));
+        let took = bench.lost_after(1_000).unwrap();
+        let least = PATIENCE + bench.round_trip * 2;
+        assert!((least..least + PROBE_EVERY * 3).contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn echoes_that_are_lost_by_chance_say_nothing() {
+        let mut bench = Bench::proven();
+        for _ in 0..100 {
+            for _ in 1..PROBES_LOST {
+                assert!(!bench.step(1_000, false));
+            }
+            assert!(!bench.step(1_000, true));
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_or_said_where_no_packets_flow() {
+        let mut bench = Bench::proven();
+        let idle = u32::try_from(QUIET.as_millis() / PROBE_EVERY.as_millis()).unwrap() + 1;
+        for _ in 0..idle {
+            bench.step(0, true);
+        }
+        let before = bench.tx;
+        assert_eq!(bench.lost_after(0), None);
+        assert_eq!(bench.tx, before, "no echo");
+        for own in HANDSHAKE_BYTES.into_iter().chain([KEEPALIVE]) {
+            assert!(!bench.step(own, false));
+            assert_eq!(bench.tx, before + own, "that was WireGuard itself");
+            bench.tx = before;
+            bench.guard.counted = Some((bench.now, bench.rx, before));
+        }
+        assert!(bench.lost_after(1_000).is_some(), "they flow again");
+    }
+
+    #[test]
+    fn whoever_answers_others_at_length_is_not_lost_though_no_witness_answers() {
+        let mut bench = Bench::proven();
+        for _ in 0..100 {
+            bench.rx += EVIDENCE + 500;
+            assert!(!bench.step(1_000, false));
+        }
+        assert!(bench.lost_after(1_000).is_some(), "it answers nobody now");
+    }
+
+    #[test]
+    fn who_is_far_away_gets_more_time() {
+        let mut bench = Bench::proven();
+        bench.round_trip = Duration::from_millis(400);
+        bench.step(1_000, true);
+        let took = bench.lost_after(1_000).unwrap();
+        assert!(took >= PATIENCE + Duration::from_millis(800), "{took:?}");
+    }
+
+    #[test]
+    fn what_was_found_is_not_found_again_at_once() {
+        let mut bench = Bench::proven();
+        bench.lost_after(1_000).unwrap();
+        let again = bench.lost_after(1_000).unwrap();
+        assert!((VERDICTS..VERDICTS + PROBE_EVERY * 2).contains(&again));
+    }
+}
