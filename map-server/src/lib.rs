@@ -9,7 +9,7 @@
 //! | Which mapping answers for an EID? | `server/mappings.rs` and `mappings/`, `server/prefix_table.rs` and `prefix_table/` |
 //! | Who may ask, and what is the answer? | `server/request.rs`, `server/resolve.rs` |
 //! | What can many threads answer at a time? | `server/answer.rs` |
-//! | Which of several owners does an agent use? | `server/assignments.rs`, `server/preference.rs`, `server/rehome.rs`, `server/failover.rs` |
+//! | Which of several owners does an agent use? | `server/assignments.rs`, `server/preference.rs`, `server/rehome.rs`, `server/failover.rs`, `server/dismissals.rs` |
 //! | How does a client move to another owner? | `server/operator.rs`, `server/plan.rs`, `server/migrate.rs`, `server/moves.rs` |
 //! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
 //! | How does it reach them, and who waits for that? | `server/delivery.rs`, `server/notify.rs`, `server/held.rs` |

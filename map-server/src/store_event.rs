@@ -90,6 +90,22 @@ pub enum StoreEvent {
         #[serde(with = "xtr_name")]
         client: XtrName,
     },
+    /// An xTR is to forget these prefixes of clients that have left it, and has not acknowledged that.
+    Dismissed {
+        /// Which xTR.
+        #[serde(with = "xtr_name")]
+        xtr: XtrName,
+        /// The prefixes.
+        eids: Vec<EidPrefix>,
+    },
+    /// An xTR has forgotten these prefixes, or is to know them again.
+    Forgotten {
+        /// Which xTR.
+        #[serde(with = "xtr_name")]
+        xtr: XtrName,
+        /// The prefixes.
+        eids: Vec<EidPrefix>,
+    },
     /// An xTR is to get no new clients, or may get them again.
     Draining {
         /// Which xTR.

@@ -94,6 +94,10 @@ drop_reasons! {
     SubscriptionOverflow => "subscription_overflow",
     /// An agent was told of a shared prefix, and there is no room to remember whom it uses.
     AssignmentOverflow => "assignment_overflow",
+    /// A client has left an owner that has to be told so later, and there is no room to remember that.
+    DismissalOverflow => "dismissal_overflow",
+    /// An owner asks for a client that has left it, and has not acknowledged yet that it is to forget it.
+    Dismissed => "dismissed",
     /// A stored fact that the configuration no longer allows.
     StaleStore => "stale_store",
     /// A message that exceeds what the format can carry.

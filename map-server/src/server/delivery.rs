@@ -57,6 +57,7 @@ impl MapServer {
                 let (to, eid) = (site.name.clone(), record.eid);
                 actions.event(Event::Push { to, eid });
             }
+            self.acquaint(telling.receiver.xtr, &telling.records, actions);
         }
         let Started {
             key,
@@ -149,6 +150,10 @@ impl MapServer {
                 self.state.subscribers.told(record.eid, key.receiver.xtr);
             }
         }
+        let forgotten = done.telling.records.iter();
+        let forgotten = forgotten.filter(|record| record.ttl.is_withdrawal());
+        let forgotten = forgotten.map(|record| record.eid);
+        self.dismissal_over(key.receiver.xtr, forgotten, actions);
         self.release(now, &done.waiting, actions);
         let told = done.telling.records.iter().map(|record| record.eid);
         self.move_on(now, key.receiver.xtr, told, actions);

@@ -15,6 +15,8 @@ pub struct Sizes {
     pub held: usize,
     /// Agents that use one of several owners of a prefix.
     pub assignments: usize,
+    /// What owners are to forget of clients that have left them, and have not acknowledged.
+    pub dismissals: usize,
     /// Clients that are being moved to another owner, or wait for it.
     pub migrations: usize,
 }
@@ -27,18 +29,20 @@ impl Sizes {
         notifies: limits::OUTSTANDING_NOTIFIES,
         held: limits::HELD_REPLIES,
         assignments: limits::ASSIGNMENTS,
+        dismissals: limits::DISMISSALS,
         migrations: limits::MIGRATIONS,
     };
 
     /// The tables by name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, usize); 6] {
+    pub const fn named(&self) -> [(&'static str, usize); 7] {
         [
             ("mappings", self.mappings),
             ("subscriptions", self.subscriptions),
             ("notifies", self.notifies),
             ("held replies", self.held),
             ("assignments", self.assignments),
+            ("dismissals", self.dismissals),
             ("migrations", self.migrations),
         ]
     }
@@ -54,6 +58,7 @@ impl MapServer {
             notifies: self.state.notifier.len(),
             held: self.state.held.len(),
             assignments: self.state.assignments.len(),
+            dismissals: self.state.dismissals.len(),
             migrations: self.state.moves.len(),
         }
     }

@@ -105,6 +105,10 @@ pub(crate) const SUBSCRIPTIONS: usize = 1_048_576;
 pub(crate) const SUBSCRIPTIONS_WHEN_DENIED: usize = 65_536;
 /// Agents of which it is remembered whom of several owners of a prefix they use.
 pub(crate) const ASSIGNMENTS: usize = 1_048_576;
+/// Mappings of clients that have left an owner which has not acknowledged that yet.
+pub(crate) const DISMISSALS: usize = 262_144;
+/// What an owner that registers is told to forget at a time; the rest follows when it does so again.
+pub(crate) const DISMISSED_AT_ONCE: usize = 4_096;
 /// Parts of one shared prefix that an agent was told of, and is told of again after a restart.
 pub(crate) const PARTS_PER_ASSIGNMENT: usize = 64;
 /// What the priority number of a locator grows by where it is not that of the owner in use.

@@ -11,6 +11,7 @@ mod bench;
 mod contacts;
 mod counters;
 mod delivery;
+mod dismissals;
 mod failover;
 mod held;
 mod inspect;
@@ -60,6 +61,7 @@ pub use restore::SnapshotMark;
 use crate::config::{Config, Options};
 use assignments::Assignments;
 use contacts::Contacts;
+use dismissals::Dismissals;
 use held::HeldReplies;
 use mappings::Mappings;
 use moves::Moves;
@@ -98,6 +100,7 @@ struct State {
     notifier: Notifier,
     held: HeldReplies,
     assignments: Assignments,
+    dismissals: Dismissals,
     moves: Moves,
 }
 
@@ -125,6 +128,7 @@ impl MapServer {
                 notifier: Notifier::new(options.notify_floor),
                 held: HeldReplies::default(),
                 assignments: Assignments::default(),
+                dismissals: Dismissals::default(),
                 moves: Moves::default(),
             },
             quiet_until: Timestamp::ZERO + options.quiet_period,

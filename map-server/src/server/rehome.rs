@@ -127,12 +127,17 @@ impl MapServer {
         mutual: bool,
         actions: &mut Actions,
     ) -> Vec<EidPrefix> {
-        let mappings = &self.state.mappings;
-        if !mappings.has_registered(owner, iid) || self.need_each_other(owner, client, iid) {
+        if self.need_each_other(owner, client, iid) {
             return Vec::new();
         }
         let most = limits::RECORDS_PER_XTR;
-        let theirs = mappings.registered_by(client, iid, most);
+        let theirs = self.state.mappings.registered_by(client, iid, most);
+        self.note_dismissed(owner, theirs.clone(), actions);
+        let mappings = &self.state.mappings;
+        if !mappings.has_registered(owner, iid) {
+            // It is told when it is back.
+            return Vec::new();
+        }
         let own = mappings.registered_by(owner, iid, most).into_iter();
         let own = own.filter(|eid| {
             let mapping = mappings.exact(eid);

@@ -35,6 +35,11 @@ impl MapServer {
         {
             return self.pubsub(now, request, ids, reply, actions);
         }
+        if let Some(xtr) = reply.requester
+            && self.is_dismissed(xtr, &reply.eids)
+        {
+            return actions.count(DropReason::Dismissed);
+        }
         let moved = reply.requester.map_or_else(Vec::new, |client| {
             self.heed_unreachable(now, client, request, actions)
         });

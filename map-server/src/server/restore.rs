@@ -30,6 +30,7 @@ impl MapServer {
     pub fn snapshot(&self) -> impl Iterator<Item = StoreEvent> {
         let registrations = self.registered_after(None);
         let rest = registrations.chain(self.assignment_facts());
+        let rest = rest.chain(self.dismissal_facts());
         self.numbers().chain(rest)
     }
 
@@ -61,6 +62,7 @@ impl MapServer {
             part.push(event);
         }
         part.extend(self.assignment_facts());
+        part.extend(self.dismissal_facts());
         Some((part, SnapshotMark::End))
     }
 
@@ -182,6 +184,8 @@ impl MapServer {
                 self.state.assignments.drain(xtr, draining);
                 Some(())
             }
+            StoreEvent::Dismissed { xtr, eids } => self.restore_dismissals(&xtr, &eids, false),
+            StoreEvent::Forgotten { xtr, eids } => self.restore_dismissals(&xtr, &eids, true),
             StoreEvent::NotifyFloor { xtr, nonce } => {
                 let receiver = self.sites.by_name(&xtr)?;
                 self.state.notifier.restore_floor(receiver, nonce);

@@ -21,7 +21,8 @@ use super::choice::NOT_TO_BE_USED;
 use super::event::Event;
 use super::guard::Guard;
 use super::limits::{
-    ECHOES_OUT, GUARDED, LEARNT, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WITNESSES,
+    ECHOES_OUT, GUARDED, LEARNT, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, SEEKING,
+    WITNESSES, WITNESSES_KNOWN,
 };
 use super::map_cache::State;
 use super::{Action, Actions, Agent, PeerStats, Timer};
@@ -107,6 +108,16 @@ impl Failover {
             at: now,
         });
         number
+    }
+
+    /// Remembers that `witness` has answered, which may be one of those `configured`.
+    fn believe(&mut self, witness: IpAddr, configured: &[IpAddr]) {
+        if self.witnesses.len() >= WITNESSES_KNOWN {
+            let learnt = &self.learnt;
+            self.witnesses
+                .retain(|it| configured.contains(it) || learnt.contains(it));
+        }
+        self.witnesses.insert(witness);
     }
 
     /// The next of `among`, in turn.
@@ -300,7 +311,7 @@ impl Agent {
         let Some(echo) = failover.echoes.remove(place) else {
             return;
         };
-        failover.witnesses.insert(from);
+        failover.believe(from, &self.config.witnesses);
         let Some(guard) = failover.guards.get_mut(&echo.through) else {
             return;
         };
@@ -365,5 +376,22 @@ impl Agent {
     }
 }
 
-/// Every so manieth echo goes to somebody who may become a witness.
-const SEEKING: usize = 16;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_answered_is_remembered_within_a_bound() {
+        let mut failover = Failover::default();
+        let configured = [IpAddr::from([10, 0, 0, 1])];
+        failover.learnt.push_front([10, 0, 0, 2].into());
+        for number in 1..10_000_u16 {
+            let [high, low] = number.to_be_bytes();
+            failover.believe([10, 0, high, low].into(), &configured);
+            assert!(failover.witnesses.len() <= WITNESSES_KNOWN);
+        }
+        for kept in configured.into_iter().chain(failover.learnt) {
+            assert!(failover.witnesses.contains(&kept));
+        }
+    }
+}

@@ -229,6 +229,11 @@ pub const LOST_AT_ONCE: usize = 8;
 pub const LEARNT: usize = 4;
 /// Addresses that are asked in turn, for each proxy.
 pub const WITNESSES: usize = 8;
+/// Addresses of which it is remembered that they have answered; beyond it only those are that may be asked
+/// whatever proxies there are.
+pub const WITNESSES_KNOWN: usize = 256;
+/// Every so manieth echo goes to somebody who may become a witness.
+pub const SEEKING: usize = 16;
 /// Echoes whose answers are still welcome.
 pub const ECHOES_OUT: usize = 256;
 /// How long after an answer a push may still be the rest of it.
