@@ -68,6 +68,7 @@ pub fn request(n: u32, wanted: u32, nonce: u64) -> Result<Vec<u8>, EncodeError> 
             eid: EidPrefix::host(InstanceId(0), eid(wanted)),
         }],
         source_record: None,
+        gap: None,
         ids: None,
     };
     encode_map_request(&params, &mut out)?;

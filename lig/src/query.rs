@@ -52,6 +52,7 @@ impl Query {
                 eid: self.eid,
             }],
             source_record: None,
+            gap: None,
             ids: None,
         };
         let mut request = Vec::new();

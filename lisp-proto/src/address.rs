@@ -140,7 +140,7 @@ pub(crate) const AFI_NONE: u16 = 0;
 pub(crate) const AFI_IPV4: u16 = 1;
 pub(crate) const AFI_IPV6: u16 = 2;
 const AFI_MAC_OLD: u16 = 6;
-const AFI_NAME: u16 = 17;
+pub(crate) const AFI_NAME: u16 = 17;
 pub(crate) const AFI_LCAF: u16 = 0x4003;
 pub(crate) const AFI_MAC: u16 = 0x4005;
 

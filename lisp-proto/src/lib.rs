@@ -21,6 +21,7 @@ mod address;
 mod auth;
 mod ecm;
 mod error;
+mod gap;
 #[cfg(test)]
 mod hex;
 mod info;
@@ -47,6 +48,7 @@ pub use address::{Address, EncodedAddress};
 pub use auth::{Algorithm, AuthKey, AuthView, VerifiedTag, verify};
 pub use ecm::{Ecm, encode_ecm};
 pub use error::{AuthError, DecodeError, EncodeError, ParseError};
+pub use gap::Gap;
 pub use info::Info;
 pub use lcaf::Lcaf;
 pub use lcaf_body::{AfiList, ExplicitPath, Hop, NatTraversal, ReplicationList, SecurityKey};

@@ -1,6 +1,6 @@
 //! Where is a prefix reachable, and how well? (RFC 9301 §5.4)
 
-use crate::address::{Address, EncodedAddress};
+use crate::address::{AFI_NAME, Address, EncodedAddress};
 use crate::error::DecodeError;
 use crate::mapping::{Locator, Rloc};
 use crate::message::flag16;
@@ -90,9 +90,20 @@ pub(crate) fn write_locator(writer: &mut Writer<'_>, locator: &Locator) {
     wireguard::write_rloc(writer, &locator.rloc);
 }
 
+/// Writes a name in the place of a locator (RFC 9735): nobody sends packets there.
+pub(crate) fn write_name(writer: &mut Writer<'_>, name: &str) {
+    writer.bytes(&[NOT_TO_BE_USED, 0, MULTICAST_UNUSED, 0]);
+    writer.u16(0);
+    writer.u16(AFI_NAME);
+    writer.bytes(name.as_bytes());
+    writer.u8(0);
+}
+
 const FLAG_LOCAL: u16 = 0x0004;
 const FLAG_PROBED: u16 = 0x0002;
 const FLAG_REACHABLE: u16 = 0x0001;
 
+/// The priority of what must not be used.
+const NOT_TO_BE_USED: u8 = 255;
 /// The multicast priority of a locator that takes no multicast.
 const MULTICAST_UNUSED: u8 = 255;

@@ -2,7 +2,7 @@
 
 use crate::address::{Address, EncodedAddress};
 use crate::error::{DecodeError, EncodeError};
-use crate::locator::{LocatorView, write_locator};
+use crate::locator::{LocatorView, write_locator, write_name};
 use crate::mapping::{Action, EidPrefix, Locator, Record};
 use crate::message::flag16;
 use crate::reader::Reader;
@@ -161,15 +161,24 @@ impl<'a> Records<'a> {
 /// Checks that the counts of all records fit their fields; returns the record count.
 pub(crate) fn check_counts(records: &[Record]) -> Result<u8, EncodeError> {
     for record in records {
-        locator_count(record)?;
+        locator_count(record, false)?;
     }
     u8::try_from(records.len()).map_err(|_| EncodeError::TooManyRecords(records.len()))
 }
 
 /// Writes one record, its locators in the order of RFC 9301 §5.4.
 pub(crate) fn write_record(writer: &mut Writer<'_>, record: &Record) -> Result<(), EncodeError> {
+    write_named_record(writer, record, None)
+}
+
+/// The same with a name after the locators.
+pub(crate) fn write_named_record(
+    writer: &mut Writer<'_>,
+    record: &Record,
+    name: Option<&str>,
+) -> Result<(), EncodeError> {
     writer.u32(record.ttl.minutes());
-    writer.u8(locator_count(record)?);
+    writer.u8(locator_count(record, name.is_some())?);
     writer.u8(record.eid.net().prefix_len());
     // ACT speaks of prefixes without locators; elsewhere it is sent as 0.
     let action = match record.locators.as_slice() {
@@ -190,11 +199,14 @@ pub(crate) fn write_record(writer: &mut Writer<'_>, record: &Record) -> Result<(
             write_locator(writer, locator);
         }
     }
+    if let Some(name) = name {
+        write_name(writer, name);
+    }
     Ok(())
 }
 
-fn locator_count(record: &Record) -> Result<u8, EncodeError> {
-    let count = record.locators.len();
+fn locator_count(record: &Record, is_named: bool) -> Result<u8, EncodeError> {
+    let count = record.locators.len() + usize::from(is_named);
     u8::try_from(count).map_err(|_| EncodeError::TooManyLocators(count))
 }
 

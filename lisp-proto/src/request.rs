@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use crate::address::{AFI_MAC, Address, EncodedAddress, address_list};
 use crate::error::{DecodeError, EncodeError};
+use crate::gap::Gap;
 use crate::mapping::{EidPrefix, InstanceId, Record, RequestedEid};
 use crate::message::{bit, flag, read_ids};
 use crate::reader::Reader;
-use crate::record::{RecordView, check_counts, write_record};
+use crate::record::{RecordView, check_counts, write_named_record};
 use crate::types::{Nonce, SiteId, XtrId};
 use crate::writer::Writer;
 
@@ -151,6 +152,16 @@ impl<'a> MapRequest<'a> {
         std::iter::from_fn(move || RequestedAddress::read(&mut reader).ok())
     }
 
+    /// Returns for how long nothing came to the requester when what it asks for moved, if its record
+    /// says so.
+    pub fn gap(&self) -> Option<Gap> {
+        let mut locators = self.source_record?.locators();
+        locators.find_map(|locator| match locator.address() {
+            Address::Name(name) => Gap::of_name(name),
+            Address::None | Address::Ip(_) | Address::Mac(_) | Address::Lcaf(_) => None,
+        })
+    }
+
     /// Returns the requester's own record (M). Nobody vouches for it.
     #[must_use]
     pub const fn source_record(&self) -> Option<RecordView<'a>> {
@@ -197,6 +208,8 @@ pub struct RequestParams<'a> {
     pub eids: &'a [RequestedEid],
     /// The sender's own record.
     pub source_record: Option<&'a Record>,
+    /// For how long nothing came when what is asked for moved; said in the record, if there is one.
+    pub gap: Option<Gap>,
     /// Who subscribes.
     pub ids: Option<(XtrId, SiteId)>,
 }
@@ -247,7 +260,9 @@ pub fn encode_map_request(
         write_requested(&mut writer, requested.subscribe, requested.eid);
     }
     if let Some(record) = params.source_record {
-        write_record(&mut writer, record)?;
+        let has_room = record.locators.len() < usize::from(u8::MAX);
+        let gap = params.gap.filter(|_| has_room).map(Gap::name);
+        write_named_record(&mut writer, record, gap.as_deref())?;
     }
     writer.ids(params.ids);
     Ok(())
@@ -289,6 +304,34 @@ mod tests {
         let request = read(&bytes).unwrap();
         assert_eq!(request.itr_rlocs().collect::<Vec<_>>(), [Address::None]);
         assert_eq!(request.source_eid(), None);
+    }
+
+    #[test]
+    fn a_gap_is_a_name_among_the_locators_of_the_record() {
+        let record = Record {
+            eid: "10.0.0.0/8".parse().unwrap(),
+            ttl: crate::types::Ttl::from_minutes(1),
+            action: crate::mapping::Action::NoAction,
+            authoritative: false,
+            locators: Vec::new(),
+        };
+        for gap in [
+            None,
+            Some(Gap::Unknown),
+            Some(Gap::Longest(std::time::Duration::from_micros(7))),
+        ] {
+            let params = RequestParams {
+                source_record: Some(&record),
+                gap,
+                ..RequestParams::default()
+            };
+            let mut bytes = Vec::new();
+            encode_map_request(&params, &mut bytes).unwrap();
+            let request = read(&bytes).unwrap();
+            assert_eq!(request.gap(), gap);
+            let read = request.source_record().unwrap();
+            assert_eq!(read.to_record(0), Some(record.clone()), "others see none");
+        }
     }
 
     #[test]

@@ -382,6 +382,7 @@ fn request() -> Vec<u8> {
             eid: EidPrefix::host(InstanceId(0), [192, 168, 1, 1].into()),
         }],
         source_record: None,
+        gap: None,
         ids: None,
     };
     let mut bytes = Vec::new();

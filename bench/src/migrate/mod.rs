@@ -114,6 +114,7 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
     measured.many_still = many.still;
     measured.many = many.moved;
     measured.moves_ms = many.moves_ms;
+    measured.told_ms = many.told_ms;
     let by = baseline.name();
     drop(baseline);
     scene.stop()?;

@@ -46,6 +46,8 @@ pub(super) struct Measured {
     pub(super) many_still: Vec<UdpReport>,
     pub(super) many: Vec<UdpReport>,
     pub(super) moves_ms: Vec<f64>,
+    /// The longest gap in what came to each, as it has told the map server, in milliseconds.
+    pub(super) told_ms: Vec<f64>,
     pub(super) failovers: Failovers,
 }
 
@@ -113,6 +115,8 @@ pub(crate) struct Plane {
     many: Summary,
     /// From telling a client to its having moved.
     move_ms: Distribution,
+    /// The longest time in which nothing came to each that moves at once, as the map server reports it.
+    told_gap_ms: Distribution,
     /// The longest time without an arrival while the proxy in use fails, by the kind of failure.
     failover_gap_ms: BTreeMap<String, Distribution>,
 }
@@ -133,6 +137,7 @@ impl Plane {
             many_still,
             many,
             moves_ms,
+            told_ms,
             failovers,
         } = measured;
         let clients = many.len();
@@ -161,6 +166,7 @@ impl Plane {
             many_still: each(&many_still),
             many: each(&many),
             move_ms: Distribution::of(moves_ms),
+            told_gap_ms: Distribution::of(told_ms),
             failover_gap_ms: failovers.distributions(),
         }
     }
@@ -233,6 +239,7 @@ impl fmt::Display for Plane {
             ("  as many, and nobody moves", &self.many_still.gap_ms),
             (many.as_str(), &self.many.gap_ms),
             ("  each, told to moved", &self.move_ms),
+            ("  what came back, as they say", &self.told_gap_ms),
         ];
         for (title, gaps) in rows {
             writeln!(f, "{}", gaps.row(title, 1))?;

@@ -47,6 +47,8 @@ pub(super) struct Many {
     pub(super) moved: Vec<UdpReport>,
     /// From being told to having moved, of each, in milliseconds.
     pub(super) moves_ms: Vec<f64>,
+    /// The longest gap in what came to each, as it has told the map server, in milliseconds.
+    pub(super) told_ms: Vec<f64>,
 }
 
 /// What the map server reports.
@@ -60,6 +62,7 @@ struct Migration {
     client: String,
     state: String,
     move_ms: Option<f64>,
+    gap_ms: Option<f64>,
     why: Option<String>,
 }
 
@@ -196,11 +199,14 @@ impl Scene {
             let report = self.migrate([0, 1], &["--all"]);
             let moved = joined(flowing)?;
             let report = all_confirmed(&report?)?;
-            let moves_ms = report.clients.iter().filter_map(|it| it.move_ms).collect();
+            let clients = report.clients.iter();
+            let moves_ms = clients.clone().filter_map(|it| it.move_ms).collect();
+            let told_ms = clients.filter_map(|it| it.gap_ms).collect();
             Ok(Many {
                 still,
                 moved,
                 moves_ms,
+                told_ms,
             })
         })
     }

@@ -276,6 +276,7 @@ fn question(choices: &mut Choices<'_>, out: &mut Vec<u8>) {
             eid: prefix(choices.below(4), choices),
         }],
         source_record: None,
+        gap: None,
         ids: None,
     };
     encode_map_request(&params, out).expect("it fits");

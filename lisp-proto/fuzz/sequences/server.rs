@@ -178,6 +178,7 @@ fn request(xtr: u8, nonce: u64, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
         itr_rlocs: &[control(if flags & 2 == 0 { xtr } else { STRANGER }).ip()],
         eids: &eids,
         source_record: None,
+        gap: None,
         ids: (flags & 4 != 0).then_some((XtrId([xtr; 16]), SiteId([0; 8]))),
     };
     let mut inner = Vec::new();

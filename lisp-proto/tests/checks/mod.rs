@@ -121,6 +121,7 @@ fn write_request(
         itr_rlocs: &itr_rlocs(request),
         eids: &request.eids().collect::<Vec<RequestedEid>>(),
         source_record: own_record.as_ref(),
+        gap: request.gap(),
         ids: request.ids,
     };
     encode_map_request(&params, out)

@@ -34,6 +34,7 @@ impl Request {
             itr_rlocs: &self.itr_rlocs,
             eids: &self.eids,
             source_record: self.source_record.as_ref(),
+            gap: None,
             ids: self.ids,
         }
     }

@@ -42,10 +42,13 @@ pub(crate) fn run(target: &Target, request: &Request, json: bool) -> Result<bool
         _ => Vec::new(),
     };
     lines.extend(report.failures());
-    let (moves, all) = report.longest_ms();
+    let (gap, moves, all) = report.longest_ms();
     let counts = report.counts.line();
+    let gap = gap.map_or_else(String::new, |gap| {
+        format!("; the longest gap in what came to a client was {gap} ms")
+    });
     lines.push(format!(
-        "{counts}; the longest move took {moves} ms, the longest migration {all} ms"
+        "{counts}{gap}; the longest move took {moves} ms, the longest migration {all} ms"
     ));
     print(json, &answer, &lines);
     Ok(report.counts.failed == 0)

@@ -37,6 +37,7 @@ pub(super) struct Client {
     state: String,
     took_ms: Option<u64>,
     move_ms: Option<u64>,
+    gap_ms: Option<u64>,
     step: Option<String>,
     why: Option<String>,
     remedy: Option<String>,
@@ -88,7 +89,7 @@ impl Report {
     /// A table of all clients.
     pub(super) fn table(&self) -> Vec<String> {
         let heading = [
-            "RUN", "CLIENT", "PREFIXES", "FROM", "TO", "STATE", "MOVE", "TOOK",
+            "RUN", "CLIENT", "PREFIXES", "FROM", "TO", "STATE", "GAP", "MOVE", "TOOK",
         ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         for it in &self.clients {
@@ -100,6 +101,7 @@ impl Report {
                 it.from.clone(),
                 it.to.clone().unwrap_or_else(|| "-".into()),
                 it.state.clone(),
+                ms(it.gap_ms),
                 ms(it.move_ms),
                 ms(it.took_ms),
             ]);
@@ -123,13 +125,15 @@ impl Report {
         lines
     }
 
-    /// The longest time from telling a client to its having moved, and the longest in all, each in
-    /// milliseconds, of those that are confirmed.
-    pub(super) fn longest_ms(&self) -> (u64, u64) {
+    /// The longest time in which nothing came to a client that moved, if any could tell, the longest
+    /// from telling a client to its having moved, and the longest in all, each in milliseconds, of
+    /// those that are confirmed.
+    pub(super) fn longest_ms(&self) -> (Option<u64>, u64, u64) {
         let confirmed = self.clients.iter().filter(|it| it.state == "confirmed");
         let longest = |span: fn(&Client) -> Option<u64>| confirmed.clone().filter_map(span).max();
         let (moves, all) = (longest(|it| it.move_ms), longest(|it| it.took_ms));
-        (moves.unwrap_or(0), all.unwrap_or(0))
+        let gap = longest(|it| it.gap_ms);
+        (gap, moves.unwrap_or(0), all.unwrap_or(0))
     }
 }
 
@@ -144,10 +148,12 @@ mod tests {
             json!({
                 "run": 3, "client": client, "prefixes": ["0.0.0.0/0", "::/0"], "from": "proxy-a",
                 "to": "proxy-b", "state": state, "started_ms": 1, "ended_ms": 1201, "took_ms": 1200, "move_ms": 48,
+                "gap_ms": 12,
             })
         };
         let mut failed = entry("host-2", "failed");
         failed["move_ms"] = json!(null);
+        failed["gap_ms"] = json!(null);
         failed["step"] = json!("switch");
         failed["why"] = json!("host-2 has not acknowledged");
         failed["remedy"] = json!("look at its log");
@@ -160,9 +166,9 @@ mod tests {
         assert_eq!(
             report.table(),
             [
-                "  RUN  CLIENT  PREFIXES        FROM     TO       STATE      MOVE   TOOK",
-                "  3    host-1  0.0.0.0/0 ::/0  proxy-a  proxy-b  confirmed  48 ms  1200 ms",
-                "  3    host-2  0.0.0.0/0 ::/0  proxy-a  proxy-b  failed            1200 ms",
+                "  RUN  CLIENT  PREFIXES        FROM     TO       STATE      GAP    MOVE   TOOK",
+                "  3    host-1  0.0.0.0/0 ::/0  proxy-a  proxy-b  confirmed  12 ms  48 ms  1200 ms",
+                "  3    host-2  0.0.0.0/0 ::/0  proxy-a  proxy-b  failed                   1200 ms",
             ]
         );
         assert_eq!(
@@ -178,7 +184,7 @@ mod tests {
         );
         assert_eq!(
             (report.drained().as_str(), report.longest_ms()),
-            ("drained: proxy-a", (48, 1_200))
+            ("drained: proxy-a", (Some(12), 48, 1_200))
         );
         assert_eq!((report.counts.total(), report.counts.under_way()), (2, 0));
     }

@@ -318,6 +318,7 @@ pub(super) fn request_with(
         itr_rlocs,
         eids: &eids.iter().map(requested).collect::<Vec<_>>(),
         source_record: None,
+        gap: None,
         ids: None,
     };
     let mut bytes = Vec::new();

@@ -76,6 +76,7 @@ fn ask(bench: &mut Bench, source: InstanceId, eid: EidPrefix, subscribe: Option<
             eid,
         }],
         source_record: None,
+        gap: None,
         ids: subscribe.map(|_| ids(source)),
     };
     let mut bytes = Vec::new();
@@ -163,6 +164,7 @@ fn a_tenant_learns_nothing_about_another() {
             eid: records("a", OTHER)[0].eid,
         }],
         source_record: None,
+        gap: None,
         ids: None,
     };
     let mut bytes = Vec::new();

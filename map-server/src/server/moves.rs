@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lisp_proto::{Deadlines, EidPrefix, Timestamp};
+use lisp_proto::{Deadlines, EidPrefix, Gap, Timestamp};
 
 use super::limits;
 use super::operator::{Migration, MigrationState, Step, Why};
 use super::sites::XtrIndex;
+use crate::config::XtrName;
 
 /// Names a migration of one client.
 pub(crate) type MoveId = u64;
@@ -174,6 +175,42 @@ impl Moves {
     pub(crate) fn moved(&mut self, now: Timestamp, id: MoveId) {
         if let Some(it) = self.moves.get_mut(&id) {
             it.report.moved = Some(now);
+        }
+    }
+
+    /// Takes note of what a client says of the time in which it moved to another owner of `eids`. It may
+    /// say so a moment after its migration is over.
+    pub(crate) fn note_gap(
+        &mut self,
+        now: Timestamp,
+        client: (XtrIndex, &XtrName),
+        eids: &[EidPrefix],
+        gap: Gap,
+    ) {
+        let Gap::Longest(gap) = gap else {
+            return;
+        };
+        let (client, name) = client;
+        let concerns = |report: &Migration| {
+            let mut moved = report.eids.iter().filter(|_| report.moved.is_some());
+            moved.any(|eid| eids.iter().any(|asked| eid.covers(asked)))
+        };
+        let ids = self.by_client.get(&client).into_iter().flatten();
+        for id in ids {
+            let report = self.moves.get_mut(id).map(|it| &mut it.report);
+            if let Some(report) = report.filter(|report| concerns(report)) {
+                report.gap = report.gap.max(Some(gap));
+                return;
+            }
+        }
+        let is_recent = |report: &&mut Migration| {
+            let ended = report.ended;
+            ended.is_some_and(|ended| now - ended < limits::MIGRATION_STEP)
+        };
+        let mut recent = self.finished.iter_mut().rev().take_while(is_recent);
+        let found = recent.find(|report| report.client == *name && concerns(report));
+        if let Some(report) = found {
+            report.gap = report.gap.max(Some(gap));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What may an operator ask for, and what is said about it?
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lisp_proto::{EidPrefix, Timestamp};
 use thiserror::Error;
@@ -195,6 +196,8 @@ pub struct Migration {
     pub told: Option<Timestamp>,
     /// When it had acknowledged that it has moved. Until then it used the source.
     pub moved: Option<Timestamp>,
+    /// The longest time in which nothing came to it meanwhile, as far as it can tell.
+    pub gap: Option<Duration>,
     /// When it was confirmed, or had failed.
     pub ended: Option<Timestamp>,
 }

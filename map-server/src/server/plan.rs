@@ -53,6 +53,7 @@ impl MapServer {
             started: None,
             told: None,
             moved: None,
+            gap: None,
             ended: None,
         }
     }

@@ -40,10 +40,16 @@ impl MapServer {
         {
             return actions.count(DropReason::Dismissed);
         }
+        if let (Some(client), Some(gap)) = (reply.requester, request.gap()) {
+            let who = (client, &self.sites.site(client).name);
+            self.state.moves.note_gap(now, who, &reply.eids, gap);
+        }
         let moved = reply.requester.map_or_else(Vec::new, |client| {
             self.heed_unreachable(now, client, request, actions)
         });
         let paired = match (reply.requester, request.source_eid()) {
+            // It asks to be heard, and knows what it gets: nobody has to be told of it again.
+            _ if request.gap().is_some() && moved.is_empty() => Paired::default(),
             (Some(requester), Some((iid, address))) => {
                 let source = EidPrefix::host(iid, address);
                 self.pair(now, requester, source, &reply.eids, actions)

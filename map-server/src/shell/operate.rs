@@ -107,6 +107,7 @@ fn entry(clock: Clock, migration: &Migration) -> Value {
         "ended_ms": migration.ended.map(|at| since_1970(clock, at)),
         "took_ms": between(migration.started, migration.ended),
         "move_ms": between(migration.told, migration.moved),
+        "gap_ms": migration.gap.map(milliseconds),
     });
     if let (MigrationState::Failed { step, why }, Some(fields)) =
         (&migration.state, entry.as_object_mut())

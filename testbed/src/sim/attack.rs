@@ -217,6 +217,7 @@ impl World {
                 eid: EidPrefix::host(InstanceId(0), eid),
             }],
             source_record: None,
+            gap: None,
             ids: subscribe.then(|| addresses::ids(asking)),
         };
         let encapsulated: bool = rng.random();

@@ -57,7 +57,10 @@ impl Agent {
     ) {
         let asked = match purpose {
             Purpose::Resolve(dst) => IpNet::from(dst),
-            Purpose::Refresh(prefix) => prefix,
+            Purpose::Refresh(prefix) => {
+                self.gaps.forget(&prefix);
+                prefix
+            }
         };
         let asked = self.eid(asked);
         let covering = records.iter().filter(|record| record.eid.covers(&asked));

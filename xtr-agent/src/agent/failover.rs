@@ -367,12 +367,20 @@ impl Agent {
         let locators = self.failover.unreachable();
         let says = self.failover.has_alternatives(prefix) && !locators.is_empty();
         says.then(|| Record {
+            locators,
+            ..self.bare_record(prefix)
+        })
+    }
+
+    /// A record about `prefix` that names no locator.
+    pub(super) fn bare_record(&self, prefix: &IpNet) -> Record {
+        Record {
             eid: self.eid(*prefix),
             ttl: Ttl::from_minutes(1),
             action: MapAction::NoAction,
             authoritative: false,
-            locators,
-        })
+            locators: Vec::new(),
+        }
     }
 }
 

@@ -133,13 +133,16 @@ impl Agent {
             return self.handover_failed(now, prefix, actions);
         }
         armed.since = Some(now);
-        let key = armed.word.to.key;
+        let (from, key) = (armed.from, armed.word.to.key);
         // It was told of us before we were told of it, and waits for us to begin.
         actions.push(Action::Kick(key));
         self.watch_closely(now, prefix, key, actions);
         // It may be watched already, and be looked for late because it is told of.
         let look = now + self.look_interval(HANDSHAKE_POLL);
         self.deadlines.bring_forward(Timer::Handshakes, look);
+        if self.failover.has_alternatives(&prefix) {
+            self.watch_gap(now, prefix, [from, key]);
+        }
     }
 
     /// Takes in counters; returns what can move now.
@@ -250,6 +253,7 @@ impl Agent {
             return;
         };
         self.deadlines.cancel(&Timer::Handover(prefix));
+        self.gaps.ends(&prefix);
         let (eid, from, to) = (self.eid(prefix), armed.from, armed.word.to.key);
         if self.peers.disarm(&to, &prefix) {
             self.peer_unwanted(to, actions);

@@ -151,6 +151,7 @@ impl Agent {
         stats: &[PeerStats],
         actions: &mut Actions,
     ) {
+        self.gaps.look(stats);
         let ready = self.look_at_handovers(now, stats);
         for peer in stats {
             if peer.handshake_seen && self.peers.note_handshake(&peer.key) {

@@ -142,6 +142,7 @@ impl Agent {
         self.set_peer(now, prefix, after, actions);
         if before.key != after.key {
             self.drop_prefix(prefix, before.key, actions);
+            self.gap_moved(now, prefix, [before.key, after.key]);
         }
     }
 

@@ -236,6 +236,15 @@ pub const WITNESSES_KNOWN: usize = 256;
 pub const SEEKING: usize = 16;
 /// Echoes whose answers are still welcome.
 pub const ECHOES_OUT: usize = 256;
+/// How often the counters of a mapping that moves are looked at: a gap is told that exactly.
+pub const GAP_POLL: Duration = Duration::from_millis(5);
+/// How long they are looked at that often; and how often after that.
+pub const GAP_LOOKS: Duration = Duration::from_secs(2);
+/// See [`GAP_LOOKS`].
+pub const GAP_POLL_LATER: Duration = Duration::from_millis(50);
+/// How long after the move they are looked at. The map server has what was seen by the time at which it
+/// takes a client for settled, a second after the move.
+pub const GAP_WATCHED: Duration = Duration::from_millis(750);
 /// How long after an answer a push may still be the rest of it.
 pub const ANSWER_IN_PARTS: Duration = Duration::from_secs(2);
 /// How long a session of WireGuard lasts at most.

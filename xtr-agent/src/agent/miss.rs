@@ -259,7 +259,9 @@ impl Agent {
             nonce,
             flags,
         } = question;
-        let unreachable = self.unreachable_record(&asked);
+        let gap = self.gaps.of(&asked);
+        let said = self.unreachable_record(&asked);
+        let said = said.or_else(|| gap.map(|_| self.bare_record(&asked)));
         let params = RequestParams {
             flags,
             nonce,
@@ -269,7 +271,8 @@ impl Agent {
                 subscribe: false,
                 eid: self.eid(asked),
             }],
-            source_record: unreachable.as_ref(),
+            source_record: said.as_ref(),
+            gap,
             ids: None,
         };
         self.send_map_request(self.turn(tries), source, &params, actions);

@@ -18,6 +18,7 @@ mod control;
 mod doubt;
 mod event;
 mod failover;
+mod gap;
 mod guard;
 mod handover;
 mod handshake;
@@ -71,6 +72,7 @@ pub use trace::{Failure, Reached, Stage, Trace};
 use armed::Handovers;
 use bucket::Bucket;
 use failover::Failover;
+use gap::Gaps;
 use hold::HoldBudget;
 use ip_header::Unreachable;
 use liveness::Liveness;
@@ -171,6 +173,8 @@ enum Timer {
     Liveness,
     /// Time to look at the proxies in use.
     Guards,
+    /// Time to look at what comes of mappings that move.
+    Gaps,
 }
 
 /// The agent.
@@ -203,6 +207,8 @@ pub struct Agent {
     handovers: Handovers,
     /// Proxies in use that others could take the place of.
     failover: Failover,
+    /// What comes of mappings that move.
+    gaps: Gaps,
     /// Mappings that await a handshake, or did.
     opening: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
@@ -249,6 +255,7 @@ impl Agent {
             watches: Watches::default(),
             handovers: Handovers::default(),
             failover: Failover::default(),
+            gaps: Gaps::default(),
             opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
             restored: Vec::new(),
@@ -346,6 +353,7 @@ impl Agent {
             Timer::Handover(prefix) => self.handover_due(now, prefix, actions),
             Timer::Liveness => self.liveness_due(now, actions),
             Timer::Guards => self.guards_due(now, actions),
+            Timer::Gaps => self.gaps_due(now, actions),
         }
     }
 

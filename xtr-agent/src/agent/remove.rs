@@ -44,6 +44,7 @@ impl Agent {
         self.opening.remove(&prefix);
         self.refresh_checks.remove(&prefix);
         self.resolver.refreshed(&prefix);
+        self.gaps.forget(&prefix);
         self.end_handover(prefix, actions);
         for packet in entry.held.take(&mut self.budget) {
             let (why, reason) = (Unreachable::Host, DropReason::MappingLost);

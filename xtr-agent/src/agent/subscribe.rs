@@ -129,6 +129,7 @@ impl Agent {
                 eid: self.eid(prefix),
             }],
             source_record: None,
+            gap: None,
             ids: Some(ids),
         };
         self.send_map_request(index, source, &params, actions);

@@ -80,6 +80,7 @@ mod tests {
                 eid: eid("[7]10.0.0.1"),
             }],
             source_record: None,
+            gap: None,
             ids: None,
         };
         encode_map_request(&params, &mut request).unwrap();

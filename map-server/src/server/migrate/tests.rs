@@ -13,6 +13,7 @@ use crate::server::proxies::{
 use crate::server::{Input, Via};
 
 mod failures;
+mod gaps;
 mod schedules;
 
 const DEFAULT: &str = "0.0.0.0/0";

@@ -372,6 +372,7 @@ impl Ask {
             itr_rlocs: if self.ends { &[] } else { &[itr_rloc] },
             eids: &self.eids.iter().map(requested).collect::<Vec<_>>(),
             source_record: None,
+            gap: None,
             ids: self.ids,
         };
         let mut bytes = Vec::new();

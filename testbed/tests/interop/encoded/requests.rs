@@ -178,6 +178,7 @@ fn request<'a>(
         itr_rlocs: ITR_RLOCS,
         eids: &*EIDS,
         source_record: None,
+        gap: None,
         ids: None,
     };
     let params = change(usual);

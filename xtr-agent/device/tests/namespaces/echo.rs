@@ -39,7 +39,7 @@ fn an_echo_is_answered_by_whom_it_went_to_and_with_its_number() {
             let far: IpAddr = far.parse().unwrap();
             // The far end of a cable that was laid just now may take a moment.
             let answer = loop {
-                let _ = pinger.send(far, number);
+                drop(pinger.send(far, number));
                 let answer = poll_fn(|context| pinger.poll_answer(context));
                 let answer = tokio::time::timeout(Duration::from_secs(1), answer).await;
                 match answer {

@@ -1,7 +1,11 @@
 //! A proxy that leads nowhere is left for another one.
 
+use lisp_proto::Gap;
+
 use super::*;
 use crate::agent::limits::{EVIDENCE, LOOK_IDLE, LOST_FOR, PROBE_EVERY, VERDICTS};
+
+mod gaps;
 
 const SERVED: &str = "10.200.0.0/16";
 const FAR: &str = "10.200.0.10";
@@ -237,7 +241,7 @@ fn nobody_is_asked_while_no_packets_flow() {
     client.echoes.clear();
     client.answers.clear();
     client.pass(1_000, 0, 0);
-    assert_eq!(client.echoes, [addr(FAR); 0]);
+    assert!(client.echoes.is_empty(), "{:?}", client.echoes);
     assert_eq!(client.lost(), []);
     client.flow(30);
     assert_eq!(
@@ -255,7 +259,7 @@ fn a_prefix_that_nobody_else_serves_is_not_watched() {
     let told = client.bench.notify(1, &alone);
     client.follow(told);
     client.flow(100);
-    assert_eq!(client.echoes, [addr(FAR); 0]);
+    assert!(client.echoes.is_empty(), "{:?}", client.echoes);
 }
 
 #[test]
@@ -364,6 +368,6 @@ fn the_watch_ends_with_the_mapping() {
         let actions = client.bench.after(LOOK_IDLE);
         client.follow(actions);
     }
-    assert_eq!(client.echoes, [addr(FAR); 0]);
+    assert!(client.echoes.is_empty(), "{:?}", client.echoes);
     assert!(client.bench.agent.failover.is_over());
 }

@@ -304,6 +304,7 @@ fn question_by(itr_rloc: &str, flags: RequestFlags, eid: &str, pad: usize) -> Ve
             eid: eid.parse().unwrap(),
         }],
         source_record: None,
+        gap: None,
         ids: None,
     };
     encode_map_request(&params, &mut bytes).unwrap();
