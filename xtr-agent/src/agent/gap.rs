@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use lisp_proto::{Gap, PublicKey, RequestFlags, Timestamp};
 
 use super::limits::{
-    GAP_LOOKS, GAP_POLL, GAP_POLL_LATER, GAP_WATCHED, HANDOVERS, HANDSHAKE_BYTES, KEEPALIVE,
+    ECHO_BYTES, GAP_LOOKS, GAP_POLL, GAP_POLL_LATER, GAP_WATCHED, HANDOVERS, HANDSHAKE_BYTES,
+    KEEPALIVE,
 };
 use super::{Action, Actions, Agent, PeerStats, Timer};
 
@@ -57,7 +58,8 @@ impl Watched {
                 continue;
             };
             let came = peer.rx_bytes.saturating_sub(before);
-            if came <= KEEPALIVE || HANDSHAKE_BYTES.contains(&came) {
+            if came <= KEEPALIVE || HANDSHAKE_BYTES.contains(&came) || came == ECHO_BYTES {
+                // That was WireGuard itself, or the answer to an echo of ours.
                 continue;
             }
             let heard = self.heard.replace(peer.read_at).unwrap_or(peer.read_at);
