@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lisp_proto::{EidPrefix, Nonce, Record, SiteId, XtrId};
+use lisp_proto::{EidPrefix, InstanceId, Nonce, Record, SiteId, XtrId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::XtrName;
@@ -105,6 +105,28 @@ pub enum StoreEvent {
         xtr: XtrName,
         /// The prefixes.
         eids: Vec<EidPrefix>,
+    },
+    /// A client is to leave an owner, which is told to forget it when it has.
+    Leaving {
+        /// Which client.
+        #[serde(with = "xtr_name")]
+        client: XtrName,
+        /// Which owner.
+        #[serde(with = "xtr_name")]
+        owner: XtrName,
+        /// In which instance.
+        iid: InstanceId,
+    },
+    /// That is over: the owner is being told.
+    Left {
+        /// Which client.
+        #[serde(with = "xtr_name")]
+        client: XtrName,
+        /// Which owner.
+        #[serde(with = "xtr_name")]
+        owner: XtrName,
+        /// In which instance.
+        iid: InstanceId,
     },
     /// An xTR is to get no new clients, or may get them again.
     Draining {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lisp_proto::{
-    EidPrefix, Message, Nonce, NotifyParams, RegisterFlags, RegisterParams, RequestFlags,
+    EidPrefix, Gap, Message, Nonce, NotifyParams, RegisterFlags, RegisterParams, RequestFlags,
     RequestParams, RequestedEid, SiteId, Timestamp, XtrId, decode, encode_ecm,
     encode_map_notify_ack, encode_map_register, encode_map_request,
 };
@@ -17,6 +17,12 @@ const STRANGER: u8 = 200;
 const XTRS: u8 = 4;
 
 fn new_server() -> MapServer {
+    // The last one shares what the one before it may register.
+    let of = |n: u8| -> [EidPrefix; 2] {
+        let prefixes = [format!("10.{n}.0.0/16"), format!("fd00:1:{n}::/48")];
+        prefixes.map(|prefix| prefix.parse().expect("a prefix"))
+    };
+    let shared = |n: u8| (n == XTRS - 1).then(|| of(n - 1));
     let xtrs = (0..XTRS).map(|n| XtrConfig {
         name: n.to_string().into(),
         control_address: (n > 0).then(|| control(n).ip()),
@@ -24,10 +30,10 @@ fn new_server() -> MapServer {
         site_id: None,
         auth: key(n),
         replay_check: n > 0,
-        eid_prefixes: vec![
-            format!("10.{n}.0.0/16").parse().expect("a prefix"),
-            format!("fd00:1:{n}::/48").parse().expect("a prefix"),
-        ],
+        eid_prefixes: of(n)
+            .into_iter()
+            .chain(shared(n).into_iter().flatten())
+            .collect(),
         more_specifics: n != 1,
     });
     let config = Config::new(Options::default(), xtrs.collect()).expect("no contradictions");
@@ -166,6 +172,19 @@ fn request(xtr: u8, nonce: u64, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
         .collect();
     let flags = choices.byte();
     let source = prefix(xtr, choices);
+    // What it cannot reach, how long nothing came, or both.
+    let said = matches!(flags >> 4, 4..=7).then(|| {
+        let mut said = record(prefix(wanted, choices), choices);
+        for locator in &mut said.locators {
+            locator.reachable = flags >> 4 == 7;
+        }
+        said
+    });
+    let gap = match flags >> 4 {
+        5 => Some(Gap::Unknown),
+        6 => Some(Gap::Longest(Duration::from_micros(nonce))),
+        _ => None,
+    };
     let params = RequestParams {
         flags: RequestFlags {
             probe: flags & 0xf0 == 0x10,
@@ -177,8 +196,8 @@ fn request(xtr: u8, nonce: u64, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
         source_eid: (flags & 1 == 0).then_some((source.iid(), source.net().addr())),
         itr_rlocs: &[control(if flags & 2 == 0 { xtr } else { STRANGER }).ip()],
         eids: &eids,
-        source_record: None,
-        gap: None,
+        source_record: said.as_ref(),
+        gap,
         ids: (flags & 4 != 0).then_some((XtrId([xtr; 16]), SiteId([0; 8]))),
     };
     let mut inner = Vec::new();

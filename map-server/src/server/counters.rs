@@ -98,6 +98,8 @@ drop_reasons! {
     DismissalOverflow => "dismissal_overflow",
     /// An owner asks for a client that has left it, and has not acknowledged yet that it is to forget it.
     Dismissed => "dismissed",
+    /// A client says too often that it cannot use its owner: it stays with the one that it has.
+    FailoverLimited => "failover_limited",
     /// A stored fact that the configuration no longer allows.
     StaleStore => "stale_store",
     /// A message that exceeds what the format can carry.

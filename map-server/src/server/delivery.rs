@@ -155,6 +155,10 @@ impl MapServer {
         let forgotten = forgotten.map(|record| record.eid);
         self.dismissal_over(key.receiver.xtr, forgotten, actions);
         self.release(now, &done.waiting, actions);
+        for record in &done.telling.records {
+            let leavings = &mut self.state.leavings;
+            leavings.acknowledged(now, key.receiver.xtr, record.eid);
+        }
         let told = done.telling.records.iter().map(|record| record.eid);
         self.move_on(now, key.receiver.xtr, told, actions);
         for next in &done.next {

@@ -4,10 +4,14 @@
 //! knows outlives it. So what it is to forget is remembered, also in the store, until it has
 //! acknowledged that. Before, it gets no answer about these clients either: it would ask for what it
 //! takes for its own, and both ends were told of each other once more.
+//!
+//! Who is told of somebody for another reason does not forget it. An owner that comes back with an
+//! address of its own, inside what it shares, is a far end of whoever hears of that address: both are
+//! told, and what the client uses its new owner for stays there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use lisp_proto::{EidPrefix, InstanceId, Record, Timestamp};
+use lisp_proto::{Deadlines, EidPrefix, Record, Timestamp};
 
 use super::actions::Actions;
 use super::counters::DropReason;
@@ -19,13 +23,22 @@ use crate::config::XtrName;
 use crate::store_event::StoreEvent;
 
 /// What owners are to forget, and have not acknowledged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Dismissals {
-    by_owner: BTreeMap<XtrIndex, BTreeSet<EidPrefix>>,
+    by_owner: BTreeMap<XtrIndex, BTreeMap<EidPrefix, Timestamp>>,
+    expiry: Deadlines<(XtrIndex, EidPrefix)>,
     len: usize,
 }
 
 impl Dismissals {
+    pub(crate) const fn new() -> Self {
+        Self {
+            by_owner: BTreeMap::new(),
+            expiry: Deadlines::new(),
+            len: 0,
+        }
+    }
+
     /// Returns how many there are.
     pub(crate) const fn len(&self) -> usize {
         self.len
@@ -34,27 +47,31 @@ impl Dismissals {
     /// Whether `owner` is to forget `eid`.
     fn contains(&self, owner: XtrIndex, eid: &EidPrefix) -> bool {
         let known = self.by_owner.get(&owner);
-        known.is_some_and(|known| known.contains(eid))
+        known.is_some_and(|known| known.contains_key(eid))
     }
 
     /// Lists what `owner` is to forget.
     fn of(&self, owner: XtrIndex) -> impl Iterator<Item = EidPrefix> {
-        self.by_owner.get(&owner).into_iter().flatten().copied()
+        let known = self.by_owner.get(&owner).into_iter();
+        known.flat_map(BTreeMap::keys).copied()
     }
 
-    /// Remembers that `owner` is to forget `eid`; returns whether that is news.
+    /// Remembers until `until` that `owner` is to forget `eid`; returns whether that is news.
     ///
     /// # Errors
     /// There is no room.
-    fn add(&mut self, owner: XtrIndex, eid: EidPrefix) -> Result<bool, ()> {
-        if self.contains(owner, &eid) {
-            return Ok(false);
-        }
-        if self.len >= limits::DISMISSALS {
+    fn add(&mut self, owner: XtrIndex, eid: EidPrefix, until: Timestamp) -> Result<bool, ()> {
+        let is_full = self.len >= limits::DISMISSALS;
+        let known = self.by_owner.get(&owner);
+        let is_news = known.is_none_or(|known| !known.contains_key(&eid));
+        let own = known.map_or(0, BTreeMap::len);
+        if is_news && (is_full || own >= limits::DISMISSALS_PER_OWNER) {
             return Err(());
         }
-        self.len += 1;
-        Ok(self.by_owner.entry(owner).or_default().insert(eid))
+        self.len += usize::from(is_news);
+        self.by_owner.entry(owner).or_default().insert(eid, until);
+        self.expiry.set((owner, eid), until);
+        Ok(is_news)
     }
 
     /// Ends that; returns whether it was so.
@@ -62,12 +79,18 @@ impl Dismissals {
         let Some(known) = self.by_owner.get_mut(&owner) else {
             return false;
         };
-        let was_known = known.remove(eid);
+        let was_known = known.remove(eid).is_some();
         if known.is_empty() {
             self.by_owner.remove(&owner);
         }
+        self.expiry.cancel(&(owner, *eid));
         self.len -= usize::from(was_known);
         was_known
+    }
+
+    /// Returns when the next one is of no use any more.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.expiry.next()
     }
 }
 
@@ -75,12 +98,14 @@ impl MapServer {
     /// Remembers that `owner` is to forget `eids`.
     pub(super) fn note_dismissed(
         &mut self,
+        now: Timestamp,
         owner: XtrIndex,
         mut eids: Vec<EidPrefix>,
         actions: &mut Actions,
     ) {
+        let until = now + limits::DISMISSAL_LIFETIME;
         let dismissals = &mut self.state.dismissals;
-        eids.retain(|eid| match dismissals.add(owner, *eid) {
+        eids.retain(|eid| match dismissals.add(owner, *eid, until) {
             Ok(is_news) => is_news,
             Err(()) => {
                 actions.count(DropReason::DismissalOverflow);
@@ -90,6 +115,13 @@ impl MapServer {
         if !eids.is_empty() {
             let xtr = self.sites.site(owner).name.clone();
             actions.persist(StoreEvent::Dismissed { xtr, eids });
+        }
+    }
+
+    /// Ends what owners have had so much time to hear that they have forgotten it by themselves.
+    pub(super) fn expire_dismissals(&mut self, now: Timestamp, actions: &mut Actions) {
+        while let Some((owner, eid)) = self.state.dismissals.expiry.pop_due(now) {
+            self.dismissal_over(owner, [eid], actions);
         }
     }
 
@@ -120,31 +152,25 @@ impl MapServer {
         self.dismissal_over(receiver, known, actions);
     }
 
-    /// `owner` has left an instance, and knows nobody there any more.
-    pub(super) fn forget_dismissals(
-        &mut self,
-        owner: XtrIndex,
-        iid: InstanceId,
-        actions: &mut Actions,
-    ) {
-        let all = self.state.dismissals.of(owner);
-        let all: Vec<_> = all.filter(|eid| eid.iid() == iid).collect();
-        self.dismissal_over(owner, all, actions);
-    }
-
     /// Tells `owner`, which has just registered, what it is to forget and is not being told.
     pub(super) fn dismiss_again(&mut self, now: Timestamp, owner: XtrIndex, actions: &mut Actions) {
         let receiver = Registrant::any(owner);
         let notifier = &self.state.notifier;
-        let untold = self.state.dismissals.of(owner).map(withdrawal);
+        let mappings = &self.state.mappings;
+        let untold = self.state.dismissals.of(owner);
+        // Who has left an instance hears nothing there before it is back.
+        let untold = untold.filter(|eid| mappings.has_registered(owner, eid.iid()));
+        let untold = untold.map(withdrawal);
         let untold = untold.filter(|it| {
             notifier
                 .telling(receiver, std::slice::from_ref(it))
                 .is_none()
         });
         let untold = untold.take(limits::DISMISSED_AT_ONCE).collect();
-        for parcel in parcels(untold) {
-            self.tell(now, now, owner, parcel, actions);
+        for (position, parcel) in (0..).zip(parcels(untold)) {
+            let late = u32::saturating_sub(position, limits::NOTIFIES_AT_ONCE);
+            let at = now + limits::NOTIFY_SPACING * late;
+            self.tell(now, at, owner, parcel, actions);
         }
     }
 
@@ -159,30 +185,41 @@ impl MapServer {
     /// Lists what must survive a restart.
     pub(super) fn dismissal_facts(&self) -> impl Iterator<Item = StoreEvent> {
         let all = self.state.dismissals.by_owner.iter();
-        all.map(|(owner, eids)| StoreEvent::Dismissed {
-            xtr: self.sites.site(*owner).name.clone(),
-            eids: eids.iter().copied().collect(),
+        all.flat_map(|(owner, eids)| {
+            let xtr = &self.sites.site(*owner).name;
+            let eids: Vec<_> = eids.keys().copied().collect();
+            let parts = eids.chunks(limits::DISMISSALS_PER_FACT);
+            let facts = parts.map(|eids| StoreEvent::Dismissed {
+                xtr: xtr.clone(),
+                eids: eids.to_vec(),
+            });
+            facts.collect::<Vec<_>>()
         })
     }
 
-    /// Takes over from an earlier run that an xTR is to forget `eids`, or has.
-    pub(super) fn restore_dismissals(
+    /// Takes over from an earlier run that an xTR is to forget `eids`. When that began is not known.
+    pub(super) fn restore_dismissed(
         &mut self,
+        now: Timestamp,
         xtr: &XtrName,
         eids: &[EidPrefix],
-        is_over: bool,
     ) -> Option<()> {
         let owner = self.sites.by_name(xtr)?;
+        let until = now + limits::DISMISSAL_LIFETIME;
         for eid in eids {
-            match is_over {
-                true => {
-                    self.state.dismissals.remove(owner, eid);
-                }
-                false if !self.sites.is_in(owner, eid.iid()) => return None,
-                false => {
-                    self.state.dismissals.add(owner, *eid).ok()?;
-                }
+            if !self.sites.is_in(owner, eid.iid()) {
+                return None;
             }
+            self.state.dismissals.add(owner, *eid, until).ok()?;
+        }
+        Some(())
+    }
+
+    /// Takes over from an earlier run that an xTR has forgotten `eids`.
+    pub(super) fn restore_forgotten(&mut self, xtr: &XtrName, eids: &[EidPrefix]) -> Option<()> {
+        let owner = self.sites.by_name(xtr)?;
+        for eid in eids {
+            self.state.dismissals.remove(owner, eid);
         }
         Some(())
     }

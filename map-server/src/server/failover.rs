@@ -6,11 +6,12 @@
 //! other question: the new owner is told first, and the answer names it. Nobody else's clients move:
 //! whether the way or the owner has failed, only a client can tell, and each for itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lisp_proto::{EidPrefix, MapRequest, PublicKey, RecordView, Rloc, Timestamp};
 
 use super::actions::{Actions, Event};
+use super::counters::DropReason;
 use super::mappings::{Found, Mapping};
 use super::pairing::Paired;
 use super::publish::parcels;
@@ -18,6 +19,27 @@ use super::rehome::{Rehomed, Ties};
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
 use crate::config::ReplyAfter;
+
+/// How often clients say that they cannot use their owners.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claims {
+    /// When each may say so as often as ever again.
+    until: BTreeMap<XtrIndex, Timestamp>,
+}
+
+impl Claims {
+    /// Whether `client` is heeded once more.
+    fn allow(&mut self, now: Timestamp, client: XtrIndex) -> bool {
+        let until = self.until.entry(client).or_insert(now);
+        let before = now.max(*until);
+        let burst = limits::FAILOVER_PAUSE * (limits::FAILOVERS - 1);
+        let is_allowed = before - now <= burst;
+        if is_allowed {
+            *until = before + limits::FAILOVER_PAUSE;
+        }
+        is_allowed
+    }
+}
 
 impl MapServer {
     /// Puts `client` on another owner of what it asks for if it says that it cannot reach its own
@@ -36,12 +58,22 @@ impl MapServer {
         let Some(from) = request.eids().find_map(|it| self.used_for(&it.eid, client)) else {
             return Vec::new();
         };
-        let mut moved = Vec::new();
         let iid = request.eids().next().map(|it| it.eid.iid());
-        for eid in iid.map_or_else(Vec::new, |iid| self.state.assignments.of(client, iid)) {
-            let Some(to) = self.next_reachable(eid, client, from, &unreachable) else {
-                continue;
-            };
+        let used = iid.map_or_else(Vec::new, |iid| self.state.assignments.of(client, iid));
+        let ways = used.into_iter().filter_map(|eid| {
+            let to = self.next_reachable(eid, client, from, &unreachable)?;
+            Some((eid, to))
+        });
+        let ways: Vec<_> = ways.collect();
+        if ways.is_empty() {
+            return Vec::new();
+        }
+        if !self.state.claims.allow(now, client) {
+            actions.count(DropReason::FailoverLimited);
+            return Vec::new();
+        }
+        let mut moved = Vec::new();
+        for (eid, to) in ways {
             self.place(eid, client, to, None, actions);
             actions.event(Event::FailedOver {
                 client: self.sites.site(client).name.clone(),
@@ -49,6 +81,7 @@ impl MapServer {
                 from: self.sites.site(from).name.clone(),
                 to: self.sites.site(to).name.clone(),
             });
+            let to = Some(to);
             moved.push(Rehomed {
                 client,
                 eid,
@@ -56,9 +89,7 @@ impl MapServer {
                 to,
             });
         }
-        if !moved.is_empty() {
-            self.check_moves(now, actions);
-        }
+        self.check_moves(now, actions);
         moved
     }
 
@@ -85,11 +116,12 @@ impl MapServer {
         if at.owner != from || !self.is_shared(mapping) || !is_lost(from) {
             return None;
         }
-        self.best_owner(mapping, client, is_lost)
+        let is_of_use = |owner| leads_somewhere(mapping, owner) && !is_lost(owner);
+        self.best_owner(mapping, client, |owner| !is_of_use(owner))
     }
 
-    /// Tells a client what else has moved with what it has asked for, when its new owner has
-    /// acknowledged it, and lets the old one forget it when it has had the time to move.
+    /// Tells a client what has moved, when its new owner has acknowledged it, and lets the old one forget
+    /// it when it has acknowledged that.
     pub(super) fn follow_failover(
         &mut self,
         now: Timestamp,
@@ -100,6 +132,7 @@ impl MapServer {
         let waits = self.options.reply_after == ReplyAfter::Ack;
         let first = paired.awaited.first().filter(|_| waits).copied();
         let at = first.map_or(now, |_| now + self.options.reply_hold);
+        let mut left: BTreeMap<Ties, Vec<EidPrefix>> = BTreeMap::new();
         for one in moved {
             for parcel in parcels(self.news_for(one.eid, one.client)) {
                 let next = self.tell(now, at, one.client, parcel, actions);
@@ -107,13 +140,10 @@ impl MapServer {
                     self.state.notifier.follow(first, next);
                 }
             }
-            let ties = Ties {
-                owner: one.from,
-                client: one.client,
-                iid: one.eid.iid(),
-            };
-            let at = now + limits::FAILOVER_LINGER;
-            self.dismiss(now, at, ties, true, actions);
+            left.entry(one.ties()).or_default().push(one.eid);
+        }
+        for (ties, eids) in left {
+            self.leave_when_moved(now, ties, &eids, actions);
         }
     }
 }
@@ -131,11 +161,17 @@ fn unreachable(record: RecordView<'_>) -> BTreeSet<PublicKey> {
     keys.collect()
 }
 
+/// Whether `owner` has any locator.
+fn leads_somewhere(mapping: Mapping<'_>, owner: XtrIndex) -> bool {
+    let mut offers = mapping.offers().filter(|(xtr, _)| *xtr == owner);
+    offers.any(|(_, locators)| !locators.is_empty())
+}
+
 /// Whether `owner` has no locator but those with `unreachable` keys.
 fn is_lost(mapping: Mapping<'_>, owner: XtrIndex, unreachable: &BTreeSet<PublicKey>) -> bool {
     let offers = mapping.offers().filter(|(xtr, _)| *xtr == owner);
-    let mut locators = offers.flat_map(|(_, locators)| locators).peekable();
-    locators.peek().is_some()
+    let mut locators = offers.flat_map(|(_, locators)| locators);
+    leads_somewhere(mapping, owner)
         && locators.all(|locator| match locator.rloc {
             Rloc::WireGuard { key, .. } => unreachable.contains(&key),
             Rloc::Plain(_) => false,

@@ -107,6 +107,13 @@ pub(crate) const SUBSCRIPTIONS_WHEN_DENIED: usize = 65_536;
 pub(crate) const ASSIGNMENTS: usize = 1_048_576;
 /// Mappings of clients that have left an owner which has not acknowledged that yet.
 pub(crate) const DISMISSALS: usize = 262_144;
+/// The same of one owner: one that is never back leaves room for others.
+pub(crate) const DISMISSALS_PER_OWNER: usize = DISMISSALS / 4;
+/// How long an owner is to be told of them. An agent that finds no map server keeps mappings in use for a
+/// day beyond their time, and then it has forgotten them by itself.
+pub(crate) const DISMISSAL_LIFETIME: Duration = Duration::from_secs(48 * 3_600);
+/// Of those in one fact for the store.
+pub(crate) const DISMISSALS_PER_FACT: usize = 1_024;
 /// What an owner that registers is told to forget at a time; the rest follows when it does so again.
 pub(crate) const DISMISSED_AT_ONCE: usize = 4_096;
 /// Parts of one shared prefix that an agent was told of, and is told of again after a restart.
@@ -124,9 +131,16 @@ pub(crate) const MIGRATION_STEP: Duration = Duration::from_secs(10);
 /// How long the source still knows a client that has moved: packets that are on their way through it
 /// have passed by then.
 pub(crate) const MIGRATION_LINGER: Duration = Duration::from_secs(1);
-/// How long an owner still knows a client that could not use it and has got another one: if it still
-/// gets through after all, nothing is lost until it has moved.
-pub(crate) const FAILOVER_LINGER: Duration = Duration::from_secs(3);
+/// How long an owner knows a client that could not use it, has got another one, and does not acknowledge
+/// that: as long as a registration lasts.
+pub(crate) const LEAVING: Duration = REGISTRATION_LIFETIME;
+/// Clients of which it is awaited; beyond it the one that has had the most time counts as moved.
+pub(crate) const LEAVINGS: usize = 65_536;
+/// How often in a row a client may say that it cannot use its owner: all that share a prefix may fail
+/// together.
+pub(crate) const FAILOVERS: u32 = 4;
+/// How often it may in the long run: once in this time.
+pub(crate) const FAILOVER_PAUSE: Duration = Duration::from_secs(5);
 /// Registrations that are written into a snapshot before others have their turn.
 pub(crate) const SNAPSHOT_PART: usize = 1_024;
 /// Plain sources remembered as registered; the one that would expire first gives way.

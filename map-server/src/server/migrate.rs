@@ -280,7 +280,7 @@ impl MapServer {
         for iid in instances(&it.report.eids) {
             let client = it.client;
             let ties = Ties { owner, client, iid };
-            forgotten.extend(self.dismiss(now, now, ties, mutual, actions));
+            forgotten.extend(self.dismiss(now, ties, mutual, actions));
         }
         forgotten
     }

@@ -17,6 +17,7 @@ mod held;
 mod inspect;
 #[cfg(test)]
 mod instances;
+mod leaving;
 pub(crate) mod limits;
 mod mappings;
 mod migrate;
@@ -62,7 +63,9 @@ use crate::config::{Config, Options};
 use assignments::Assignments;
 use contacts::Contacts;
 use dismissals::Dismissals;
+use failover::Claims;
 use held::HeldReplies;
+use leaving::Leavings;
 use mappings::Mappings;
 use moves::Moves;
 use notify::Notifier;
@@ -101,6 +104,8 @@ struct State {
     held: HeldReplies,
     assignments: Assignments,
     dismissals: Dismissals,
+    leavings: Leavings,
+    claims: Claims,
     moves: Moves,
 }
 
@@ -128,7 +133,9 @@ impl MapServer {
                 notifier: Notifier::new(options.notify_floor),
                 held: HeldReplies::default(),
                 assignments: Assignments::default(),
-                dismissals: Dismissals::default(),
+                dismissals: Dismissals::new(),
+                leavings: Leavings::new(),
+                claims: Claims::default(),
                 moves: Moves::default(),
             },
             quiet_until: Timestamp::ZERO + options.quiet_period,
@@ -167,6 +174,8 @@ impl MapServer {
             state.subscribers.next_deadline(),
             state.notifier.next_deadline(),
             state.held.next_deadline(),
+            state.dismissals.next_deadline(),
+            state.leavings.next_deadline(),
             state.moves.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -219,6 +228,8 @@ impl MapServer {
         self.retransmit(now, actions);
         self.release_overdue(now, actions);
         self.move_on_overdue(now, actions);
+        self.leave_overdue(now, actions);
+        self.expire_dismissals(now, actions);
     }
 }
 

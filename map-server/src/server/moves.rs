@@ -9,7 +9,6 @@ use lisp_proto::{Deadlines, EidPrefix, Gap, Timestamp};
 use super::limits;
 use super::operator::{Migration, MigrationState, Step, Why};
 use super::sites::XtrIndex;
-use crate::config::XtrName;
 
 /// Names a migration of one client.
 pub(crate) type MoveId = u64;
@@ -65,7 +64,11 @@ pub(crate) struct Moves {
     by_client: BTreeMap<XtrIndex, BTreeSet<MoveId>>,
     awaited: BTreeSet<(XtrIndex, EidPrefix, MoveId)>,
     timers: Deadlines<MoveId>,
-    finished: VecDeque<Migration>,
+    finished: VecDeque<(Option<XtrIndex>, Migration)>,
+    /// How many of those have given way to later ones.
+    given_way: u64,
+    /// Of each client the latest that is over: which it is of all that ever were.
+    latest: BTreeMap<XtrIndex, u64>,
     next: MoveId,
     last_run: u64,
 }
@@ -183,14 +186,13 @@ impl Moves {
     pub(crate) fn note_gap(
         &mut self,
         now: Timestamp,
-        client: (XtrIndex, &XtrName),
+        client: XtrIndex,
         eids: &[EidPrefix],
         gap: Gap,
     ) {
         let Gap::Longest(gap) = gap else {
             return;
         };
-        let (client, name) = client;
         let concerns = |report: &Migration| {
             let mut moved = report.eids.iter().filter(|_| report.moved.is_some());
             moved.any(|eid| eids.iter().any(|asked| eid.covers(asked)))
@@ -203,13 +205,17 @@ impl Moves {
                 return;
             }
         }
-        let is_recent = |report: &&mut Migration| {
+        let place = self.latest.get(&client).map(|nth| nth - self.given_way);
+        let place = place.and_then(|place| usize::try_from(place).ok());
+        let is_recent = |report: &Migration| {
             let ended = report.ended;
             ended.is_some_and(|ended| now - ended < limits::MIGRATION_STEP)
         };
-        let mut recent = self.finished.iter_mut().rev().take_while(is_recent);
-        let found = recent.find(|report| report.client == *name && concerns(report));
-        if let Some(report) = found {
+        if let Some(place) = place
+            && let Some((_, report)) = self.finished.get_mut(place)
+            && is_recent(report)
+            && concerns(report)
+        {
             report.gap = report.gap.max(Some(gap));
         }
     }
@@ -261,23 +267,40 @@ impl Moves {
             }
         }
         done.report.state = state;
-        self.remember(now, done.report);
+        self.keep(now, Some(done.client), done.report);
+    }
+
+    /// Adds what never began to the history.
+    pub(crate) fn remember(&mut self, now: Timestamp, failed: Migration) {
+        self.keep(now, None, failed);
     }
 
     /// Adds something that is over to the history; the oldest gives way.
-    pub(crate) fn remember(&mut self, now: Timestamp, mut done: Migration) {
+    fn keep(&mut self, now: Timestamp, client: Option<XtrIndex>, mut done: Migration) {
         done.started.get_or_insert(now);
         done.ended = Some(now);
-        self.finished.push_back(done);
-        if self.finished.len() > limits::MIGRATIONS_KEPT {
-            self.finished.pop_front();
+        if let Some(client) = client {
+            let nth = self.given_way + self.finished.len() as u64;
+            self.latest.insert(client, nth);
+        }
+        self.finished.push_back((client, done));
+        if self.finished.len() > limits::MIGRATIONS_KEPT
+            && let Some((oldest, _)) = self.finished.pop_front()
+        {
+            if let Some(oldest) = oldest
+                && self.latest.get(&oldest) == Some(&self.given_way)
+            {
+                self.latest.remove(&oldest);
+            }
+            self.given_way += 1;
         }
     }
 
     /// Lists what is remembered, the oldest first, then what goes on.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Migration> {
         let going_on = self.moves.values().map(|it| &it.report);
-        self.finished.iter().chain(going_on)
+        let finished = self.finished.iter().map(|(_, report)| report);
+        finished.chain(going_on)
     }
 
     /// Takes one out that has waited long enough.

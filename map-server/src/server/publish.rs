@@ -15,7 +15,6 @@ use super::actions::{Actions, Via};
 use super::contacts::Contact;
 use super::mappings::{Change, Found};
 use super::notify::{NotifyKey, Purpose, Telling};
-use super::rehome::Ties;
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, limits};
@@ -54,7 +53,7 @@ impl MapServer {
         for changed in &changes {
             self.gather(changed.eid, &mut news);
         }
-        for one in &rehomed {
+        for one in rehomed.iter().filter(|one| one.to.is_some()) {
             let records = self.news_for(one.eid, one.client);
             let known = news.entry(one.client).or_default();
             known.extend(records.into_iter().map(|record| (record.eid, record)));
@@ -87,12 +86,7 @@ impl MapServer {
             }
         }
         for one in &rehomed {
-            let ties = Ties {
-                owner: one.from,
-                client: one.client,
-                iid: one.eid.iid(),
-            };
-            self.dismiss(now, now, ties, true, actions);
+            self.dismiss(now, one.ties(), true, actions);
         }
     }
 

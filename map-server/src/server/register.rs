@@ -103,7 +103,6 @@ impl MapServer {
             self.tidy(now, xtr, iid, actions);
             if !self.state.mappings.has_registered(xtr, iid) {
                 self.forget_client(xtr, iid, actions);
-                self.forget_dismissals(xtr, iid, actions);
             }
         }
         self.dismiss_again(now, xtr, actions);

@@ -16,26 +16,38 @@ use super::sites::XtrIndex;
 use super::{MapServer, limits};
 use crate::config::ReplyAfter;
 
-/// A client that another owner has taken over.
+/// A client that has lost its owner.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rehomed {
     pub(super) client: XtrIndex,
     pub(super) eid: EidPrefix,
     pub(super) from: XtrIndex,
-    pub(super) to: XtrIndex,
+    /// Who has taken it over, if anybody could.
+    pub(super) to: Option<XtrIndex>,
+}
+
+impl Rehomed {
+    /// Returns who has nothing to do with each other any more.
+    pub(super) const fn ties(&self) -> Ties {
+        Ties {
+            owner: self.from,
+            client: self.client,
+            iid: self.eid.iid(),
+        }
+    }
 }
 
 /// An owner and a client in one instance.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ties {
-    pub(super) owner: XtrIndex,
-    pub(super) client: XtrIndex,
-    pub(super) iid: InstanceId,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ties {
+    pub(crate) owner: XtrIndex,
+    pub(crate) client: XtrIndex,
+    pub(crate) iid: InstanceId,
 }
 
 impl MapServer {
     /// Assigns the clients of those who have not registered what has changed any more; who finds
-    /// nobody is a client no longer.
+    /// nobody is a client no longer. Returns them all.
     pub(super) fn rehome(&mut self, changes: &[Changed], actions: &mut Actions) -> Vec<Rehomed> {
         let mut rehomed = Vec::new();
         for eid in changes.iter().map(|changed| changed.eid) {
@@ -46,18 +58,17 @@ impl MapServer {
                 if mapping.is_some_and(|mapping| mapping.is_registered_by(from)) {
                     continue;
                 }
-                match mapping.and_then(|mapping| self.best_owner(mapping, client, |_| false)) {
-                    Some(to) => {
-                        self.place(eid, client, to, None, actions);
-                        rehomed.push(Rehomed {
-                            client,
-                            eid,
-                            from,
-                            to,
-                        });
-                    }
+                let to = mapping.and_then(|it| self.best_owner(it, client, |_| false));
+                match to {
+                    Some(to) => self.place(eid, client, to, None, actions),
                     None => self.unplace(eid, client, actions),
                 }
+                rehomed.push(Rehomed {
+                    client,
+                    eid,
+                    from,
+                    to,
+                });
             }
         }
         rehomed
@@ -73,8 +84,10 @@ impl MapServer {
     ) -> BTreeMap<XtrIndex, NotifyKey> {
         let mut by_owner: BTreeMap<_, BTreeSet<XtrIndex>> = BTreeMap::new();
         for one in rehomed {
-            let clients = by_owner.entry((one.to, one.eid.iid())).or_default();
-            clients.insert(one.client);
+            if let Some(to) = one.to {
+                let clients = by_owner.entry((to, one.eid.iid())).or_default();
+                clients.insert(one.client);
+            }
         }
         let mut awaited = BTreeMap::new();
         for ((owner, iid), clients) in by_owner {
@@ -116,13 +129,11 @@ impl MapServer {
         awaited
     }
 
-    /// Lets an owner and a client that has left it forget each other, from `at` on; unless one
-    /// of the two has asked for something else of the other. If it is not `mutual`, the client was not
+    /// Lets an owner and a client that has left it forget each other, unless one of the two has asked for something else of the other. If it is not `mutual`, the client was not
     /// told of the owner. Returns what the owner is told to forget.
     pub(super) fn dismiss(
         &mut self,
         now: Timestamp,
-        at: Timestamp,
         Ties { owner, client, iid }: Ties,
         mutual: bool,
         actions: &mut Actions,
@@ -132,7 +143,7 @@ impl MapServer {
         }
         let most = limits::RECORDS_PER_XTR;
         let theirs = self.state.mappings.registered_by(client, iid, most);
-        self.note_dismissed(owner, theirs.clone(), actions);
+        self.note_dismissed(now, owner, theirs.clone(), actions);
         let mappings = &self.state.mappings;
         if !mappings.has_registered(owner, iid) {
             // It is told when it is back.
@@ -153,7 +164,7 @@ impl MapServer {
             }
             let withdrawals = forgotten.into_iter().map(withdrawal).collect();
             for parcel in parcels(withdrawals) {
-                self.tell(now, at, receiver, parcel, actions);
+                self.tell(now, now, receiver, parcel, actions);
             }
         }
         theirs

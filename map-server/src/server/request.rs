@@ -41,15 +41,14 @@ impl MapServer {
             return actions.count(DropReason::Dismissed);
         }
         if let (Some(client), Some(gap)) = (reply.requester, request.gap()) {
-            let who = (client, &self.sites.site(client).name);
-            self.state.moves.note_gap(now, who, &reply.eids, gap);
+            self.state.moves.note_gap(now, client, &reply.eids, gap);
         }
         let moved = reply.requester.map_or_else(Vec::new, |client| {
             self.heed_unreachable(now, client, request, actions)
         });
         let paired = match (reply.requester, request.source_eid()) {
             // It asks to be heard, and knows what it gets: nobody has to be told of it again.
-            _ if request.gap().is_some() && moved.is_empty() => Paired::default(),
+            _ if only_tells_of_gap(request) => Paired::default(),
             (Some(requester), Some((iid, address))) => {
                 let source = EidPrefix::host(iid, address);
                 self.pair(now, requester, source, &reply.eids, actions)
@@ -177,6 +176,14 @@ impl MapServer {
         let nets = &self.options.requests_from;
         nets.iter().any(|net| net.contains(&source))
     }
+}
+
+/// Whether the record of a Map-Request says nothing but how long nothing came when a mapping moved.
+fn only_tells_of_gap(request: &MapRequest<'_>) -> bool {
+    let record = request.source_record();
+    let record = record.filter(|_| request.gap().is_some());
+    // The name that says so is a locator as well.
+    record.is_some_and(|record| record.locators().count() == 1)
 }
 
 /// Returns what a Map-Request asks for: the N bit subscribes, but only an xTR that says who it is

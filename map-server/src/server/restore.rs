@@ -31,6 +31,7 @@ impl MapServer {
         let registrations = self.registered_after(None);
         let rest = registrations.chain(self.assignment_facts());
         let rest = rest.chain(self.dismissal_facts());
+        let rest = rest.chain(self.leaving_facts());
         self.numbers().chain(rest)
     }
 
@@ -63,6 +64,7 @@ impl MapServer {
         }
         part.extend(self.assignment_facts());
         part.extend(self.dismissal_facts());
+        part.extend(self.leaving_facts());
         Some((part, SnapshotMark::End))
     }
 
@@ -179,13 +181,13 @@ impl MapServer {
                 self.state.subscribers.leave_inside(&eid, client);
                 Some(())
             }
-            StoreEvent::Draining { xtr, draining } => {
-                let xtr = self.sites.by_name(&xtr)?;
-                self.state.assignments.drain(xtr, draining);
-                Some(())
+            StoreEvent::Draining { xtr, draining } => self.restore_draining(&xtr, draining),
+            StoreEvent::Dismissed { xtr, eids } => self.restore_dismissed(now, &xtr, &eids),
+            StoreEvent::Forgotten { xtr, eids } => self.restore_forgotten(&xtr, &eids),
+            StoreEvent::Leaving { client, owner, iid } => {
+                self.restore_leaving(&client, &owner, iid)
             }
-            StoreEvent::Dismissed { xtr, eids } => self.restore_dismissals(&xtr, &eids, false),
-            StoreEvent::Forgotten { xtr, eids } => self.restore_dismissals(&xtr, &eids, true),
+            StoreEvent::Left { client, owner, iid } => self.restore_left(&client, &owner, iid),
             StoreEvent::NotifyFloor { xtr, nonce } => {
                 let receiver = self.sites.by_name(&xtr)?;
                 self.state.notifier.restore_floor(receiver, nonce);
@@ -197,6 +199,12 @@ impl MapServer {
                 Some(())
             }
         }
+    }
+
+    fn restore_draining(&mut self, xtr: &XtrName, draining: bool) -> Option<()> {
+        let xtr = self.sites.by_name(xtr)?;
+        self.state.assignments.drain(xtr, draining);
+        Some(())
     }
 
     fn registrant(&self, xtr: &XtrName, ids: Option<XtrIds>) -> Option<Registrant> {

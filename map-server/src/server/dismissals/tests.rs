@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::server::bench::{Bench, Sent, control, ip, request};
+use crate::server::bench::{Bench, Sent, control, ip, record, request};
 use crate::server::proxies::{
     acknowledge, acknowledge_all, all_registered, clients_and_proxies, connect, default_routes,
-    owner, share, told,
+    endpoint, name_of, own_address, owner, share, told,
 };
 use crate::server::{DropReason, Via, limits};
+use crate::store_event::StoreEvent;
 
 const DEFAULT: &str = "0.0.0.0/0";
 const FORGOTTEN: [&str; 2] = ["d: 10.0.0.1/32 at nowhere", "d: fd00:1::1/128 at nowhere"];
@@ -44,7 +45,8 @@ fn it_gets_no_answer_about_a_client_that_has_left_it_before_it_has_acknowledged_
     let sent = back(&mut bench, "d");
     assert_eq!(told(&ask_for_a(&mut bench)), [""; 0]);
     assert_eq!(bench.count(DropReason::Dismissed), 1);
-    for notify in sent.iter().filter(|sent| sent.is_notify()) {
+    let to_d = |sent: &&Sent| sent.is_notify() && name_of(sent) == "d";
+    for notify in sent.iter().filter(to_d) {
         bench.ack("d", notify);
     }
     let before = bench.sent.len();
@@ -66,40 +68,98 @@ fn an_owner_that_gets_its_client_back_is_not_told_to_forget_it() {
     back(&mut bench, "d");
     connect(&mut bench, "a");
     assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");
-    assert_eq!(bench.server.state.dismissals.len(), 0);
+    assert_eq!(dismissed(&bench, "d"), 0);
     let mut news = told(&bench.sent[before..]);
     news.retain(|line| line.starts_with("d: 10.0.0.1/32"));
     assert_eq!(news.last().unwrap(), "d: 10.0.0.1/32 at 192.0.2.1");
 }
 
 #[test]
-fn who_has_withdrawn_everything_has_nothing_to_forget() {
+fn an_owner_that_was_the_only_one_is_told_as_well_when_it_is_back_too_late() {
     let mut bench = all_registered();
+    for name in ["e", "f"] {
+        withdraw(&mut bench, name);
+    }
     connect(&mut bench, "a");
-    withdraw(&mut bench, "d");
-    acknowledge_all(&mut bench);
+    assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");
+    pass_without(&mut bench, &["d", "e", "f"]);
+    assert_eq!(owner(&bench, DEFAULT, "a"), None);
+    assert_eq!(dismissed(&bench, "d"), 2);
+    back(&mut bench, "e");
+    connect(&mut bench, "a");
     assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "e");
-    assert_eq!(bench.server.state.dismissals.len(), 0);
-    assert_eq!(to_forget(&back(&mut bench, "d")), [""; 0]);
+    assert_eq!(to_forget(&back(&mut bench, "d")), FORGOTTEN);
 }
 
 #[test]
-fn what_there_is_no_room_for_is_counted() {
+fn an_owner_that_has_said_goodbye_may_still_know_its_clients_and_is_told() {
+    let mut bench = left_by_a_while_dead();
+    back(&mut bench, "d");
+    withdraw(&mut bench, "d");
+    assert_eq!(dismissed(&bench, "d"), 2, "nothing was acknowledged");
+    assert_eq!(to_forget(&back(&mut bench, "d")), FORGOTTEN);
+    acknowledge_all(&mut bench);
+    assert_eq!(dismissed(&bench, "d"), 0);
+}
+
+#[test]
+fn an_owner_that_is_back_with_an_address_of_its_own_is_a_far_end_and_no_more() {
+    let mut bench = left_by_a_while_dead();
+    let mut records = default_routes("d", 1, 100).to_vec();
+    records.push(record(own_address("d"), endpoint("d")));
+    let before = bench.sent.len();
+    share(&mut bench, "d", &records);
+    acknowledge_all(&mut bench);
+    assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "e");
+    let mut news = told(&bench.sent[before..]);
+    news.retain(|line| line.starts_with("a: ") && line.ends_with("192.0.2.4"));
+    news.dedup();
+    assert_eq!(
+        news,
+        [format!("a: {}/32 at 192.0.2.4", own_address("d"))],
+        "what a uses e for stays there"
+    );
+    assert_eq!(dismissed(&bench, "d"), 0, "it has to know a");
+}
+
+#[test]
+fn after_two_days_nobody_has_to_be_told() {
+    let mut bench = left_by_a_while_dead();
+    bench.wait(limits::DISMISSAL_LIFETIME);
+    assert_eq!(dismissed(&bench, "d"), 0);
+    let bench = bench.restart_as(clients_and_proxies());
+    assert_eq!(dismissed(&bench, "d"), 0, "nor after a restart");
+}
+
+#[test]
+fn what_there_is_no_room_for_is_counted_and_one_that_is_dead_leaves_room_for_others() {
     let mut bench = all_registered();
     connect(&mut bench, "a");
     let d = bench.server.sites.by_name(&"d".into()).unwrap();
+    let until = bench.now + limits::DISMISSAL_LIFETIME;
     let dismissals = &mut bench.server.state.dismissals;
-    for number in 0..limits::DISMISSALS {
+    for number in 0..limits::DISMISSALS_PER_OWNER {
         let [_, high, middle, low] = u32::try_from(number).unwrap().to_be_bytes();
         let address = std::net::IpAddr::from([11, high, middle, low]);
         let eid = lisp_proto::EidPrefix::host(Default::default(), address);
-        assert_eq!(dismissals.add(d, eid), Ok(true));
+        assert_eq!(dismissals.add(d, eid, until), Ok(true));
     }
-    withdraw_all_but_say_nothing(&mut bench);
+    pass_without(&mut bench, &["d"]);
     assert_eq!(bench.count(DropReason::DismissalOverflow), 2);
-    assert_eq!(bench.server.state.dismissals.len(), limits::DISMISSALS);
-    let told = to_forget(&back(&mut bench, "d")).len();
-    assert_eq!(told, limits::DISMISSED_AT_ONCE, "a part at a time");
+    pass_without(&mut bench, &["d", "e"]);
+    assert_eq!(dismissed(&bench, "e"), 2);
+    let facts = bench.server.dismissal_facts();
+    let largest = facts.map(|fact| {
+        let StoreEvent::Dismissed { eids, .. } = &fact else {
+            panic!("{fact:?}");
+        };
+        eids.len()
+    });
+    assert_eq!(largest.max(), Some(limits::DISMISSALS_PER_FACT));
+    back(&mut bench, "d");
+    bench.wait(Duration::from_millis(50));
+    let told: std::collections::BTreeSet<_> = to_forget(&bench.sent).into_iter().collect();
+    assert_eq!(told.len(), limits::DISMISSED_AT_ONCE, "a part at a time");
 }
 
 /// Client a was with d when that died, and is with e now.
@@ -107,24 +167,32 @@ fn left_by_a_while_dead() -> Bench {
     let mut bench = all_registered();
     connect(&mut bench, "a");
     assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");
-    withdraw_all_but_say_nothing(&mut bench);
+    pass_without(&mut bench, &["d"]);
     bench
 }
 
-/// The registration of d runs out; the others stay.
-fn withdraw_all_but_say_nothing(bench: &mut Bench) {
+/// The registrations of these run out; the others stay.
+fn pass_without(bench: &mut Bench, dead: &[&str]) {
     for _ in 0..4 {
         bench.wait(Duration::from_secs(60));
         bench.register_all();
-        for (name, priority) in [("e", 2), ("f", 3)] {
-            share(bench, name, &default_routes(name, priority, 100));
+        for (name, priority) in [("d", 1), ("e", 2), ("f", 3)] {
+            if !dead.contains(&name) {
+                share(bench, name, &default_routes(name, priority, 100));
+            }
         }
-        acknowledge(bench, |name| name != "d");
+        acknowledge(bench, |name| !dead.contains(&name));
     }
 }
 
-/// A proxy registers what it shares. It has no address of its own, which clients would hear of
-/// because it lies within what they use: then the two need each other.
+/// How many prefixes a proxy is to forget.
+fn dismissed(bench: &Bench, name: &str) -> usize {
+    let xtr = bench.server.sites.by_name(&name.into()).unwrap();
+    bench.server.state.dismissals.of(xtr).count()
+}
+
+/// A proxy registers what it shares. It has no address of its own, of which clients would hear because
+/// it lies within what they use.
 fn back(bench: &mut Bench, name: &str) -> Vec<Sent> {
     share(bench, name, &default_routes(name, 1, 100))
 }

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use lisp_proto::{Locator, Nonce, Record, RequestParams, RequestedEid, Ttl, encode_map_request};
-
-use crate::server::bench::{Bench, Sent, control, eid, empty, ip, record};
-use crate::server::proxies::{
-    acknowledge, acknowledge_all, all_registered, connect, default_routes, endpoint, locators,
-    own_address, owner, share, told,
+use lisp_proto::{
+    Gap, Locator, Nonce, Record, RequestParams, RequestedEid, Ttl, encode_map_request,
 };
-use crate::server::{Event, Via, limits};
+
+use crate::server::bench::{Bench, Sent, control, eid, empty, ip, own_records};
+use crate::server::proxies::{
+    acknowledge, acknowledge_all, all_registered, clients_and_proxies, connect, default_routes,
+    locators, owner, share, told,
+};
+use crate::server::{DropReason, Event, Via, limits};
 
 const DEFAULT: &str = "0.0.0.0/0";
 
@@ -83,9 +85,7 @@ fn it_does_not_go_back_by_itself() {
     for _ in 0..3 {
         bench.wait(Duration::from_secs(60));
         bench.register_all();
-        for (name, priority) in [("d", 1), ("e", 2), ("f", 3)] {
-            share(&mut bench, name, &default_routes(name, priority, 100));
-        }
+        all_share(&mut bench);
         assert_eq!(connect(&mut bench, "a")[0].0, "192.0.2.5");
     }
     cannot_reach(&mut bench, "a", &["d"]);
@@ -128,27 +128,137 @@ fn a_record_of_what_can_be_reached_and_one_of_strangers_move_nobody() {
 }
 
 #[test]
-fn the_old_owner_forgets_the_client_when_that_has_had_the_time_to_move() {
+fn the_old_owner_forgets_the_client_when_that_has_moved_and_not_before() {
     let mut bench = all_registered();
-    share(
-        &mut bench,
-        "d",
-        &[
-            record(own_address("d"), endpoint("d")),
-            default_routes("d", 1, 100)[0].clone(),
-        ],
-    );
     connect(&mut bench, "a");
-    let to_d = |sent: &[Sent]| {
-        let mut lines = told(sent);
-        lines.retain(|line| line.starts_with("d: 10.0.0.1/32"));
-        lines
-    };
-    let mut sent = cannot_reach(&mut bench, "a", &["d"]);
-    sent.extend(acknowledge_all(&mut bench));
-    assert_eq!(to_d(&sent), Vec::<String>::new());
-    let later = bench.wait(limits::FAILOVER_LINGER);
+    let before = bench.sent.len();
+    cannot_reach(&mut bench, "a", &["d"]);
+    acknowledge(&mut bench, |name| name != "a");
+    bench.wait(Duration::from_secs(20));
+    assert_eq!(to_d(&bench.sent[before..]), [""; 0], "a may still use d");
+    acknowledge_all(&mut bench);
+    assert_eq!(
+        to_d(&bench.sent[before..]),
+        [""; 0],
+        "packets may be on their way"
+    );
+    let later = bench.wait(limits::MIGRATION_LINGER);
     assert_eq!(to_d(&later), ["d: 10.0.0.1/32 at nowhere"]);
+    assert_eq!(bench.server.state.leavings.len(), 0);
+}
+
+#[test]
+fn a_map_server_that_has_restarted_meanwhile_tells_the_client_again_and_then_the_owner() {
+    let mut bench = all_registered();
+    connect(&mut bench, "a");
+    cannot_reach(&mut bench, "a", &["d"]);
+    acknowledge(&mut bench, |name| name != "a");
+    let mut bench = bench.restart_as(clients_and_proxies());
+    let news = bench.wait(Duration::from_millis(1));
+    assert_eq!(told(&news), ["a: 0.0.0.0/0 at 192.0.2.5"]);
+    acknowledge_all(&mut bench);
+    let later = bench.wait(limits::MIGRATION_LINGER);
+    assert_eq!(to_d(&later), ["d: 10.0.0.1/32 at nowhere"]);
+    let mut bench = bench.restart_as(clients_and_proxies());
+    assert_eq!(
+        told(&bench.wait(Duration::from_millis(1))),
+        [""; 0],
+        "that is over"
+    );
+}
+
+#[test]
+fn a_client_that_never_says_that_it_has_moved_is_forgotten_in_the_end() {
+    let mut bench = all_registered();
+    connect(&mut bench, "a");
+    let before = bench.sent.len();
+    cannot_reach(&mut bench, "a", &["d"]);
+    for minute in 1..=3 {
+        acknowledge(&mut bench, |name| name != "a");
+        assert_eq!(to_d(&bench.sent[before..]), [""; 0], "{minute}");
+        bench.wait(Duration::from_secs(60));
+        for name in ["a", "b", "c"] {
+            bench.register(name, &own_records(name));
+        }
+        all_share(&mut bench);
+    }
+    assert_eq!(to_d(&bench.sent[before..])[0], "d: 10.0.0.1/32 at nowhere");
+}
+
+#[test]
+fn a_client_that_is_back_before_it_has_moved_is_not_forgotten() {
+    let mut bench = all_registered();
+    connect(&mut bench, "a");
+    let before = bench.sent.len();
+    cannot_reach(&mut bench, "a", &["d"]);
+    acknowledge(&mut bench, |name| name != "a");
+    cannot_reach(&mut bench, "a", &["e"]);
+    assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");
+    acknowledge_all(&mut bench);
+    bench.wait(limits::MIGRATION_LINGER);
+    assert_eq!(
+        to_d(&bench.sent[before..]).last().unwrap(),
+        "d: 10.0.0.1/32 at 192.0.2.1"
+    );
+    let news = told(&bench.sent[before..]);
+    assert!(
+        news.contains(&"e: 10.0.0.1/32 at nowhere".to_owned()),
+        "{news:?}"
+    );
+}
+
+#[test]
+fn a_client_that_says_so_all_the_time_is_not_heeded() {
+    let mut bench = all_registered();
+    connect(&mut bench, "a");
+    let flaps = |bench: &mut Bench, times: u32| {
+        let mut moved = 0;
+        for _ in 0..times {
+            let at = owner(bench, DEFAULT, "a").unwrap();
+            cannot_reach(bench, "a", &[at.as_str()]);
+            acknowledge_all(bench);
+            moved += u32::from(owner(bench, DEFAULT, "a").unwrap() != at);
+        }
+        moved
+    };
+    assert_eq!(flaps(&mut bench, 20), limits::FAILOVERS);
+    assert_eq!(bench.count(DropReason::FailoverLimited), 16);
+    bench.wait(limits::FAILOVER_PAUSE);
+    assert_eq!(flaps(&mut bench, 20), 1);
+    connect(&mut bench, "b");
+    cannot_reach(&mut bench, "b", &["d"]);
+    assert_eq!(
+        owner(&bench, DEFAULT, "b").unwrap(),
+        "e",
+        "others are heeded"
+    );
+}
+
+#[test]
+fn an_owner_that_leads_nowhere_takes_nobody_over() {
+    let mut bench = all_registered();
+    connect(&mut bench, "a");
+    let nowhere = default_routes("e", 2, 100).map(|record| Record {
+        locators: Vec::new(),
+        ..record
+    });
+    share(&mut bench, "e", &nowhere);
+    acknowledge_all(&mut bench);
+    cannot_reach(&mut bench, "a", &["d", "f"]);
+    assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "d");
+    cannot_reach(&mut bench, "a", &["d"]);
+    assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "f");
+}
+
+#[test]
+fn who_can_reach_nobody_is_told_to_its_owner_once_more_whatever_else_it_says() {
+    let mut bench = all_registered();
+    connect(&mut bench, "a");
+    let record = lost(&["d", "e", "f"], false);
+    let nonce = 10_000 + bench.sent.len() as u64;
+    let bytes = asked("a", DEFAULT, &record, nonce, Some(Gap::Unknown));
+    let sent = bench.datagram(control("a"), Via::Tunnel, &bytes);
+    assert_eq!(to_d(&sent), ["d: 10.0.0.1/32 at 192.0.2.1"]);
 }
 
 #[test]
@@ -185,7 +295,24 @@ fn lost(proxies: &[&str], reachable: bool) -> Record {
     }
 }
 
-fn question(client: &str, asked: &str, record: &Record, nonce: u64) -> Vec<u8> {
+/// What d is told of a.
+fn to_d(sent: &[Sent]) -> Vec<String> {
+    let mut lines = told(sent);
+    lines.retain(|line| line.starts_with("d: 10.0.0.1/32"));
+    lines
+}
+
+fn all_share(bench: &mut Bench) {
+    for (name, priority) in [("d", 1), ("e", 2), ("f", 3)] {
+        share(bench, name, &default_routes(name, priority, 100));
+    }
+}
+
+fn question(client: &str, eid: &str, record: &Record, nonce: u64) -> Vec<u8> {
+    asked(client, eid, record, nonce, None)
+}
+
+fn asked(client: &str, asked: &str, record: &Record, nonce: u64, gap: Option<Gap>) -> Vec<u8> {
     let number = match client {
         "a" => "10.0.0.1",
         "b" => "10.0.0.2",
@@ -200,6 +327,7 @@ fn question(client: &str, asked: &str, record: &Record, nonce: u64) -> Vec<u8> {
             eid: eid(asked),
         }],
         source_record: Some(record),
+        gap,
         ..RequestParams::default()
     };
     let mut bytes = Vec::new();

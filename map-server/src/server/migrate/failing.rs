@@ -1,11 +1,14 @@
 //! What happens when something fails on the way, or somebody leaves?
 
+use std::collections::BTreeSet;
+
 use lisp_proto::{EidPrefix, InstanceId, Timestamp};
 
 use super::instances;
 use crate::server::actions::Actions;
 use crate::server::moves::{Move, MoveId, Stage};
 use crate::server::operator::{MigrationState, Step, Why};
+use crate::server::rehome::Ties;
 use crate::server::{MapServer, limits};
 
 impl MapServer {
@@ -92,6 +95,45 @@ impl MapServer {
         }
     }
 
+    /// Whether a client that was put on the destination uses somebody else.
+    fn is_elsewhere(&self, it: &Move) -> bool {
+        let assignments = &self.state.assignments;
+        let mut at = it.report.eids.iter();
+        at.any(|eid| {
+            let at = assignments.get(eid, it.client);
+            at.is_some_and(|at| at.owner != it.to)
+        })
+    }
+
+    /// The client could not use the destination, and has got somebody else by itself: those whom it does
+    /// not use forget it when it has moved there.
+    fn went_elsewhere(&mut self, now: Timestamp, id: MoveId, it: &Move, actions: &mut Actions) {
+        let assignments = &self.state.assignments;
+        let eids = it.report.eids.iter().copied();
+        let (mut at, mut moved) = (BTreeSet::new(), Vec::new());
+        for eid in eids {
+            let owner = assignments.get(&eid, it.client).map(|at| at.owner);
+            at.extend(owner);
+            if owner.is_some_and(|owner| owner != it.to) {
+                moved.push(eid);
+            }
+        }
+        for owner in [it.from, it.to] {
+            if at.contains(&owner) {
+                continue;
+            }
+            for iid in instances(&moved) {
+                let client = it.client;
+                let ties = Ties { owner, client, iid };
+                self.leave_when_moved(now, ties, &moved, actions);
+            }
+        }
+        let at = at.into_iter().find(|at| *at != it.to);
+        let at = at.map(|at| self.sites.site(at).name.clone());
+        let (step, why) = (it.stage.step(), Why::Elsewhere { at });
+        self.finish(now, id, MigrationState::Failed { step, why }, actions);
+    }
+
     /// Looks whether the two ends of every migration, and its client, are still there.
     pub(in crate::server) fn check_moves(&mut self, now: Timestamp, actions: &mut Actions) {
         for id in self.state.moves.begun() {
@@ -115,6 +157,11 @@ impl MapServer {
                 }
                 Stage::Switching if !has_destination => {
                     self.revert(now, id, self.gone(it.to), actions);
+                }
+                Stage::Switching | Stage::Lingering | Stage::Confirming
+                    if has_destination && self.is_elsewhere(&it) =>
+                {
+                    self.went_elsewhere(now, id, &it, actions);
                 }
                 Stage::Lingering | Stage::Confirming if !has_destination => {
                     self.dismiss_unless_used(now, &it, actions);

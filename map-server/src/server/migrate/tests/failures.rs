@@ -1,5 +1,7 @@
 //! What is left when something fails on the way.
 
+use lisp_proto::{Locator, Nonce, RequestParams, RequestedEid, encode_map_request};
+
 use super::*;
 
 fn failed(bench: &Bench) -> (Step, String) {
@@ -126,6 +128,49 @@ fn a_client_that_leaves_is_forgotten_by_both() {
         assert_eq!(why, "a is registered no longer");
         assert_eq!(owner(&bench, DEFAULT, "a"), None);
     }
+}
+
+#[test]
+fn a_client_that_could_not_use_the_destination_and_went_elsewhere_has_not_moved_there() {
+    for (acknowledged, step) in [("e", Step::Switch), ("ea", Step::Confirm)] {
+        for (lost, found) in [(vec!["e"], "d"), (vec!["d", "e"], "f")] {
+            let mut bench = connected();
+            migrate(&mut bench);
+            acknowledge(&mut bench, |name| acknowledged.contains(name));
+            assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "e");
+            cannot_reach(&mut bench, &lost);
+            assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), found);
+            assert_eq!(failed(&bench), (step, format!("it uses {found}")));
+            finish(&mut bench);
+            is_known_to(&mut bench, found);
+        }
+    }
+}
+
+/// Client a says that it cannot reach these proxies.
+fn cannot_reach(bench: &mut Bench, proxies: &[&str]) {
+    let locators = proxies.iter().map(|name| Locator {
+        reachable: false,
+        ..default_routes(name, 1, 100)[0].locators[0]
+    });
+    let record = Record {
+        locators: locators.collect(),
+        ..empty(DEFAULT, 1)
+    };
+    let params = RequestParams {
+        nonce: Nonce(30_000 + bench.sent.len() as u64),
+        source_eid: Some((Default::default(), own_records("a")[0].eid.net().addr())),
+        itr_rlocs: &[control("a").ip()],
+        eids: &[RequestedEid {
+            subscribe: false,
+            eid: eid(DEFAULT),
+        }],
+        source_record: Some(&record),
+        ..RequestParams::default()
+    };
+    let mut bytes = Vec::new();
+    encode_map_request(&params, &mut bytes).unwrap();
+    bench.datagram(control("a"), Via::Tunnel, &bytes);
 }
 
 #[test]
