@@ -47,7 +47,7 @@ fn new_agent(keyless: bool) -> Agent {
         tells_handshakes: !keyless,
         max_peers: 25_000,
         subscriptions: vec![net("10.2.0.0/24"), net("fd00:1:2::/64")],
-        witnesses: Vec::new(),
+        witnesses: vec![[10, 2, 0, 0].into(), [10, 3, 1, 0].into()],
     };
     Agent::new(config, [9; 32])
 }
@@ -65,6 +65,7 @@ pub fn run(bytes: &[u8]) {
         registered: Nonce(0),
         changes: Vec::new(),
         awaited: Vec::new(),
+        echoes: Vec::new(),
         fate: BTreeMap::new(),
         serial: 0,
     };
@@ -90,6 +91,8 @@ struct World {
     changes: Vec<ChangeId>,
     /// Peers whose handshakes the agent wants to be told of.
     awaited: Vec<lisp_proto::PublicKey>,
+    /// Echoes that nobody has answered.
+    echoes: Vec<(IpAddr, u16)>,
     /// How often each captured packet was sent on.
     fate: BTreeMap<u32, u32>,
     serial: u32,
@@ -125,6 +128,15 @@ impl World {
                     && let Some(key) = self.awaited.pop()
                 {
                     return self.step(Input::Handshake(key), 0);
+                }
+                if stats.is_empty()
+                    && let Some((from, number)) = self.echoes.pop()
+                {
+                    let answer = match number % 4 {
+                        3 => Input::EchoNotSent(number),
+                        _ => Input::EchoAnswered { from, number },
+                    };
+                    return self.step(answer, 0);
                 }
                 return self.step(Input::PeerStats(&stats), 0);
             }
@@ -209,7 +221,7 @@ impl World {
     fn step(&mut self, input: Input<'_>, most: usize) {
         let mut actions = Actions::default();
         self.agent.handle(self.now, input, &mut actions);
-        let mut answered = 0;
+        let (mut answered, mut heard) = (0, false);
         for action in actions.drain() {
             match action {
                 Action::Send { dst, bytes } => {
@@ -232,17 +244,23 @@ impl World {
                 // What a peer that is taken out had kept may be sent again.
                 Action::Event(Event::HandshakeRestarted { .. }) => self.fate.clear(),
                 Action::AwaitHandshake(key) => self.awaited.push(key),
+                Action::Echo { to, number } => self.echoes.push((to, number)),
+                Action::Hear => heard = true,
                 Action::Kick(_)
                 | Action::RenewControlTunnel(_)
                 | Action::ReadPeerStats(_)
                 | Action::ReadPeerStatsAnew(_)
-                | Action::Echo { .. }
+                | Action::Listen
                 | Action::Deliver(_)
                 | Action::Count(_)
                 | Action::Event(_) => {}
             }
         }
         assert!(answered <= most, "a stranger was answered with more");
+        if heard {
+            let went = [[10, 2, 0, 1], [10, 1, 0, 0], [10, 3, 0, 1]].map(IpAddr::from);
+            self.step(Input::Heard(&went), 0);
+        }
     }
 
     fn settle(&mut self) {

@@ -295,7 +295,12 @@ impl Member {
             Action::Reinject(packet) => self.encrypt(&packet, out),
             // Nobody waits for an ICMP error here, nobody reads the log, and a member that gets no echoes
             // back leaves no proxy.
-            Action::Echo { .. } | Action::Deliver(_) | Action::Count(_) | Action::Event(_) => {}
+            Action::Echo { .. }
+            | Action::Listen
+            | Action::Hear
+            | Action::Deliver(_)
+            | Action::Count(_)
+            | Action::Event(_) => {}
         }
     }
 

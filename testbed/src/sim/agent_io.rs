@@ -133,7 +133,7 @@ impl World {
                 self.task(number, Task::Stats(keys));
             }
             // No mapping has two owners here, so nobody is asked.
-            Action::Echo { .. } => {}
+            Action::Echo { .. } | Action::Listen | Action::Hear => {}
             Action::Reinject(packet) => self.sabotage_reinject(number, packet),
             Action::Deliver(packet) => {
                 if let Some(probe) = Probe::of_icmp_error(&packet) {

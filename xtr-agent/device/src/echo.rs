@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -101,11 +102,47 @@ pub(crate) fn open(device: &str, domain: Domain) -> io::Result<UdpSocket> {
         _ => Protocol::ICMPV6,
     };
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    only_replies(&socket, domain)?;
     socket.bind_device(Some(device.as_bytes()))?;
     socket.set_nonblocking(true)?;
     // It sends to an address and receives with one: all that is asked of it here.
     UdpSocket::from_std(std::net::UdpSocket::from(socket))
 }
+
+/// Lets a raw socket receive echo replies and nothing else.
+#[expect(unsafe_code, reason = "socket2 does not know these options")]
+fn only_replies(socket: &Socket, domain: Domain) -> io::Result<()> {
+    // A bit for each type that is kept out.
+    let mut kept_out = [u32::MAX; 8];
+    let (level, option, words, reply) = match domain {
+        Domain::IPV4 => (SOL_RAW, ICMP_FILTER, 1, 0),
+        _ => (libc::IPPROTO_ICMPV6, ICMP6_FILTER, kept_out.len(), 129_u32),
+    };
+    let word = usize::try_from(reply / u32::BITS).unwrap_or_default();
+    if let Some(word) = kept_out.get_mut(word) {
+        *word &= !(1 << (reply % u32::BITS));
+    }
+    let length = libc::socklen_t::try_from(words * size_of::<u32>()).map_err(io::Error::other)?;
+    // SAFETY: the option's value is that many words of an array that outlives the call.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            kept_out.as_ptr().cast(),
+            length,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Options of raw sockets, from `linux/icmp.h` and `linux/icmpv6.h`.
+const SOL_RAW: libc::c_int = 255;
+const ICMP_FILTER: libc::c_int = 1;
+const ICMP6_FILTER: libc::c_int = 1;
 
 pub(crate) const OPENING: &str = "opening a raw socket on interface";
 const ASKING: &str = "receiving echo replies on interface";

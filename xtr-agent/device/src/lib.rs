@@ -14,6 +14,7 @@
 //! | how do packets get into an interface? | `routes` |
 //! | when has this host another address? | `address_watch` |
 //! | how far away is somebody behind an interface? | `echo` |
+//! | does somebody answer, and who may be asked? | `pinger`, `listener` |
 //! | how large may packets be? | `path_mtu` |
 //! | what becomes of packets that are forwarded? | `forward_rules` |
 //! | how do tunnels stay out of an overlay that is everything? | `rules` |
@@ -40,6 +41,7 @@ mod kernel;
 mod key;
 mod leftover;
 mod link_guard;
+mod listener;
 mod miss_tun;
 mod netlink;
 mod netns;
@@ -63,6 +65,7 @@ pub use forward_rules::{ForwardRules, Forwarded, Masquerade};
 pub use heap::give_memory_back;
 pub use key::{KeyError, PrivateKey};
 pub use leftover::remove_leftover;
+pub use listener::Listener;
 pub use miss_tun::MissTun;
 pub use netns::NetNs;
 pub use path_mtu::{path_mtu, wireguard_overhead};

@@ -1,10 +1,11 @@
 //! ICMP echoes through an interface, one at a time, without waiting for their answers.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, ready};
 
-use socket2::Domain;
+use socket2::{Domain, SockRef};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
@@ -15,14 +16,20 @@ use crate::netns::{NetNs, inside};
 /// Packets looked at in one go: others ping too, and their answers come here as well.
 const AT_ONCE: usize = 64;
 
-/// Sends echo requests of [`SMALL_ECHO`] bytes, with their IP header, through one interface. Sockets are opened with
-/// the first one.
+/// Echoes whose answers are awaited; of more the latest.
+const AWAITED: usize = 256;
+
+/// Sends echo requests of [`SMALL_ECHO`] bytes, with their IP header, through one interface. A socket is
+/// opened with the first one, and anew after one that could not be sent: the interface may be another
+/// one of the same name by then.
 #[derive(Debug)]
 pub struct Pinger {
     netns: Option<String>,
     device: String,
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
+    /// What was sent and not answered, the latest one last.
+    awaited: VecDeque<(IpAddr, u16)>,
 }
 
 impl Pinger {
@@ -35,6 +42,7 @@ impl Pinger {
             device: device.to_owned(),
             v4: None,
             v6: None,
+            awaited: VecDeque::new(),
         }
     }
 
@@ -49,7 +57,7 @@ impl Pinger {
             IpAddr::V6(_) => &mut self.v6,
         };
         let failed = |error| DeviceError::system(OPENING, &self.device, error);
-        let socket = match socket {
+        let opened = match socket {
             Some(socket) => socket,
             None => {
                 let netns = self.netns.as_deref().map(NetNs::open).transpose()?;
@@ -62,46 +70,63 @@ impl Pinger {
         let header = if to.is_ipv4() { 20 } else { 40 };
         let length = SMALL_ECHO - header;
         let request = request(domain, identifier(), number.to_be_bytes(), length);
-        let sent = socket.try_send_to(&request, SocketAddr::new(to, 0));
-        let failed =
-            |error| DeviceError::system("sending an echo through interface", &self.device, error);
-        sent.map(|_| ()).map_err(failed)
+        // Past tokio, which does not know at first that there is room.
+        let sent = SockRef::from(&*opened).send_to(&request, &SocketAddr::new(to, 0).into());
+        if let Err(error) = sent {
+            *socket = None;
+            let doing = "sending an echo through interface";
+            return Err(DeviceError::system(doing, &self.device, error));
+        }
+        if self.awaited.len() >= AWAITED {
+            self.awaited.pop_front();
+        }
+        self.awaited.push_back((to, number));
+        Ok(())
     }
 
-    /// Waits for the answer to one of them: by whom, and its sequence number.
+    /// Waits for the answer to one of them: by whom, and its sequence number. Each is answered once.
     pub fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<(IpAddr, u16)> {
-        for (socket, domain) in [(&self.v4, Domain::IPV4), (&self.v6, Domain::IPV6)] {
-            if let Some(socket) = socket
-                && let Poll::Ready(Some(answer)) = poll_socket(socket, domain, context)
-            {
-                return Poll::Ready(answer);
+        let Self {
+            v4, v6, awaited, ..
+        } = self;
+        for (socket, domain) in [(v4, Domain::IPV4), (v6, Domain::IPV6)] {
+            let Some(opened) = socket else {
+                continue;
+            };
+            match poll_socket(opened, domain, awaited, context) {
+                Poll::Ready(Ok(answer)) => return Poll::Ready(answer),
+                // The next echo shows whether there is an interface.
+                Poll::Ready(Err(_)) => *socket = None,
+                Poll::Pending => {}
             }
         }
         Poll::Pending
     }
 }
 
-/// Reads from one socket until there is an answer to us; `None` when others keep us busy, or the socket
-/// fails, which the next echo shows.
+/// Reads from one socket until there is an answer to us. Whatever else comes, however much, keeps
+/// nobody else waiting.
 fn poll_socket(
     socket: &UdpSocket,
     domain: Domain,
+    awaited: &mut VecDeque<(IpAddr, u16)>,
     context: &mut Context<'_>,
-) -> Poll<Option<(IpAddr, u16)>> {
+) -> Poll<io::Result<(IpAddr, u16)>> {
     let mut bytes = [0; 256];
     for _ in 0..AT_ONCE {
         let mut buffer = ReadBuf::new(&mut bytes);
-        let received: io::Result<SocketAddr> = ready!(socket.poll_recv_from(context, &mut buffer));
-        let Ok(from) = received else {
-            return Poll::Ready(None);
+        let from = ready!(socket.poll_recv_from(context, &mut buffer))?.ip();
+        let Some(number) = reply(domain, identifier(), buffer.filled()) else {
+            continue;
         };
-        if let Some(number) = reply(domain, identifier(), buffer.filled()) {
-            return Poll::Ready(Some((from.ip(), number)));
+        if let Some(place) = awaited.iter().position(|it| *it == (from, number)) {
+            awaited.remove(place);
+            return Poll::Ready(Ok((from, number)));
         }
     }
-    // There may be more.
+    // There may be more, when others have had their turn.
     context.waker().wake_by_ref();
-    Poll::Ready(None)
+    Poll::Pending
 }
 
 const fn domain_of(address: &IpAddr) -> Domain {

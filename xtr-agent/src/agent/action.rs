@@ -57,13 +57,18 @@ pub enum Action {
     /// The same, and no older than it must be: packets wait for what the counters say.
     ReadPeerStatsAnew(Vec<PublicKey>),
     /// Sends an ICMP echo request with this sequence number through the data interface, and reports
-    /// back with [`Input::EchoAnswered`](super::Input::EchoAnswered) if it is answered.
+    /// back with [`Input::EchoAnswered`](super::Input::EchoAnswered) if it is answered, and with
+    /// [`Input::EchoNotSent`](super::Input::EchoNotSent) if it could not be sent.
     Echo {
         /// Whom to.
         to: IpAddr,
         /// Which.
         number: u16,
     },
+    /// Begins to listen to where packets go through the data interface.
+    Listen,
+    /// Ends that, and reports back with [`Input::Heard`](super::Input::Heard).
+    Hear,
     /// Sends a held packet out through the data interface.
     Reinject(Bytes),
     /// Hands a packet to the local IP stack.

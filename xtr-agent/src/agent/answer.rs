@@ -33,6 +33,13 @@ impl Agent {
             return;
         }
         self.resolver.expire(now);
+        if self.gaps.is_heard(reply.nonce) {
+            // We have asked to be heard, and know what it says.
+            if let Some(server) = self.servers.get_mut(index) {
+                server.heard(now);
+            }
+            return;
+        }
         let purpose = self.resolver.answered(reply.nonce);
         let refused = self.subscriptions.answered(index, reply.nonce, &records);
         if let Some(server) = self.servers.get_mut(index)
@@ -57,10 +64,7 @@ impl Agent {
     ) {
         let asked = match purpose {
             Purpose::Resolve(dst) => IpNet::from(dst),
-            Purpose::Refresh(prefix) => {
-                self.gaps.forget(&prefix);
-                prefix
-            }
+            Purpose::Refresh(prefix) => prefix,
         };
         let asked = self.eid(asked);
         let covering = records.iter().filter(|record| record.eid.covers(&asked));

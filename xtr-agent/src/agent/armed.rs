@@ -32,6 +32,10 @@ pub(super) struct Armed {
     pub(super) change: ChangeId,
     /// When it should have shaken hands.
     pub(super) until: Timestamp,
+    /// When it should have, if nobody carries the traffic and somebody else may.
+    pub(super) patience: Timestamp,
+    /// Whether the old peer was found lost meanwhile: the map server believes that it is left.
+    pub(super) was_lost: bool,
     /// Since when the data plane has it; what was counted before says nothing.
     pub(super) since: Option<Timestamp>,
     /// Bytes received from the new peer before, if there was a session with it that is over.
@@ -59,6 +63,8 @@ impl Armed {
             from,
             change,
             until,
+            patience: until,
+            was_lost: false,
             since: None,
             received: None,
             first: None,

@@ -1,7 +1,7 @@
 //! A proxy in use fails, and others serve the same: the client says so, and gets another one.
 //!
 //! Each proxy that packets flow to is watched (`guard`), by echoes through its tunnel and out of its
-//! far side. Who answers them is configured, or learnt: destinations that packets wanted. Where nobody
+//! far side. Who answers them is configured, or learnt from packets (`witnesses`). Where nobody
 //! beyond it answers, the proxy itself is asked, which tells of its tunnel and not of what is behind.
 //!
 //! A proxy that is lost is named to the map server, in the record that a Map-Request may carry (M,
@@ -9,8 +9,10 @@
 //! which knows us by then, and the mapping moves there as ever (`handover`). Who decides is the map
 //! server: nothing goes back by itself, and nobody is with two proxies.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use lisp_proto::{
@@ -21,10 +23,11 @@ use super::choice::NOT_TO_BE_USED;
 use super::event::Event;
 use super::guard::Guard;
 use super::limits::{
-    ECHOES_OUT, GUARDED, LEARNT, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, SEEKING,
-    WITNESSES, WITNESSES_KNOWN,
+    ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, SEEKING, WITNESSES,
+    WITNESSES_KNOWN,
 };
 use super::map_cache::State;
+use super::witnesses::Listening;
 use super::{Action, Actions, Agent, PeerStats, Timer};
 
 /// An echo that was sent.
@@ -46,17 +49,17 @@ struct Lost {
 /// What is known of the proxies in use.
 #[derive(Debug, Default)]
 pub(super) struct Failover {
-    /// Mappings that more than one peer could serve.
-    prefixes: BTreeSet<IpNet>,
+    /// Mappings that more than one peer could serve, and which.
+    prefixes: BTreeMap<IpNet, BTreeSet<PublicKey>>,
     guards: BTreeMap<PublicKey, Guard>,
-    /// Destinations that packets wanted, the latest one first.
-    learnt: VecDeque<IpAddr>,
+    /// Destinations of packets, the latest one first.
+    pub(super) learnt: VecDeque<IpAddr>,
     /// Those of all that may be asked that have answered.
-    witnesses: BTreeSet<IpAddr>,
+    pub(super) witnesses: BTreeSet<IpAddr>,
+    pub(super) listening: Listening,
     /// Echoes on their way, the latest one last.
     echoes: VecDeque<Echo>,
     next_number: u16,
-    turn: usize,
     lost: BTreeMap<PublicKey, Lost>,
 }
 
@@ -68,7 +71,19 @@ impl Failover {
 
     /// Whether others could serve `prefix` as well.
     pub(super) fn has_alternatives(&self, prefix: &IpNet) -> bool {
-        self.prefixes.contains(prefix)
+        self.prefixes.contains_key(prefix)
+    }
+
+    /// Whether somebody could serve `prefix` who is none of `besides`, and was not found lost.
+    pub(super) fn has_other(&self, prefix: &IpNet, besides: &[PublicKey]) -> bool {
+        let mut keys = self.prefixes.get(prefix).into_iter().flatten();
+        keys.any(|key| !besides.contains(key) && !self.is_lost(key))
+    }
+
+    /// How long answers to echoes through `key` took lately, as far as there were any.
+    pub(super) fn round_trip(&self, key: &PublicKey) -> Duration {
+        let guard = self.guards.get(key);
+        guard.map_or(Duration::ZERO, |guard| guard.round_trip)
     }
 
     /// Whether nobody is watched any more, and nothing is kept of those who were.
@@ -77,9 +92,11 @@ impl Failover {
         self.prefixes.is_empty() && self.guards.is_empty() && self.lost.is_empty()
     }
 
-    /// The locators that cannot be reached, if there are any.
+    /// The locators that cannot be reached, if there are any: the latest ones, if those are many.
     fn unreachable(&self) -> Vec<Locator> {
-        let lost = self.lost.iter().take(LOST_AT_ONCE);
+        let mut lost: Vec<_> = self.lost.iter().collect();
+        lost.sort_by_key(|(_, lost)| Reverse(lost.until));
+        let lost = lost.into_iter().take(LOST_AT_ONCE);
         let locators = lost.map(|(key, lost)| Locator {
             priority: NOT_TO_BE_USED,
             weight: 0,
@@ -120,49 +137,37 @@ impl Failover {
         self.witnesses.insert(witness);
     }
 
-    /// The next of `among`, in turn.
-    fn next_of(&mut self, among: &[IpAddr]) -> Option<IpAddr> {
-        self.turn = self.turn.wrapping_add(1);
-        among.get(self.turn % among.len().max(1)).copied()
+    /// Takes out the echo with this number.
+    fn take_echo(&mut self, is_it: impl Fn(&Echo) -> bool) -> Option<Echo> {
+        let place = self.echoes.iter().position(is_it)?;
+        self.echoes.remove(place)
     }
 }
 
 impl Agent {
-    /// Takes in who else could serve `prefix`, as `record` tells.
+    /// Takes in who else could serve `prefix`, as `record` tells. One that is not to be used, because it is
+    /// drained, may be what the map server gives us when all others are lost.
     pub(super) fn note_alternatives(&mut self, now: Timestamp, prefix: IpNet, record: &Record) {
         let own = &self.config.public_key;
         let keys = record.locators.iter().filter_map(|it| match it.rloc {
             Rloc::WireGuard { endpoint, key } => {
-                let usable = it.priority != NOT_TO_BE_USED && key != *own;
-                (usable && self.is_reachable(&endpoint)).then_some(key)
+                (key != *own && self.is_reachable(&endpoint)).then_some(key)
             }
             Rloc::Plain(_) => None,
         });
-        let several = keys.collect::<BTreeSet<_>>().len() > 1;
+        let keys: BTreeSet<_> = keys.collect();
         let failover = &mut self.failover;
-        if !several || failover.prefixes.len() >= GUARDED {
+        if keys.len() < 2 {
             failover.prefixes.remove(&prefix);
+            return;
+        }
+        if failover.prefixes.len() >= GUARDED && !failover.has_alternatives(&prefix) {
             return;
         }
         if failover.prefixes.is_empty() {
             self.deadlines.set(Timer::Guards, now + LOOK_IDLE);
         }
-        failover.prefixes.insert(prefix);
-    }
-
-    /// A packet has wanted `dst`, which lies in `prefix`: it may answer echoes.
-    pub(super) fn learn_witness(&mut self, dst: IpAddr, prefix: &IpNet) {
-        let failover = &mut self.failover;
-        if !failover.has_alternatives(prefix) || failover.learnt.contains(&dst) {
-            return;
-        }
-        failover.learnt.push_front(dst);
-        if failover.learnt.len() > LEARNT
-            && let Some(oldest) = failover.learnt.pop_back()
-            && !self.config.witnesses.contains(&oldest)
-        {
-            failover.witnesses.remove(&oldest);
-        }
+        failover.prefixes.insert(prefix, keys);
     }
 
     /// Wants the counters of the proxies in use.
@@ -171,7 +176,7 @@ impl Agent {
             failover, cache, ..
         } = self;
         let mut used = BTreeSet::new();
-        failover.prefixes.retain(|prefix| {
+        failover.prefixes.retain(|prefix, _| {
             let entry = cache.get(prefix);
             let chosen = entry.and_then(|entry| Some((entry.state, entry.chosen?.key)));
             if let Some((State::Routing | State::Active, key)) = chosen {
@@ -186,14 +191,17 @@ impl Agent {
         }
         if failover.prefixes.is_empty() {
             failover.lost.clear();
+            self.stop_listening(actions);
             return;
         }
-        let mut guards = failover.guards.values();
-        let interval = if guards.any(|guard| guard.is_used(now)) {
-            PROBE_EVERY
-        } else {
-            LOOK_IDLE
+        let guards = failover.guards.iter();
+        let flowing = guards.filter(|(_, guard)| guard.is_used(now));
+        let flowing: Vec<_> = flowing.map(|(key, _)| *key).collect();
+        let interval = match flowing.is_empty() {
+            true => LOOK_IDLE,
+            false => PROBE_EVERY,
         };
+        self.listen(now, &flowing, actions);
         if !used.is_empty() {
             actions.push(Action::ReadPeerStats(used.into_iter().collect()));
         }
@@ -249,25 +257,31 @@ impl Agent {
             return;
         }
         // Now and then others are asked, who may become witnesses.
-        let seeks = !has_witness || self.failover.turn % SEEKING == SEEKING - 1;
-        let others: Vec<IpAddr> = match far.is_empty() {
+        let turn = guard.next_turn();
+        let others = match far.is_empty() {
             true => beyond.into_iter().chain(own).collect(),
             false => beyond,
         };
-        let among = if seeks { others } else { known };
-        let Some(to) = self.failover.next_of(&among) else {
+        let is_new = |it: &IpAddr| !self.failover.witnesses.contains(it);
+        let others: Vec<IpAddr> = others.into_iter().filter(is_new).collect();
+        let seeks = turn % SEEKING == 0 && !others.is_empty();
+        let (among, nth) = match (has_witness, seeks) {
+            (true, false) => (known, turn),
+            (true, true) => (others, turn / SEEKING),
+            (false, _) => (others, turn),
+        };
+        let Some(to) = among.get(nth % among.len().max(1)).copied() else {
             return;
         };
-        let counts = has_witness && self.failover.witnesses.contains(&to);
+        let is_witness = !is_new(&to);
+        guard.asks(now, is_witness.then_some(to));
+        self.gaps.asks(&key);
         let number = self.failover.asks(now, to, key);
-        if let Some(guard) = self.failover.guards.get_mut(&key) {
-            guard.asks(now, counts);
-        }
         actions.push(Action::Echo { to, number });
     }
 
     /// Who may be asked that is reached through the proxy `key`, and lies beyond it.
-    fn beyond(&mut self, key: &PublicKey) -> Vec<IpAddr> {
+    pub(super) fn beyond(&mut self, key: &PublicKey) -> Vec<IpAddr> {
         let configured = self.config.witnesses.iter();
         let learnt = self.failover.learnt.iter();
         let mut all: Vec<IpAddr> = configured.chain(learnt).copied().collect();
@@ -305,10 +319,7 @@ impl Agent {
     ) {
         let failover = &mut self.failover;
         let ours = |echo: &Echo| echo.number == number && echo.to == from;
-        let Some(place) = failover.echoes.iter().position(ours) else {
-            return;
-        };
-        let Some(echo) = failover.echoes.remove(place) else {
+        let Some(echo) = failover.take_echo(ours) else {
             return;
         };
         failover.believe(from, &self.config.witnesses);
@@ -321,24 +332,53 @@ impl Agent {
         }
     }
 
+    /// The echo with this number could not be sent, which says nothing about any proxy.
+    pub(super) fn echo_not_sent(&mut self, number: u16) {
+        let failover = &mut self.failover;
+        if let Some(echo) = failover.take_echo(|echo| echo.number == number)
+            && let Some(guard) = failover.guards.get_mut(&echo.through)
+        {
+            guard.has_not_asked(&echo.to);
+        }
+    }
+
     /// A proxy in use is lost: asks for another one.
     fn proxy_lost(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
         let is_proven = self.failover.guards.get(&key).map(|guard| guard.is_proven);
         self.mark_lost(now, key, actions);
-        if is_proven == Some(false) {
+        if is_proven == Some(false) && self.peers.handshake_seen(&key) {
             // One after the other would seem lost if it were the witnesses that are.
             self.failover.witnesses.clear();
         }
-        let prefixes = self.failover.prefixes.iter();
-        let served = prefixes.filter(|prefix| {
-            let entry = self.cache.get(prefix);
-            let chosen = entry.and_then(|entry| entry.chosen);
-            chosen.is_some_and(|chosen| chosen.key == key)
-        });
-        // The map server tells us of all the others as well.
-        if let Some(prefix) = served.copied().next() {
+        self.ask_instead_of(now, key, actions);
+    }
+
+    /// There has never been a session with the peer `key`, and nobody has answered for as long as packets
+    /// wait: one that others could take the place of is lost.
+    pub(super) fn no_session(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        if self.asks_for(&key).is_some() && !self.peers.handshake_seen(&key) {
+            self.mark_lost(now, key, actions);
+            self.ask_instead_of(now, key, actions);
+        }
+    }
+
+    /// Asks for what the lost proxy `key` serves. The map server tells us of all of it.
+    fn ask_instead_of(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        if let Some(prefix) = self.asks_for(&key) {
             self.ask_again(now, prefix, RequestFlags::default(), actions);
         }
+    }
+
+    /// What we could ask for if the proxy `key` were lost: whoever has no address of a family knows
+    /// mappings of it, and asks for none.
+    fn asks_for(&self, key: &PublicKey) -> Option<IpNet> {
+        let mut prefixes = self.failover.prefixes.keys();
+        let served = prefixes.find(|prefix| {
+            let entry = self.cache.get(prefix);
+            let chosen = entry.and_then(|entry| entry.chosen);
+            chosen.is_some_and(|chosen| chosen.key == *key) && self.own_source(prefix).is_some()
+        });
+        served.copied()
     }
 
     /// Notes that the peer `key` is of no use at present.
@@ -387,6 +427,28 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_lost_ones_the_latest_are_named() {
+        let mut failover = Failover::default();
+        for number in 1..=20 {
+            let lost = Lost {
+                endpoint: SocketAddr::new([192, 0, 2, number].into(), 51820),
+                // Those with the smaller keys are the later ones.
+                until: Timestamp(100 - u64::from(number % 16)),
+            };
+            failover.lost.insert(PublicKey([number; 32]), lost);
+        }
+        let named = failover.unreachable();
+        assert_eq!(named.len(), LOST_AT_ONCE);
+        let names = |number: u8| {
+            let key = PublicKey([number; 32]);
+            named
+                .iter()
+                .any(|it| matches!(it.rloc, Rloc::WireGuard { key: it, .. } if it == key))
+        };
+        assert!(names(16) && names(1) && names(17) && !names(15));
+    }
 
     #[test]
     fn who_has_answered_is_remembered_within_a_bound() {

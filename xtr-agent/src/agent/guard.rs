@@ -3,7 +3,13 @@
 //! While packets flow to it, echoes are sent through it to witnesses: addresses beyond it that have
 //! answered before. Whatever is wrong, a dead process, a cut link, or a proxy that forwards nothing,
 //! looks the same: none of the latest echoes has come back.
+//!
+//! Much that comes back through the tunnel speaks for the proxy, and against a witness that is silent.
+//! But nobody can tell whether it has come from beyond the proxy: against several witnesses it counts
+//! for nothing.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lisp_proto::Timestamp;
@@ -11,7 +17,7 @@ use lisp_proto::Timestamp;
 use super::PeerStats;
 use super::limits::{
     ECHO_BYTES, EVIDENCE, HANDSHAKE_BYTES, KEEPALIVE, PATIENCE, PATIENCE_MAX, PROBE_CALM,
-    PROBE_EVERY, PROBE_SEEKING, PROBES_LOST, QUIET, VERDICTS,
+    PROBE_EVERY, PROBE_SEEKING, PROBES_LOST, QUIET, SEVERAL_WITNESSES, VERDICTS,
 };
 
 /// What is known of one proxy in use.
@@ -29,10 +35,14 @@ pub(super) struct Guard {
     /// When the first echo was sent that a witness has not answered, nor any after it; and how many
     /// those are.
     silence: Option<(Timestamp, u32)>,
+    /// The witnesses that were asked since one has answered.
+    silent: BTreeSet<IpAddr>,
     /// How long answers took lately.
-    round_trip: Duration,
+    pub(super) round_trip: Duration,
     /// When the latest echo was sent.
     asked_at: Option<Timestamp>,
+    /// How many were, to whoever it was.
+    turn: usize,
     /// Whether a witness has answered through this proxy.
     pub(super) is_proven: bool,
     /// Until when nothing is concluded: it was just found silent.
@@ -58,10 +68,22 @@ impl Guard {
         }
         let received = peer.rx_bytes.saturating_sub(received);
         self.answers_others = received > answered + EVIDENCE;
-        if self.answers_others || !self.is_used(now) {
+        if !self.is_used(now) {
+            self.forget_silence();
+        } else if self.is_vouched_for() {
             self.silence = None;
         }
         true
+    }
+
+    /// Whether what comes back speaks for it more than the silence of witnesses against it.
+    fn is_vouched_for(&self) -> bool {
+        self.answers_others && self.silent.len() < SEVERAL_WITNESSES
+    }
+
+    fn forget_silence(&mut self) {
+        self.silence = None;
+        self.silent.clear();
     }
 
     /// Whether packets flow to it.
@@ -73,24 +95,42 @@ impl Guard {
     /// says nothing.
     pub(super) fn wants_echo(&mut self, now: Timestamp, has_witness: bool) -> bool {
         if !has_witness {
-            self.silence = None;
+            self.forget_silence();
         }
-        let pause = match (has_witness, self.answers_others) {
+        let pause = match (has_witness, self.is_vouched_for()) {
             (false, _) => PROBE_SEEKING,
             (true, true) => PROBE_CALM,
-            // Looks come that often.
-            (true, false) => Duration::ZERO,
+            // Looks come that often, or more often when others want the counters; none comes to the
+            // microsecond.
+            (true, false) => PROBE_EVERY * 3 / 4,
         };
         self.is_used(now) && self.asked_at.is_none_or(|at| now - at >= pause)
     }
 
+    /// Whose turn it is to be asked.
+    pub(super) const fn next_turn(&mut self) -> usize {
+        self.turn = self.turn.wrapping_add(1);
+        self.turn
+    }
+
     /// An echo goes out, to a witness or to somebody who may become one.
-    pub(super) fn asks(&mut self, now: Timestamp, is_witness: bool) {
+    pub(super) fn asks(&mut self, now: Timestamp, witness: Option<IpAddr>) {
         self.asked += 1;
         self.asked_at = Some(now);
-        if is_witness {
+        if let Some(witness) = witness {
+            self.silent.insert(witness);
             let (_, unanswered) = self.silence.get_or_insert((now, 0));
             *unanswered = unanswered.saturating_add(1);
+        }
+    }
+
+    /// The latest echo, to `to`, has not gone out after all.
+    pub(super) fn has_not_asked(&mut self, to: &IpAddr) {
+        self.asked = self.asked.saturating_sub(1);
+        if self.silent.remove(to) {
+            let before = self.silence.take();
+            let others = before.map(|(since, unanswered)| (since, unanswered.saturating_sub(1)));
+            self.silence = others.filter(|(_, unanswered)| *unanswered > 0);
         }
     }
 
@@ -99,7 +139,7 @@ impl Guard {
         let took = now - sent;
         self.round_trip = took.max((self.round_trip * 7 + took) / 8);
         self.answered += 1;
-        self.silence = None;
+        self.forget_silence();
         self.is_proven = true;
     }
 
@@ -138,6 +178,9 @@ mod tests {
         rx: u64,
         tx: u64,
         round_trip: Duration,
+        /// How many witnesses there are, which are asked in turn, and how often they were.
+        witnesses: usize,
+        asked: usize,
     }
 
     impl Bench {
@@ -149,6 +192,8 @@ mod tests {
                 rx: 0,
                 tx: 0,
                 round_trip: Duration::from_millis(20),
+                witnesses: 1,
+                asked: 0,
             };
             for _ in 0..20 {
                 bench.step(1_000, true);
@@ -160,7 +205,11 @@ mod tests {
         /// Time until the next look, with so many bytes sent meanwhile; says whether the proxy is
         /// found lost.
         fn step(&mut self, sent: u64, answers: bool) -> bool {
-            self.now = self.now + PROBE_EVERY;
+            self.look_after(PROBE_EVERY, sent, answers)
+        }
+
+        fn look_after(&mut self, span: Duration, sent: u64, answers: bool) -> bool {
+            self.now = self.now + span;
             self.tx += sent;
             let peer = PeerStats {
                 key: PublicKey([1; 32]),
@@ -172,7 +221,10 @@ mod tests {
             assert!(self.guard.look(self.now, &peer));
             let lost = self.guard.is_lost(self.now);
             if self.guard.wants_echo(self.now, true) {
-                self.guard.asks(self.now, true);
+                self.asked += 1;
+                let number = u8::try_from(self.asked % self.witnesses).unwrap();
+                let witness = [192, 0, 2, number].into();
+                self.guard.asks(self.now, Some(witness));
                 self.tx += ECHO_BYTES;
                 if answers {
                     let at = self.now + self.round_trip;
@@ -238,6 +290,48 @@ mod tests {
             assert!(!bench.step(1_000, false));
         }
         assert!(bench.lost_after(1_000).is_some(), "it answers nobody now");
+    }
+
+    #[test]
+    fn several_silent_witnesses_count_more_than_what_comes_back() {
+        let mut bench = Bench::proven();
+        bench.witnesses = 2;
+        let start = bench.now;
+        let found = (0..100).any(|_| {
+            bench.rx += EVIDENCE * 10;
+            bench.step(1_000, false)
+        });
+        assert!(found);
+        let took = bench.now - start;
+        assert!(took < PROBE_CALM * 2 + PATIENCE * 2, "{took:?}");
+        let mut bench = Bench::proven();
+        bench.witnesses = 2;
+        for _ in 0..1_000 {
+            bench.rx += EVIDENCE * 10;
+            assert!(!bench.step(1_000, true));
+        }
+    }
+
+    #[test]
+    fn echoes_are_no_more_frequent_when_others_want_the_counters_as_well() {
+        let mut bench = Bench::proven();
+        bench.asked = 0;
+        for _ in 0..100 {
+            bench.look_after(PROBE_EVERY / 2, 1_000, true);
+        }
+        assert!(bench.asked <= 50, "{}", bench.asked);
+    }
+
+    #[test]
+    fn an_echo_that_was_not_sent_is_none() {
+        let mut bench = Bench::proven();
+        let witness = [192, 0, 2, 0].into();
+        for _ in 0..100 {
+            assert!(!bench.step(1_000, true));
+            bench.guard.asks(bench.now, Some(witness));
+            bench.guard.has_not_asked(&witness);
+        }
+        assert_eq!((bench.guard.silence, bench.guard.asked), (None, 1));
     }
 
     #[test]

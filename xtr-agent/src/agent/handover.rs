@@ -7,6 +7,12 @@
 //!
 //! A new peer that does not answer leaves the mapping where it was, unless the old one is dead. What
 //! the map server says meanwhile counts more than what it has said before.
+//!
+//! Where the old peer is a proxy that was found lost (`failover`), nothing is gained by leaving the
+//! new one alone: it is given up for somebody else who may serve, or else tried until one of the two
+//! answers.
+
+use std::time::Duration;
 
 use ipnet::IpNet;
 use lisp_proto::{Nonce, PublicKey, RequestFlags, Timestamp};
@@ -14,7 +20,7 @@ use lisp_proto::{Nonce, PublicKey, RequestFlags, Timestamp};
 use super::armed::{Armed, Word};
 use super::event::Event;
 use super::install::What;
-use super::limits::{HANDOVER_DOUBT, HANDOVERS, HANDSHAKE_POLL, SESSION, SILENCE};
+use super::limits::{HANDOVER_DOUBT, HANDOVER_TRIPS, HANDOVERS, HANDSHAKE_POLL, SESSION, SILENCE};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
 
@@ -45,7 +51,7 @@ impl Agent {
             return false;
         };
         let left_alone = self.handovers.left_alone(&prefix, &word.to);
-        if left_alone.is_some_and(|until| now < until) {
+        if left_alone.is_some_and(|until| now < until) && !self.failover.is_lost(&from.key) {
             return true;
         }
         if !again {
@@ -99,6 +105,9 @@ impl Agent {
         let until = now + hold;
         let armed = Armed {
             received,
+            patience: now + self.patience(&prefix, &from.key),
+            was_lost: self.failover.is_lost(&from.key)
+                || before.as_ref().is_some_and(|before| before.was_lost),
             acks: before.map_or_else(Vec::new, |before| before.acks),
             ..Armed::new(word, from.key, change, until)
         };
@@ -113,6 +122,15 @@ impl Agent {
         }
         let (eid, from) = (self.eid(prefix), from.key);
         actions.event(Event::HandoverArmed { eid, from, to: key });
+    }
+
+    /// How long a new peer of `prefix` may take to shake hands while nobody carries the traffic: a
+    /// handshake that is lost is started anew meanwhile, and its answer has as far a way as others had.
+    fn patience(&self, prefix: &IpNet, from: &PublicKey) -> Duration {
+        let entry = self.cache.get(prefix);
+        let answer_took = entry.map_or(Duration::ZERO, |entry| entry.answer_took);
+        let trip = answer_took.max(self.failover.round_trip(from));
+        (HANDOVER_DOUBT + trip * HANDOVER_TRIPS).min(self.config.hold)
     }
 
     /// The data plane has the new peer of `prefix`, or would not take it.
@@ -200,34 +218,57 @@ impl Agent {
     /// The new peer of `prefix` has not answered in time. A dead old one is left all the same, but
     /// silence is certain only after a while: who has nothing to say answers data after 10 s.
     pub(super) fn handover_due(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
-        let Some(armed) = self.handovers.armed.get(&prefix) else {
+        let Some(armed) = self.handovers.armed.get_mut(&prefix) else {
             return;
         };
-        if self.failover.is_lost(&armed.from) && self.failover.has_alternatives(&prefix) {
-            // Nobody carries the traffic meanwhile: somebody else may.
-            let to = armed.word.to.key;
-            self.mark_lost(now, to, actions);
-            self.handover_failed(now, prefix, actions);
-            return self.ask_again(now, prefix, RequestFlags::default(), actions);
+        let is_lost = self.failover.is_lost(&armed.from);
+        armed.was_lost |= is_lost;
+        let (to, until, was_lost) = (armed.word.to.key, armed.until, armed.was_lost);
+        let has_other = self.failover.has_other(&prefix, &[armed.from, to]);
+        if is_lost && has_other && armed.patience <= now {
+            return self.name_instead(now, prefix, actions);
         }
-        if now < armed.until {
+        if now < until {
             // It may not have been told of us: a question makes up for that.
-            let until = armed.until;
+            let next = match is_lost && has_other {
+                true => armed.patience.min(until),
+                false => until,
+            };
             self.ask_again(now, prefix, RequestFlags::default(), actions);
-            self.deadlines.set(Timer::Handover(prefix), until);
+            self.deadlines.set(Timer::Handover(prefix), next);
             return;
         }
-        let Some(unanswered) = armed.unanswered.filter(|_| !armed.heard) else {
-            return self.handover_failed(now, prefix, actions);
-        };
-        let (key, certain, hold) = (armed.word.to.key, unanswered + SILENCE, self.config.hold);
-        if certain <= now {
+        let unanswered = armed.unanswered.filter(|_| !armed.heard);
+        let certain = unanswered.map(|unanswered| unanswered + SILENCE);
+        if certain.is_some_and(|certain| certain <= now) {
             return self.switch(now, prefix, actions);
         }
-        self.watch(now, key, hold);
-        self.watch_closely(now, prefix, key, actions);
-        let next = certain.min(now + hold);
+        if certain.is_none() && !is_lost {
+            return match was_lost {
+                // The old peer answers after all.
+                true => self.name_instead(now, prefix, actions),
+                false => self.handover_failed(now, prefix, actions),
+            };
+        }
+        let hold = self.config.hold;
+        self.watch(now, to, hold);
+        self.watch_closely(now, prefix, to, actions);
+        if is_lost {
+            // Whatever has failed may have taken the new peer's memory of us with it.
+            self.ask_again(now, prefix, RequestFlags::default(), actions);
+        }
+        let next = certain.map_or(now + hold, |certain| certain.min(now + hold));
         self.deadlines.set(Timer::Handover(prefix), next);
+    }
+
+    /// Names the new peer of `prefix`, which does not answer, to the map server: somebody else may serve
+    /// it, or its old peer does again.
+    fn name_instead(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
+        if let Some(to) = self.handovers.moves_to(&prefix) {
+            self.mark_lost(now, to, actions);
+        }
+        self.handover_failed(now, prefix, actions);
+        self.ask_again(now, prefix, RequestFlags::default(), actions);
     }
 
     /// The mapping stays where it was. What announced the move is not acknowledged, so the map server

@@ -154,6 +154,9 @@ pub const HANDOVERS: usize = 1_024;
 /// How long the new peer of a mapping may be silent before the map server is asked, which tells it of
 /// us; or half of the time that it has.
 pub const HANDOVER_DOUBT: Duration = Duration::from_millis(750);
+/// Round trips that it has besides, before somebody else is asked for in its place: where the old peer is
+/// lost, nobody carries the traffic meanwhile.
+pub const HANDOVER_TRIPS: u32 = 4;
 /// How long a new peer that did not answer is left alone, while the old one lives; doubles with every
 /// further time.
 pub const HANDOVER_RETRY: Duration = Duration::from_secs(5);
@@ -211,6 +214,9 @@ pub const QUIET: Duration = Duration::from_secs(2);
 /// What comes back between two looks, besides answers to echoes, before it counts as packets of others,
 /// in bytes: more than the errors of a proxy that cannot forward.
 pub const EVIDENCE: u64 = 1_000;
+/// So many witnesses that are silent count more than packets of others: they do not fail together, while
+/// a proxy with a dead way out may still send a lot itself.
+pub const SEVERAL_WITNESSES: usize = 2;
 /// Echoes in a row that nobody answers before a proxy is lost: of those that a network loses by chance,
 /// 2 in 100, so many are lost together once in a week.
 pub const PROBES_LOST: u32 = 4;
@@ -225,6 +231,10 @@ pub const VERDICTS: Duration = Duration::from_secs(5);
 pub const LOST_FOR: Duration = Duration::from_secs(10);
 /// Lost proxies that a map server is told of.
 pub const LOST_AT_ONCE: usize = 8;
+/// Pause after listening for witnesses for the first time; it doubles while too few are found.
+pub const LISTEN_EVERY: Duration = Duration::from_secs(5);
+/// Longest such pause.
+pub const LISTEN_EVERY_MAX: Duration = Duration::from_secs(60);
 /// Destinations that are remembered as possible witnesses.
 pub const LEARNT: usize = 4;
 /// Addresses that are asked in turn, for each proxy.
@@ -245,6 +255,9 @@ pub const GAP_POLL_LATER: Duration = Duration::from_millis(50);
 /// How long after the move they are looked at. The map server has what was seen by the time at which it
 /// takes a client for settled, a second after the move.
 pub const GAP_WATCHED: Duration = Duration::from_millis(750);
+/// How often a map server is told of a gap that does not say that it has heard: it keeps a place for that
+/// for some seconds.
+pub const GAP_TELLINGS: u32 = 4;
 /// How long after an answer a push may still be the rest of it.
 pub const ANSWER_IN_PARTS: Duration = Duration::from_secs(2);
 /// How long a session of WireGuard lasts at most.

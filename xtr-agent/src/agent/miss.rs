@@ -259,9 +259,7 @@ impl Agent {
             nonce,
             flags,
         } = question;
-        let gap = self.gaps.of(&asked);
         let said = self.unreachable_record(&asked);
-        let said = said.or_else(|| gap.map(|_| self.bare_record(&asked)));
         let params = RequestParams {
             flags,
             nonce,
@@ -272,7 +270,7 @@ impl Agent {
                 eid: self.eid(asked),
             }],
             source_record: said.as_ref(),
-            gap,
+            gap: None,
             ids: None,
         };
         self.send_map_request(self.turn(tries), source, &params, actions);

@@ -48,6 +48,7 @@ mod storm;
 mod subscribe;
 mod trace;
 mod watch;
+mod witnesses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -136,6 +137,11 @@ pub enum Input<'a> {
         /// Which.
         number: u16,
     },
+    /// The echo of [`Action::Echo`] with this number could not be sent.
+    EchoNotSent(u16),
+    /// Where some packets went between [`Action::Listen`] and [`Action::Hear`]; what came may be
+    /// among them.
+    Heard(&'a [IpAddr]),
     /// The addresses of this host changed.
     LocalRlocs(&'a [IpAddr]),
     /// Whether those who share our prefixes are to take our clients over.
@@ -288,6 +294,8 @@ impl Agent {
             Input::EchoAnswered { from, number } => {
                 self.echo_answered(now, from, number, actions);
             }
+            Input::EchoNotSent(number) => self.echo_not_sent(number),
+            Input::Heard(went) => self.heard(went),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
             Input::Drain(draining) => self.drain(now, draining, actions),
             Input::Tick => {}

@@ -297,6 +297,7 @@ impl Agent {
         if !in_vain {
             return;
         }
+        self.no_session(now, key, actions);
         for prefix in self.peers.prefixes(&key) {
             let Some(entry) = self.cache.get_mut(&prefix) else {
                 continue;

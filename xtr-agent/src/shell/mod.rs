@@ -37,6 +37,7 @@ mod overlay;
 mod path_sizes;
 mod reload;
 mod report;
+mod scout;
 mod setup;
 mod unchangeable;
 
@@ -379,7 +380,7 @@ enum Arrived {
 async fn next_arrived(overlays: &mut [Overlay], packet: &mut [u8]) -> io::Result<(usize, Arrived)> {
     poll_fn(|context| {
         for (index, overlay) in overlays.iter_mut().enumerate() {
-            if let Poll::Ready((from, number)) = overlay.poll_echo(context) {
+            if let Poll::Ready((from, number)) = overlay.scout.poll_answer(context) {
                 return Poll::Ready(Ok((index, Arrived::Echo(from, number))));
             }
             if let Poll::Ready(length) = overlay.poll_captured(context, packet) {

@@ -12,8 +12,8 @@ use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
-use tracing::{Instrument, Span, debug, info, info_span, warn};
-use wg_device::{Backend, DeviceError, Pinger, PrivateKey};
+use tracing::{Instrument, Span, info, info_span, warn};
+use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
 use super::control::Renewals;
@@ -23,6 +23,7 @@ use super::echoes::BlackHoles;
 use super::heard::SharedHeard;
 use super::narrate::{self, Drops};
 use super::path_sizes::PathSizes;
+use super::scout::Scout;
 use super::{CLOSING, DATAGRAM_MAX, Shared, report, setup};
 use crate::agent::{
     self, Action, Actions, Agent, Change, Event, Input, PeerStats, Snapshot, Trace,
@@ -57,8 +58,8 @@ pub(super) struct Overlay {
     pub(super) renewals: Renewals,
     pub(super) paths: PathSizes,
     pub(super) holes: BlackHoles,
-    /// What asks witnesses whether proxies lead anywhere.
-    pinger: Pinger,
+    /// What tells whether proxies lead anywhere.
+    pub(super) scout: Scout,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
     /// What `status` says of the interfaces, as they were made.
@@ -72,12 +73,14 @@ pub(super) struct Overlay {
 }
 
 /// The outcome of an action.
-enum Report {
+pub(super) enum Report {
     Applied(agent::ChangeId, bool),
     /// A route was set: packets that were on their way into the TUN when it
     /// appeared go out before those that it takes.
     RouteSet(agent::ChangeId, bool),
     NotSent(Bytes),
+    EchoNotSent(u16),
+    Heard(Vec<IpAddr>),
 }
 
 impl Overlay {
@@ -108,7 +111,7 @@ impl Overlay {
             renewals: Renewals::default(),
             paths: PathSizes::marked(config.mark()),
             holes: BlackHoles::default(),
-            pinger: Pinger::new(instance.netns.as_deref(), &instance.interfaces.data),
+            scout: Scout::new(instance),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
             server: config.map_server.underlay(),
@@ -183,11 +186,6 @@ impl Overlay {
         self.plane.miss.poll_recv(context, packet)
     }
 
-    /// Waits for the answer to an echo: by whom, and to which.
-    pub(super) fn poll_echo(&mut self, context: &mut TaskContext<'_>) -> Poll<(IpAddr, u16)> {
-        self.pinger.poll_answer(context)
-    }
-
     /// Hands packets that are waiting in the TUN to the agent, at most so many.
     pub(super) async fn captured(
         &mut self,
@@ -228,6 +226,10 @@ impl Overlay {
                     self.plane.data.resume();
                 }
                 Report::NotSent(packet) => self.feed(shared, Input::NotSent(&packet)).await?,
+                Report::EchoNotSent(number) => {
+                    self.feed(shared, Input::EchoNotSent(number)).await?
+                }
+                Report::Heard(went) => self.feed(shared, Input::Heard(&went)).await?,
             }
         }
         Ok(())
@@ -339,11 +341,9 @@ impl Overlay {
             }
             Action::ReadPeerStats(keys) => self.count(shared, keys, false),
             Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
-            Action::Echo { to, number } => {
-                if let Err(error) = self.pinger.send(to, number) {
-                    let log = || debug!(%to, %error, "echo not sent");
-                    self.span.in_scope(log);
-                }
+            Action::Echo { .. } | Action::Listen | Action::Hear => {
+                let scouted = self.span.in_scope(|| self.scout.perform(action));
+                self.inbox.extend(scouted);
             }
             Action::Reinject(packet) => {
                 if !self.plane.inject(&packet).await {
@@ -464,20 +464,11 @@ impl Overlay {
 
     /// Logs the peers that the data plane has, once it has told.
     pub(super) fn report_peers(&self) {
-        let counters = self.plane.data.counters();
         let wanted = self.agent.peers();
         let wanted = wanted.map(|peer| (peer.key, peer.allowed_ips)).collect();
-        let drops = self.drops.summary();
-        let described = async move {
-            match counters.all().await {
-                Ok(stats) => {
-                    let peers = report::describe_peers(&stats, wanted);
-                    info!(event = "peers", count = stats.len(), peers, drops);
-                }
-                Err(error) => warn!(%error, "counters not read"),
-            }
-        };
-        tokio::spawn(described.instrument(self.span.clone()));
+        let (counters, drops) = (self.plane.data.counters(), self.drops.summary());
+        let told = report::log_peers(counters, wanted, drops);
+        tokio::spawn(told.instrument(self.span.clone()));
     }
 
     /// There are so many instances from now on.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 use lisp_proto::{PublicKey, Timestamp};
 use serde_json::{Value, json};
-use tracing::debug;
+use tracing::{debug, info, warn};
 use wg_device::{Counters, PeerStats};
 
 use super::Shell;
@@ -24,6 +24,21 @@ const MEASURED: usize = 64;
 /// Why clients cannot be drained.
 const NOTHING_SHARED: &str = "no prefix is shared, so nobody can take clients over: `shared = true` lets \
     several xTRs register the same prefixes";
+
+/// Logs the peers that the data plane has, once it has told, beside what is `wanted`.
+pub(super) async fn log_peers(
+    counters: Counters,
+    wanted: HashMap<PublicKey, Vec<IpNet>>,
+    drops: String,
+) {
+    match counters.all().await {
+        Ok(stats) => {
+            let peers = describe_peers(&stats, wanted);
+            info!(event = "peers", count = stats.len(), peers, drops);
+        }
+        Err(error) => warn!(%error, "counters not read"),
+    }
+}
 
 impl Shell {
     /// Answers `status`: what is known at once, and counters and round trips once they are read and

@@ -17,6 +17,7 @@ use crate::table::AllowedIpsChange;
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
 use gate::Gate;
 use packet_socket::PacketSocket;
+pub(crate) use packet_socket::link_address;
 use wireguard::{Peer, WireGuard};
 
 /// One kernel WireGuard interface.

@@ -106,7 +106,7 @@ fn bypass_queue(socket: &Socket) -> io::Result<()> {
     unsafe_code,
     reason = "neither std nor socket2 has a safe constructor for link-layer addresses"
 )]
-fn link_address(index: u32, ethertype: libc::c_int) -> io::Result<SockAddr> {
+pub(crate) fn link_address(index: u32, ethertype: libc::c_int) -> io::Result<SockAddr> {
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(invalid)?;
     let protocol = u16::try_from(ethertype).map_err(invalid)?;

@@ -3,24 +3,36 @@
 use lisp_proto::Gap;
 
 use super::*;
-use crate::agent::limits::{EVIDENCE, LOOK_IDLE, LOST_FOR, PROBE_EVERY, VERDICTS};
+use crate::agent::limits::{EVIDENCE, GUARDED, LOOK_IDLE, LOST_FOR, PROBE_EVERY, VERDICTS};
 
 mod gaps;
+mod next;
+mod witnesses;
 
 const SERVED: &str = "10.200.0.0/16";
 const FAR: &str = "10.200.0.10";
 
+/// Another one that may serve, if a record names it.
+const THIRD: PublicKey = PublicKey([8; 32]);
+
 /// What is served by both, first of all by the first.
 fn served_by(first: PublicKey, second: PublicKey) -> Record {
-    let mut record = record(SERVED, first, Ttl::from_minutes(15));
-    for (key, priority) in [(first, 1), (second, 129)] {
+    served_by_all(SERVED, &[first, second])
+}
+
+/// What is served by all of these, first of all by the first.
+fn served_by_all(prefix: &str, keys: &[PublicKey]) -> Record {
+    let mut record = record(prefix, keys[0], Ttl::from_minutes(15));
+    let mut template = record.locators.remove(0);
+    for key in keys {
         let endpoint = SocketAddr::new([192, 0, 2, key.0[0]].into(), 51820);
-        let mut locator = record.locators[0];
-        locator.priority = priority;
-        locator.rloc = Rloc::WireGuard { endpoint, key };
-        record.locators.push(locator);
+        template.rloc = Rloc::WireGuard {
+            endpoint,
+            key: *key,
+        };
+        record.locators.push(template);
+        template.priority = 129;
     }
-    record.locators.remove(0);
     record
 }
 
@@ -30,6 +42,13 @@ struct Client {
     counts: BTreeMap<PublicKey, (u64, u64)>,
     /// Who answers echoes, through whom.
     answers: Vec<(IpAddr, PublicKey)>,
+    /// Where its packets go.
+    far: IpAddr,
+    /// Whether echoes can be sent.
+    sends: bool,
+    /// What is heard when it listens, and how often it does.
+    heard: Vec<IpAddr>,
+    listens: u32,
     /// Echoes that were sent, and Map-Requests.
     echoes: Vec<IpAddr>,
     requests: Vec<Bytes>,
@@ -37,39 +56,74 @@ struct Client {
 }
 
 impl Client {
-    /// One that uses `SMALLER` and could use `BIGGER`, and has asked for `FAR`.
-    fn new(witnesses: &[&str]) -> Self {
-        let bench = Bench::with(Config {
-            witnesses: witnesses.iter().map(|text| addr(text)).collect(),
-            ..Bench::config()
-        });
-        let mut client = Self {
-            bench,
+    /// One that knows nothing yet.
+    fn unconnected(config: Config) -> Self {
+        Self {
+            bench: Bench::with(config),
             counts: BTreeMap::new(),
             answers: Vec::new(),
+            far: addr(FAR),
+            sends: true,
+            heard: Vec::new(),
+            listens: 0,
             echoes: Vec::new(),
             requests: Vec::new(),
             events: Vec::new(),
-        };
-        let wanted = packet("10.0.0.1", FAR, b"x");
-        let asked = client.bench.input(Input::TunPacket(&wanted));
-        let nonce = requests(&asked)[0].nonce;
-        let answer = client.bench.reply(nonce, &served_by(SMALLER, BIGGER));
-        client.follow(answer);
-        let shaken = client.bench.handshake(SMALLER, 92);
-        client.counts.insert(SMALLER, (92, 148));
-        client.follow(shaken);
+        }
+    }
+
+    /// One that uses `SMALLER` and could use `BIGGER`, and has asked for `FAR`.
+    fn new(witnesses: &[&str]) -> Self {
+        Self::far_away(witnesses, Duration::ZERO)
+    }
+
+    /// The same, where the answer has taken so long.
+    fn far_away(witnesses: &[&str], took: Duration) -> Self {
+        let mut client = Self::unconnected(Config {
+            witnesses: witnesses.iter().map(|text| addr(text)).collect(),
+            ..Bench::config()
+        });
+        client.asks(took);
+        client.connected();
         client
+    }
+
+    /// Has a packet for `FAR`, and is answered.
+    fn asks(&mut self, took: Duration) {
+        let wanted = packet("10.0.0.1", FAR, b"x");
+        let asked = self.bench.input(Input::TunPacket(&wanted));
+        let nonce = requests(&asked)[0].nonce;
+        self.bench.now = self.bench.now + took;
+        let answer = self.bench.reply(nonce, &served_by(SMALLER, BIGGER));
+        self.follow(answer);
+    }
+
+    /// Shakes hands with `SMALLER`.
+    fn connected(&mut self) {
+        let shaken = self.bench.handshake(SMALLER, 92);
+        self.counts.insert(SMALLER, (92, 148));
+        self.follow(shaken);
     }
 
     /// The same, with a witness beyond both proxies that answers through the first one.
     fn proven() -> Self {
-        let mut client = Self::new(&[FAR]);
-        client.answers.push((addr(FAR), SMALLER));
-        client.flow(40);
-        assert!(!client.echoes.is_empty());
-        client.requests.clear();
-        client
+        Self::new(&[FAR]).proves()
+    }
+
+    fn proves(mut self) -> Self {
+        self.answers.push((self.far, SMALLER));
+        self.flow(40);
+        assert!(!self.echoes.is_empty());
+        self.requests.clear();
+        self
+    }
+
+    /// `SMALLER` is found lost; the map server answers that these serve.
+    fn loses(&mut self, keys: &[PublicKey]) {
+        self.answers.clear();
+        self.flow(10);
+        assert_eq!(self.unreachable(), [SMALLER]);
+        self.answered(&served_by_all(SERVED, keys));
     }
 
     /// Carries out what the agent wants, and all that follows.
@@ -80,6 +134,11 @@ impl Client {
                 Action::Apply { id, .. } => self.bench.input(Input::Applied { id, ok: true }),
                 Action::ReadPeerStats(keys) | Action::ReadPeerStatsAnew(keys) => self.read(&keys),
                 Action::Echo { to, number } => self.echo(to, number),
+                Action::Listen => {
+                    self.listens += 1;
+                    Vec::new()
+                }
+                Action::Hear => self.bench.input(Input::Heard(&self.heard)),
                 Action::Send { bytes, .. } => {
                     if matches!(decode(&bytes), Ok(Message::MapRequest(_))) {
                         self.requests.push(bytes);
@@ -112,6 +171,9 @@ impl Client {
     }
 
     fn echo(&mut self, to: IpAddr, number: u16) -> Vec<Action> {
+        if !self.sends {
+            return self.bench.input(Input::EchoNotSent(number));
+        }
         self.echoes.push(to);
         let through = self.serves(to);
         let count = self.counts.entry(through).or_default();
@@ -139,9 +201,17 @@ impl Client {
         self.pass(times, 1_000, 0);
     }
 
+    /// The same without packets.
+    fn idle(&mut self, times: u32) {
+        for _ in 0..times {
+            let actions = self.bench.after(PROBE_EVERY);
+            self.follow(actions);
+        }
+    }
+
     fn pass(&mut self, times: u32, sent: u64, received: u64) {
         for _ in 0..times {
-            let used = self.serves(addr(FAR));
+            let used = self.serves(self.far);
             let count = self.counts.entry(used).or_default();
             count.0 += received;
             count.1 += sent;
@@ -150,11 +220,17 @@ impl Client {
         }
     }
 
-    /// The keys that the latest Map-Request says cannot be reached.
+    fn asked(&self) -> impl DoubleEndedIterator<Item = MapRequest<'_>> {
+        self.requests.iter().map(|bytes| match decode(bytes) {
+            Ok(Message::MapRequest(request)) => request,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// The keys that the latest Map-Request says cannot be reached, but for those that tell of a gap.
     fn unreachable(&self) -> Vec<PublicKey> {
-        let Ok(Message::MapRequest(request)) = decode(self.requests.last().unwrap()) else {
-            panic!("a Map-Request");
-        };
+        let mut asked = self.asked().filter(|request| request.gap().is_none());
+        let request = asked.next_back().unwrap();
         let record = request.source_record().unwrap().to_record(0).unwrap();
         let keys = record
             .locators
@@ -163,17 +239,18 @@ impl Client {
                 Rloc::WireGuard { key, .. } if !locator.reachable => key,
                 other => panic!("{other:?}"),
             });
-        keys.collect()
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort();
+        keys
     }
 
-    /// Answers the latest Map-Request.
+    /// Answers all Map-Requests.
     fn answered(&mut self, record: &Record) {
-        let Ok(Message::MapRequest(request)) = decode(self.requests.last().unwrap()) else {
-            panic!("a Map-Request");
-        };
-        let nonce = request.nonce;
-        let actions = self.bench.reply(nonce, record);
-        self.follow(actions);
+        let nonces: BTreeSet<_> = self.asked().map(|request| request.nonce).collect();
+        for nonce in nonces {
+            let actions = self.bench.reply(nonce, record);
+            self.follow(actions);
+        }
     }
 
     fn lost(&self) -> Vec<PublicKey> {
@@ -263,34 +340,6 @@ fn a_prefix_that_nobody_else_serves_is_not_watched() {
 }
 
 #[test]
-fn what_packets_wanted_becomes_a_witness_if_it_answers() {
-    let mut client = Client::new(&[]);
-    client.flow(100);
-    let seeking = client.echoes.len();
-    assert!((3..10).contains(&seeking), "once in a second: {seeking}");
-    assert_eq!(client.lost(), [], "it has never answered");
-    client.answers.push((addr(FAR), SMALLER));
-    client.flow(60);
-    client.answers.clear();
-    client.flow(10);
-    assert_eq!(client.lost(), [SMALLER]);
-}
-
-#[test]
-fn where_nobody_beyond_answers_the_proxy_itself_is_asked() {
-    let mut client = Client::new(&[]);
-    let own = record("10.0.1.1/32", SMALLER, Ttl::from_minutes(15));
-    let told = client.bench.notify(1, &own);
-    client.follow(told);
-    client.answers.push((addr("10.0.1.1"), SMALLER));
-    client.flow(200);
-    assert_eq!(client.lost(), []);
-    client.answers.clear();
-    client.flow(10);
-    assert_eq!(client.lost(), [SMALLER]);
-}
-
-#[test]
 fn a_witness_that_goes_takes_a_client_to_the_next_proxy_at_most() {
     let mut client = Client::proven();
     client.answers.clear();
@@ -313,17 +362,53 @@ fn a_witness_that_goes_takes_a_client_to_the_next_proxy_at_most() {
 }
 
 #[test]
-fn a_proxy_that_does_not_answer_either_is_named_as_well_and_soon() {
-    let mut client = Client::proven();
+fn a_client_without_addresses_of_a_family_asks_for_the_other_one() {
+    let far = "fd00:1:0:200::10";
+    let mut client = Client::unconnected(Config {
+        eid_prefixes: vec![net("fd00:1::1/128")],
+        witnesses: vec![addr(far)],
+        ..Bench::config()
+    });
+    client.far = addr(far);
+    let keys = [SMALLER, BIGGER];
+    let both = [SERVED, "fd00:1:0:200::/64"].map(|prefix| served_by_all(prefix, &keys));
+    let told = client.bench.notify_all(1, &both);
+    client.follow(told);
+    client.connected();
+    let mut client = client.proves();
     client.answers.clear();
     client.flow(10);
-    client.answered(&served_by(BIGGER, SMALLER));
-    let before = client.requests.len();
-    client.flow(15);
-    assert_eq!(client.lost(), [SMALLER, BIGGER]);
-    assert!(client.requests.len() > before);
-    assert_eq!(client.unreachable(), [SMALLER, BIGGER]);
-    assert_eq!(client.serves(addr(FAR)), SMALLER);
+    assert_eq!(client.lost(), [SMALLER]);
+    assert_eq!(client.unreachable(), [SMALLER]);
+}
+
+#[test]
+fn an_echo_that_cannot_be_sent_says_nothing() {
+    let mut client = Client::proven();
+    client.sends = false;
+    client.flow(100);
+    assert_eq!(client.lost(), []);
+    client.sends = true;
+    client.answers.clear();
+    client.flow(10);
+    assert_eq!(client.lost(), [SMALLER]);
+}
+
+#[test]
+fn a_mapping_is_watched_on_when_there_is_no_room_for_more() {
+    let mut client = Client::new(&[]);
+    let agent = &mut client.bench.agent;
+    let now = client.bench.now;
+    for number in 0..GUARDED {
+        let prefix = net(&format!("10.{}.{}.0/24", number / 256, number % 256));
+        agent.note_alternatives(now, prefix, &served_by(SMALLER, BIGGER));
+    }
+    let last = net("10.3.255.0/24");
+    assert!(!agent.failover.has_alternatives(&last));
+    for _ in 0..2 {
+        agent.note_alternatives(now, net(SERVED), &served_by(SMALLER, BIGGER));
+        assert!(agent.failover.has_alternatives(&net(SERVED)));
+    }
 }
 
 #[test]

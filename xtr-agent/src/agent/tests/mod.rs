@@ -278,6 +278,8 @@ fn story(actions: &[Action]) -> Vec<String> {
             Action::Reinject(packet) => format!("sent on {}", packet.last()?),
             Action::Deliver(_) => "icmp".to_owned(),
             Action::Echo { to, .. } => format!("echo {to}"),
+            Action::Listen => "listen".to_owned(),
+            Action::Hear => "hear".to_owned(),
             Action::Count(reason) => format!("{reason:?}"),
             Action::ReadPeerStats(_) | Action::ReadPeerStatsAnew(_) | Action::Event(_) => {
                 return None;

@@ -1,7 +1,7 @@
 //! The map server hears for how long nothing came when a mapping moved.
 
 use super::*;
-use crate::agent::limits::GAP_WATCHED;
+use crate::agent::limits::{ECHO_BYTES, GAP_WATCHED};
 
 #[test]
 fn what_comes_of_a_mapping_that_moves_is_watched_and_told_until_it_is_heard() {
@@ -25,6 +25,29 @@ fn what_comes_of_a_mapping_that_moves_is_watched_and_told_until_it_is_heard() {
 fn nobody_can_tell_where_nothing_has_come_since() {
     let client = moved(0);
     assert_eq!(client.gap(), Some(Gap::Unknown));
+}
+
+#[test]
+fn other_questions_about_the_mapping_say_nothing_of_it_and_end_it_neither() {
+    let mut client = moved(1_000);
+    let gap = client.gap();
+    assert!(gap.is_some());
+    client.requests.clear();
+    let mut actions = Actions::default();
+    let (now, flags) = (client.bench.now, RequestFlags::default());
+    let agent = &mut client.bench.agent;
+    agent.ask_again(now, net(SERVED), flags, &mut actions);
+    client.follow(actions.drain().collect());
+    assert_eq!(client.gap(), None, "whoever has to know us is told");
+    client.answered(&served_by(BIGGER, SMALLER));
+    client.requests.clear();
+    client.pass(40, 1_000, 1_000);
+    assert_eq!(client.gap(), gap, "nobody has heard it yet");
+}
+
+#[test]
+fn a_lone_acknowledgement_is_as_long_as_the_answer_to_an_echo_and_counts() {
+    assert!(matches!(moved(ECHO_BYTES).gap(), Some(Gap::Longest(_))));
 }
 
 /// A client that was moved to `BIGGER`, from where so much comes between two looks, a moment ago.

@@ -1,0 +1,107 @@
+//! What if the next proxy does not answer either?
+
+use super::*;
+use crate::agent::limits::{HANDOVER_DOUBT, HANDOVER_TRIPS};
+
+#[test]
+fn one_of_three_that_does_not_answer_either_is_named_as_well_and_soon() {
+    let mut client = Client::proven();
+    client.loses(&[BIGGER, SMALLER, THIRD]);
+    client.flow(15);
+    assert_eq!(client.lost(), [SMALLER, BIGGER]);
+    assert_eq!(client.unreachable(), [SMALLER, BIGGER]);
+    assert_eq!(client.serves(addr(FAR)), SMALLER);
+    client.answered(&served_by_all(SERVED, &[THIRD, SMALLER, BIGGER]));
+    client.counts.insert(THIRD, (92, 148));
+    client.flow(2);
+    assert_eq!(client.serves(addr(FAR)), THIRD);
+}
+
+#[test]
+fn the_last_one_that_may_serve_is_waited_for_and_not_left_alone() {
+    // The lost one is dead, or its tunnel is up.
+    for received in [0, 50] {
+        let mut client = Client::proven();
+        client.loses(&[BIGGER, SMALLER]);
+        client.pass(130, 1_000, received);
+        assert!(!client.lost().contains(&BIGGER), "{:?}", client.lost());
+        assert_eq!(client.serves(addr(FAR)), SMALLER);
+        client.counts.insert(BIGGER, (92, 148));
+        client.pass(1, 1_000, received);
+        assert_eq!(client.serves(addr(FAR)), BIGGER, "as soon as it answers");
+    }
+}
+
+#[test]
+fn one_that_is_far_away_has_the_time_for_a_second_handshake() {
+    let took = Duration::from_millis(400);
+    let mut client = Client::far_away(&[FAR], took).proves();
+    client.loses(&[BIGGER, SMALLER, THIRD]);
+    let before = HANDOVER_DOUBT + took * HANDOVER_TRIPS - PROBE_EVERY;
+    client.flow(u32::try_from(before.as_millis() / PROBE_EVERY.as_millis()).unwrap());
+    assert!(!client.lost().contains(&BIGGER));
+    client.flow(3);
+    assert!(client.lost().contains(&BIGGER));
+}
+
+#[test]
+fn a_new_proxy_that_was_left_alone_is_tried_again_when_the_old_one_is_lost() {
+    let mut client = Client::proven();
+    let told = client.bench.notify(1, &served_by(BIGGER, SMALLER));
+    client.follow(told);
+    client.flow(60);
+    let failed = |event: &Event| matches!(event, Event::HandoverFailed { .. });
+    assert!(client.events.iter().any(failed), "it does not answer");
+    client.loses(&[BIGGER, SMALLER]);
+    client.counts.insert(BIGGER, (92, 148));
+    client.flow(2);
+    assert_eq!(client.serves(addr(FAR)), BIGGER);
+}
+
+#[test]
+fn a_proxy_that_answers_again_while_the_next_one_does_not_gets_its_client_back() {
+    let mut client = Client::proven();
+    client.loses(&[BIGGER, SMALLER]);
+    client.flow(5);
+    client.answers.push((addr(FAR), SMALLER));
+    client.flow(60);
+    assert_eq!(
+        client.unreachable(),
+        [BIGGER],
+        "the map server believes that it has gone there"
+    );
+    client.answered(&served_by(SMALLER, BIGGER));
+    assert_eq!(client.serves(addr(FAR)), SMALLER);
+    client.requests.clear();
+    client.flow(200);
+    assert_eq!(client.requests.len(), 0);
+}
+
+#[test]
+fn a_first_proxy_with_which_there_is_no_session_is_lost() {
+    let mut client = Client::unconnected(Bench::config());
+    client.asks(Duration::ZERO);
+    client.idle(60);
+    assert_eq!(client.lost(), [SMALLER]);
+    assert_eq!(client.unreachable(), [SMALLER]);
+    client.answered(&served_by(BIGGER, SMALLER));
+    client.counts.insert(BIGGER, (92, 148));
+    client.idle(2);
+    assert_eq!(client.serves(addr(FAR)), BIGGER);
+}
+
+#[test]
+fn one_that_is_drained_is_the_last_resort() {
+    let mut client = Client::proven();
+    client.answers.clear();
+    client.flow(10);
+    let mut record = served_by_all(SERVED, &[BIGGER, SMALLER, THIRD]);
+    record.locators[2].priority = 255;
+    client.answered(&record);
+    client.flow(15);
+    assert_eq!(client.unreachable(), [SMALLER, BIGGER]);
+    client.answered(&served_by_all(SERVED, &[THIRD, SMALLER, BIGGER]));
+    client.counts.insert(THIRD, (92, 148));
+    client.flow(2);
+    assert_eq!(client.serves(addr(FAR)), THIRD);
+}

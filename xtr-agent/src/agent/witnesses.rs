@@ -1,0 +1,89 @@
+//! Who may tell whether a proxy leads anywhere? Those that packets go to, if they answer echoes.
+//!
+//! Of a mapping that the data plane has, the agent has seen the first packet and no other. So where it
+//! knows too few who answer beyond a proxy, it listens for a moment to where packets go.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use lisp_proto::{EidPrefix, PublicKey, Timestamp};
+
+use super::limits::{LEARNT, LISTEN_EVERY, LISTEN_EVERY_MAX, SEVERAL_WITNESSES};
+use super::{Action, Actions, Agent};
+
+/// Whether we listen, and when to do so next.
+#[derive(Debug, Default)]
+pub(super) struct Listening {
+    is_on: bool,
+    next: Timestamp,
+    pause: Duration,
+}
+
+impl Agent {
+    /// Packets go to `dst`, which lies in `prefix`: it may answer echoes.
+    pub(super) fn learn_witness(&mut self, dst: IpAddr, prefix: &IpNet) {
+        let failover = &mut self.failover;
+        if !failover.has_alternatives(prefix) || failover.learnt.contains(&dst) {
+            return;
+        }
+        failover.learnt.push_front(dst);
+        if failover.learnt.len() <= LEARNT {
+            return;
+        }
+        // One that has never answered goes first.
+        let witnesses = &failover.witnesses;
+        let mut learnt = failover.learnt.iter();
+        let silent = learnt.rposition(|it| !witnesses.contains(it));
+        let place = silent.filter(|place| *place > 0).unwrap_or(LEARNT);
+        if let Some(gone) = failover.learnt.remove(place)
+            && !self.config.witnesses.contains(&gone)
+        {
+            failover.witnesses.remove(&gone);
+        }
+    }
+
+    /// Listens, if beyond one of these proxies, which packets flow to, too few are known who answer.
+    pub(super) fn listen(&mut self, now: Timestamp, flowing: &[PublicKey], actions: &mut Actions) {
+        if self.stop_listening(actions) {
+            return;
+        }
+        let mut flowing = flowing.iter();
+        let knows_few = flowing.any(|key| {
+            let beyond = self.beyond(key).into_iter();
+            let known = beyond.filter(|it| self.failover.witnesses.contains(it));
+            known.count() < SEVERAL_WITNESSES
+        });
+        let listening = &mut self.failover.listening;
+        if !knows_few {
+            listening.pause = Duration::ZERO;
+        } else if now >= listening.next {
+            listening.is_on = true;
+            listening.pause = (listening.pause * 2).clamp(LISTEN_EVERY, LISTEN_EVERY_MAX);
+            listening.next = now + listening.pause;
+            actions.push(Action::Listen);
+        }
+    }
+
+    /// Ends listening; says whether we did.
+    pub(super) fn stop_listening(&mut self, actions: &mut Actions) -> bool {
+        let was_on = std::mem::take(&mut self.failover.listening.is_on);
+        if was_on {
+            actions.push(Action::Hear);
+        }
+        was_on
+    }
+
+    /// Takes in where packets went.
+    pub(super) fn heard(&mut self, went: &[IpAddr]) {
+        for dst in went {
+            let is_own = self.is_own(&EidPrefix::host(self.config.iid, *dst));
+            if is_own || dst.is_multicast() {
+                continue;
+            }
+            if let Some((prefix, _)) = self.cache.lookup(*dst) {
+                self.learn_witness(*dst, &prefix);
+            }
+        }
+    }
+}
