@@ -1,13 +1,14 @@
 //! Every value that can be sent.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use lisp_proto::{
-    Action, Algorithm, AuthKey, EidPrefix, InstanceId, Locator, Nonce, NotifyParams, PublicKey,
-    Record, RegisterFlags, RegisterParams, ReplyParams, RequestFlags, RequestParams, RequestedEid,
-    Rloc, SiteId, Ttl, XtrId, encode_map_notify, encode_map_register, encode_map_reply,
-    encode_map_request,
+    Action, Algorithm, AuthKey, EidPrefix, Gap, InstanceId, Locator, Nonce, NotifyParams,
+    PublicKey, Record, RegisterFlags, RegisterParams, ReplyParams, RequestFlags, RequestParams,
+    RequestedEid, Rloc, SiteId, Ttl, XtrId, encode_map_notify, encode_map_register,
+    encode_map_reply, encode_map_request,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -22,6 +23,7 @@ pub(crate) struct Request {
     itr_rlocs: Vec<IpAddr>,
     eids: Vec<RequestedEid>,
     source_record: Option<Record>,
+    gap: Option<Gap>,
     ids: Option<(XtrId, SiteId)>,
 }
 
@@ -34,7 +36,7 @@ impl Request {
             itr_rlocs: &self.itr_rlocs,
             eids: &self.eids,
             source_record: self.source_record.as_ref(),
-            gap: None,
+            gap: self.gap,
             ids: self.ids,
         }
     }
@@ -47,20 +49,26 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         option::of((iid(), any::<IpAddr>())),
         vec(any::<IpAddr>(), 0..=32),
         vec(requested_eid(), 0..20),
-        option::of(record()),
+        (option::of(record()), option::of(gap())),
         ids(),
     );
     parts.prop_map(
-        |(flags, nonce, source_eid, itr_rlocs, eids, source_record, ids)| Request {
+        |(flags, nonce, source_eid, itr_rlocs, eids, (source_record, gap), ids)| Request {
             flags,
             nonce,
             source_eid,
             itr_rlocs,
             eids,
             source_record,
+            gap,
             ids,
         },
     )
+}
+
+fn gap() -> impl Strategy<Value = Gap> {
+    let longest = any::<u64>().prop_map(Duration::from_micros);
+    prop_oneof![Just(Gap::Unknown), longest.prop_map(Gap::Longest)]
 }
 
 /// A valid message of any type but ECM, as bytes.
