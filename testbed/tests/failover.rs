@@ -18,10 +18,14 @@ use testbed::{
 
 /// Time from one packet to the next.
 const PACE: Duration = Duration::from_millis(5);
-/// Packets of a stream.
-const COUNT: u32 = 2_000;
+/// Packets of a stream during which a proxy fails: a busy machine takes its time to notice.
+const COUNT: u32 = 3_000;
 /// The last ones, long after the failure: all of these arrive.
 const SETTLED: u32 = 400;
+/// Packets of a stream in which nothing fails.
+const CALM: u32 = 1_000;
+/// How long a proxy that is back takes at most to forget who has left it, in seconds.
+const FORGOTTEN_WITHIN_S: u32 = 20;
 /// Packets have flowed for so long when the proxy fails: it is known by then who answers echoes.
 const BEFORE: Duration = Duration::from_secs(3);
 
@@ -66,7 +70,8 @@ fn fails_over(data_plane: DataPlane, failure: Failure) {
     let binaries = Binaries::up_to_date(|_| ()).unwrap();
     let mut scene = TwoProxies::prepare(&options, binaries, "nat = \"masquerade\"").unwrap();
     scene.network.start_all().unwrap();
-    assert!(stream(&scene, 1).is_perfect());
+    let arrives = (0..10).any(|_| stream(&scene, 1).is_perfect());
+    assert!(arrives, "nothing gets through a proxy");
     let [from, to] = used(&scene);
     let position = scene.network.log.position();
     let report = thread::scope(|scope| {
@@ -87,14 +92,18 @@ fn fails_over(data_plane: DataPlane, failure: Failure) {
     assert_eq!(moves.count(), 1, "it moves once, and the map server knows");
     scene.heal(from, failure).unwrap();
     // The proxy that is back forgets the client that has left it, which stays where it is.
-    let report = stream(&scene, COUNT);
+    let report = stream(&scene, CALM);
     let lost = report.lost.len();
     assert_eq!(lost, 0, "{:?}", report.lost);
     assert_eq!(used(&scene), [to, from]);
     let client_key = &scene.client().unwrap().data_key;
     let proxy = &scene.network.endpoints[from];
-    let peers = proxy.report_peers(&scene.network.log).unwrap();
-    assert!(peers.iter().all(|peer| peer.key != *client_key));
+    let forgotten = (0..FORGOTTEN_WITHIN_S * 2).any(|_| {
+        testbed::sleep(Duration::from_millis(500));
+        let peers = proxy.report_peers(&scene.network.log).unwrap();
+        peers.iter().all(|peer| peer.key != *client_key)
+    });
+    assert!(forgotten, "the proxy still knows the client");
 }
 
 fn used(scene: &TwoProxies) -> [usize; 2] {
