@@ -175,6 +175,77 @@ fn replaced(seed: u64, faults: &str) -> usize {
         .count()
 }
 
+/// Seeds with proxies, of each kind of run.
+const SEEDS_OF_PROXIED: u64 = 60;
+
+#[test]
+fn clients_that_are_moved_lose_no_packet_on_the_way_out() {
+    let moved: usize = (0..SEEDS_OF_PROXIED)
+        .map(|seed| proxied(seed, "none", [false, true]))
+        .sum();
+    println!("{moved} mappings moved");
+    assert!(moved > 100, "{moved} moves show little");
+}
+
+#[test]
+fn clients_leave_proxies_that_fail_and_are_never_without_one_for_long() {
+    let moved: usize = (0..SEEDS_OF_PROXIED)
+        .map(|seed| proxied(seed, "none", [true, seed % 2 == 0]))
+        .sum();
+    println!("{moved} mappings moved");
+    assert!(moved > 100, "{moved} moves show little");
+}
+
+#[test]
+fn proxies_and_clients_break_nothing_while_all_goes_wrong() {
+    for seed in 0..SEEDS_OF_PROXIED {
+        proxied(seed, "all,-nat,-clock,-refuse,-attack", [true, true]);
+    }
+}
+
+/// A run with proxies: what an operator does, and whether proxies fail besides.
+fn with_proxies(seed: u64, faults: &str, [failures, moves]: [bool; 2]) -> Scenario {
+    Case::new(seed, faults).scenario().proxied(failures, moves)
+}
+
+/// Runs a seed with proxies; insists that all invariants hold, and returns how many mappings moved.
+fn proxied(seed: u64, faults: &str, kind: [bool; 2]) -> usize {
+    let scenario = with_proxies(seed, faults, kind);
+    let outcome = run(&scenario, usize::MAX, &mut |_| {});
+    if outcome.violation.is_some() {
+        explain_scenario(&format!("proxied-{faults}-{seed}"), &scenario, &outcome);
+    }
+    assert_eq!(outcome.violation, None, "seed {seed}");
+    let lines = outcome.lines.iter();
+    lines
+        .filter(|line| line.contains("HandoverSwitched"))
+        .count()
+}
+
+/// Bugs on purpose that only clients of proxies have, and the invariant that notices each.
+const BUGS_OF_PROXIES: &[(Sabotage, [bool; 2], Invariant)] = &[
+    (Sabotage::SufferInSilence, [true, false], Invariant::Proxied),
+    (Sabotage::KeepClients, [false, true], Invariant::Dismissed),
+    (Sabotage::HalfMoves, [false, true], Invariant::OneProxy),
+];
+
+#[test]
+fn bugs_of_proxies_on_purpose_are_noticed() {
+    for (bug, kind, expected) in BUGS_OF_PROXIES {
+        let mut noticed = BTreeMap::new();
+        for seed in 0..SEEDS_PER_BUG {
+            let mut scenario = with_proxies(seed, "none", *kind);
+            assert_eq!(run(&scenario, 0, &mut |_| {}).violation, None, "{seed}");
+            scenario.sabotage = Some(*bug);
+            if let Some(violation) = run(&scenario, 0, &mut |_| {}).violation {
+                *noticed.entry(violation.invariant).or_insert(0) += 1;
+            }
+        }
+        println!("{}: {noticed:?}", name(*bug));
+        assert!(noticed.contains_key(expected), "{bug:?}: {noticed:?}");
+    }
+}
+
 /// Bugs on purpose, the faults that bring them to light, and the invariants of which at least one
 /// must notice them.
 const BUGS: &[(Sabotage, &str, &[Invariant])] = &[

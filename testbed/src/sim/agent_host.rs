@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lisp_proto::{Nonce, PublicKey, Timestamp};
 use rand::{Rng, RngCore};
-use xtr_agent::agent::{Agent, Input};
+use xtr_agent::agent::{Actions, Agent, Input, Snapshot};
 
 use super::addresses::{self, CONTROL_TUNNEL_PORT, DATA_PORT, Role};
 use super::data_plane::DataPlane;
@@ -44,6 +44,10 @@ pub(super) struct AgentHost {
     pub(super) former: Option<Former>,
     /// The next timer event that counts.
     pub(super) wake: Option<Timestamp>,
+    /// It is a proxy, and forwards nothing.
+    pub(super) is_deaf: bool,
+    /// What was kept of its map-cache, and when.
+    pub(super) kept: Option<(Timestamp, Snapshot)>,
     /// Since when its mappings are withdrawn, or replaced by those of another key.
     pub(super) stale_since: Option<Timestamp>,
 }
@@ -84,6 +88,8 @@ impl AgentHost {
             data_port: DATA_PORT,
             former: None,
             wake: None,
+            is_deaf: false,
+            kept: None,
             stale_since: None,
         }
     }
@@ -165,7 +171,40 @@ impl World {
                 interface.set_peer(server, cx)
             });
         }
+        self.restore_agent(number);
         self.agent_input(number, Input::Start);
+    }
+
+    /// Lets an agent that has just been made know what it knew, where proxies are concerned: elsewhere
+    /// agents begin with nothing.
+    fn restore_agent(&mut self, number: u32) {
+        let now = self.now();
+        let mut actions = Actions::default();
+        let Some(host) = self.agents.get_mut(number as usize) else {
+            return;
+        };
+        let (Some(running), Some((at, kept))) = (host.running.as_deref_mut(), &host.kept) else {
+            return;
+        };
+        let agent = &mut running.agent;
+        agent.restore(Timestamp::ZERO, kept, now - *at, &[], &mut actions);
+        for action in actions.drain() {
+            self.agent_action(number, action);
+        }
+    }
+
+    /// Keeps what agents know on their disks, where proxies are concerned.
+    pub(super) fn keep_caches(&mut self) {
+        let now = self.now();
+        if self.scenario.proxies.is_none() {
+            return;
+        }
+        for host in &mut self.agents {
+            if let Some(running) = host.running.as_deref().filter(|it| !it.stopping) {
+                let local = Timestamp::ZERO + (now - running.started);
+                host.kept = Some((now, running.agent.snapshot(local)));
+            }
+        }
     }
 
     /// Forgets the session with a map server; the next datagram makes a new one.
@@ -190,6 +229,7 @@ impl World {
         }
         host.wake = None;
         if disk_lost {
+            host.kept = None;
             host.generation += 1;
             host.reserved = 0;
         }
@@ -213,6 +253,7 @@ impl World {
             return;
         };
         running.stopping = true;
+        host.kept = None;
         host.stale_since = Some(now);
         let life = host.life;
         self.agent_input(number, Input::Shutdown);

@@ -101,11 +101,11 @@ impl World {
         }
     }
 
-    fn agent_action(&mut self, number: u32, action: Action) {
+    pub(super) fn agent_action(&mut self, number: u32, action: Action) {
         let now = self.now();
         match action {
             Action::Send { dst, bytes } => {
-                if self.sabotage_agent_send(&bytes) {
+                if self.sabotage_agent_send(&bytes) || self.sabotage_word(&bytes) {
                     return;
                 }
                 self.stats.agent_sent(&bytes);
@@ -132,8 +132,12 @@ impl World {
             Action::ReadPeerStats(keys) | Action::ReadPeerStatsAnew(keys) => {
                 self.task(number, Task::Stats(keys));
             }
-            // No mapping has two owners here, so nobody is asked.
-            Action::Echo { .. } | Action::Listen | Action::Hear => {}
+            Action::Echo {
+                to,
+                number: sequence,
+            } => self.echo(number, to, sequence),
+            Action::Listen => {}
+            Action::Hear => self.hear(number),
             Action::Reinject(packet) => self.sabotage_reinject(number, packet),
             Action::Deliver(packet) => {
                 if let Some(probe) = Probe::of_icmp_error(&packet) {
@@ -259,8 +263,11 @@ impl World {
             return;
         }
         match change {
-            Change::SetPeer(spec) => {
+            Change::SetPeer(mut spec) => {
                 self.check_authority(number, &spec);
+                if self.sabotage_move(number, &mut spec) {
+                    return;
+                }
                 let spec = wireguard::PeerSpec {
                     key: spec.key,
                     endpoint: spec.endpoint,
@@ -271,6 +278,7 @@ impl World {
                     interface.set_peer(&spec, cx)
                 });
             }
+            Change::RemovePeer(key) if self.sabotage_leave(number, &key) => {}
             Change::RemovePeer(key) => {
                 self.with_plane(number, |plane| plane.forget_readings(&key));
                 self.with_interface(number, Which::Data, |interface, cx| {

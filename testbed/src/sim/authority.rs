@@ -6,6 +6,7 @@ use xtr_agent::agent::PeerSpec;
 
 use super::addresses;
 use super::invariant::Invariant;
+use super::proxies;
 use super::stats::message_type;
 use super::world::World;
 
@@ -18,7 +19,8 @@ impl World {
         let Ok(Message::MapRegister(register)) = decode(bytes) else {
             return;
         };
-        let own = addresses::eid_prefixes(number);
+        let own = addresses::eid_prefixes(number).into_iter();
+        let own: Vec<_> = own.chain(self.scenario.serves(number)).collect();
         for record in register.records() {
             let Some(prefix) = record.eid().map(|eid| eid.net()) else {
                 continue;
@@ -50,8 +52,8 @@ impl World {
     fn is_registered(&self, spec: &PeerSpec, prefix: &IpNet) -> bool {
         let owner = addresses::owner(prefix.addr(), self.scenario.agents);
         let own = owner.map(addresses::eid_prefixes);
-        own.into_iter()
-            .flatten()
+        let all = own.into_iter().flatten().chain(proxies::served());
+        all.into_iter()
             .any(|own| own.contains(prefix) && self.registered.contains(&(spec.key, own)))
     }
 }

@@ -54,6 +54,7 @@ impl Scenario {
             | FaultKind::Move { .. }
             | FaultKind::NatRestart { .. }
             | FaultKind::ClockJump { .. }
+            | FaultKind::NotForwarding { .. }
             | FaultKind::DataPlane { .. } => RECOVERY,
         });
         bounds.max().unwrap_or(Duration::ZERO)
@@ -130,6 +131,7 @@ impl World {
         self.check_limits();
         self.check_freshness();
         self.check_subscribed();
+        self.check_proxied();
     }
 
     /// Checks what must be true when the run is over.

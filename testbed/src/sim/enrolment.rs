@@ -39,8 +39,9 @@ impl World {
         let xtrs = (0..self.scenario.agents)
             .filter(|agent| self.scenario.has(*agent))
             .map(|agent| {
-                let eids = addresses::eid_prefixes(self.registers_for(agent))
-                    .map(|prefix| EidPrefix::new(InstanceId(0), prefix));
+                let own = addresses::eid_prefixes(self.registers_for(agent)).into_iter();
+                let all = own.chain(self.scenario.serves(agent));
+                let eids = all.map(|prefix| EidPrefix::new(InstanceId(0), prefix));
                 let (xtr_id, site_id) = addresses::ids(agent);
                 XtrConfig {
                     name: format!("agent-{agent}").into(),
@@ -49,7 +50,7 @@ impl World {
                     site_id: Some(site_id),
                     auth: addresses::secret(self.scenario.seed, agent, number),
                     replay_check: true,
-                    eid_prefixes: eids.to_vec(),
+                    eid_prefixes: eids.collect(),
                     more_specifics: false,
                 }
             });
@@ -101,8 +102,8 @@ pub(super) fn agent_config(
         map_servers: map_servers.collect(),
         iid: InstanceId(0),
         eid_prefixes: eid_prefixes.to_vec(),
-        serves: Vec::new(),
-        shared: false,
+        serves: scenario.serves(number),
+        shared: scenario.is_proxy(number),
         overlay: addresses::overlay().to_vec(),
         control_address: addresses::control(number).ip(),
         public_key,

@@ -45,6 +45,7 @@ impl World {
             FaultKind::Stop { agent, .. } => self.stop_agent(agent),
             FaultKind::Replace { agent } => self.replace_agent(agent),
             FaultKind::CrashServer { server, disk } => self.crash_server(server, disk),
+            FaultKind::NotForwarding { agent } => self.forwards(agent, false),
             FaultKind::Move { agent } => self.move_agent(agent),
             FaultKind::NatRestart { agent } => self.network.restart_nat(agent),
             FaultKind::ClockJump { host, by_ms } => self.set_clock(host, by_ms),
@@ -88,6 +89,7 @@ impl World {
                 self.start_agent(agent);
             }
             FaultKind::CrashServer { server, .. } => self.start_server(server),
+            FaultKind::NotForwarding { agent } => self.forwards(agent, true),
             FaultKind::Replace { agent } => self.former_ends(agent),
             FaultKind::DataPlane { agent, .. } => self.with_plane(agent, |plane| {
                 plane.refusals = 0.0;

@@ -64,6 +64,7 @@ pub fn generate(seed: u64, options: &Options) -> Scenario {
         flows: Vec::new(),
         subscriptions: subscriptions(seed, agents),
         faults: Vec::new(),
+        proxies: None,
         sabotage: options.sabotage,
     };
     let flows = agents * rng.random_range(1..=2);

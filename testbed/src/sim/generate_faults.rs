@@ -138,7 +138,7 @@ fn add_moves(scenario: &mut Scenario, at_ms: u64, agent: u32, rng: &mut StdRng) 
     let mut moves = vec![agent];
     let far_end = scenario.flows.iter().find_map(|flow| match flow.to {
         Target::Agent(to, _) if flow.from == agent => Some(to),
-        Target::Agent(..) | Target::Nobody(_) => None,
+        Target::Agent(..) | Target::Nobody(_) | Target::Outside(_) => None,
     });
     if rng.random() {
         moves.extend(far_end);

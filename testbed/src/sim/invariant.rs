@@ -63,6 +63,12 @@ invariants! {
     Freshness => "freshness",
     /// Some time after the last fault every subscriber has every mapping that it subscribed to.
     Subscribed => "subscribed",
+    /// Where a proxy is up, no client is without one for long.
+    Proxied => "proxied",
+    /// No client uses two proxies.
+    OneProxy => "one-proxy",
+    /// Nobody reaches a proxy that he has left.
+    Dismissed => "dismissed",
     /// The same scenario gives the same trace.
     Determinism => "determinism",
     /// Nothing panics.

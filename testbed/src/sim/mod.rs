@@ -9,6 +9,7 @@
 //! | What happens in a run? | `scenario.rs`, made from a seed by `generate.rs`, `generate_faults.rs` |
 //! | What must be true? | `invariant.rs`, checked in `checks.rs`, `app.rs`, `ledger.rs`, `attack.rs`, `authority.rs` |
 //! | Who gets which input when? | `world.rs`, `agent_host.rs`, `agent_io.rs`, `server_host.rs`, `server_disk.rs` |
+//! | Who leads clients to the world, and what must be true then? | `proxies.rs`, `proxied.rs` |
 //! | Who is enrolled where? | `enrolment.rs` |
 //! | Does a datagram arrive? | `net.rs`, `nat.rs` |
 //! | How does WireGuard behave? | `wireguard/` |
@@ -38,6 +39,8 @@ mod nat;
 mod net;
 mod options;
 mod packet;
+mod proxied;
+mod proxies;
 mod report;
 mod run;
 mod sabotage;
@@ -60,6 +63,7 @@ pub use generate::generate;
 pub use invariant::{Invariant, Violation};
 pub use net::Host;
 pub use options::{FaultClass, FaultClasses, Options};
+pub use proxies::{Moving, Proxies};
 pub use report::{Percentiles, Report};
 pub use run::{Outcome, Progress, run, run_twice};
 pub use sabotage::Sabotage;

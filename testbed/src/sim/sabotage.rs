@@ -35,6 +35,12 @@ pub enum Sabotage {
     OpenDoor,
     /// The map server answers whatever it gets from outside the control tunnels.
     Chatty,
+    /// Clients never say which proxy they cannot use.
+    SufferInSilence,
+    /// Proxies never hear that a client has left them.
+    KeepClients,
+    /// A client that moves stays where it is with IPv6.
+    HalfMoves,
     /// Two runs of the same seed differ.
     Dice,
 }

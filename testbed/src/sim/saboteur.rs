@@ -64,7 +64,7 @@ impl World {
         bytes: Bytes,
     ) -> Option<Bytes> {
         let agent = addresses::control_owner(dst.ip())?;
-        if self.sabotage_publication(agent, &bytes) {
+        if self.sabotage_publication(agent, &bytes) || self.sabotage_dismissal(agent, &bytes) {
             return None;
         }
         match self.scenario.sabotage {

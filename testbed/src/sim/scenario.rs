@@ -8,6 +8,7 @@ use lisp_proto::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::net::Host;
+use super::proxies::Proxies;
 use super::sabotage::Sabotage;
 use super::seeds::{mix, stream};
 use super::wireguard::Backend;
@@ -46,6 +47,9 @@ pub struct Scenario {
     pub subscriptions: Vec<Subscription>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// Who leads the others out of the overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxies: Option<Proxies>,
     /// What is broken on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sabotage: Option<Sabotage>,
@@ -91,6 +95,8 @@ pub enum Target {
     Agent(u32, u32),
     /// To an EID that nobody has.
     Nobody(u32),
+    /// To an address of the world, through a proxy.
+    Outside(u32),
 }
 
 /// Something that goes wrong.
@@ -183,6 +189,11 @@ pub enum FaultKind {
         refuses: u8,
         /// How many times as slow as usual it is.
         slowness: u32,
+    },
+    /// A proxy forwards nothing, though its tunnels are up.
+    NotForwarding {
+        /// Which.
+        agent: u32,
     },
     /// Somebody who has no key sends datagrams to the control port.
     Attack {

@@ -50,6 +50,14 @@ pub fn shrink(scenario: &Scenario, invariant: Invariant) -> Scenario {
                 scenario.subscriptions.drain(range);
             },
         );
+        search.drop_parts(
+            |scenario| scenario.moves().len(),
+            |scenario, range| {
+                if let Some(proxies) = &mut scenario.proxies {
+                    proxies.moves.drain(range);
+                }
+            },
+        );
         search.change(leave_out_idle);
         search.change(|scenario| scenario.servers = 1);
         search.change(|scenario| scenario.nat_percent = 0);
@@ -131,12 +139,14 @@ impl Search {
             faults,
             flows,
             subscriptions,
+            proxies,
             absent,
             agents,
             servers,
             ..
         } = &self.best;
-        faults.len() + flows.len() + subscriptions.len() + (*agents + *servers) as usize
+        let moves = proxies.as_ref().map_or(0, |proxies| proxies.moves.len());
+        faults.len() + flows.len() + subscriptions.len() + moves + (*agents + *servers) as usize
             - absent.len()
     }
 }
@@ -154,6 +164,7 @@ fn leave_out_idle(scenario: &mut Scenario) {
             busy.insert(to);
         }
     }
+    busy.extend((0..scenario.agents).filter(|agent| scenario.is_proxy(*agent)));
     for subscription in &scenario.subscriptions {
         busy.extend([subscription.agent, subscription.of]);
     }
@@ -173,6 +184,7 @@ fn agent_of(kind: &FaultKind) -> Option<u32> {
             host: Host::Agent(agent),
             ..
         }
+        | FaultKind::NotForwarding { agent }
         | FaultKind::DataPlane { agent, .. }
         | FaultKind::Attack {
             host: Host::Agent(agent),

@@ -56,6 +56,8 @@ pub(super) enum Event {
     ServerStarts(u32),
     /// The next packet of a flow is due.
     Packet(u32),
+    /// An operator moves clients.
+    Operator(u32),
     /// A push that was kept back leaves.
     LatePush(u32, SocketAddr, Bytes),
     /// A fault begins.
@@ -101,6 +103,8 @@ pub(super) struct World {
     /// What subscribers shall have, and what of it was missing at the last look.
     pub(super) wanted: Vec<Wanted>,
     pub(super) missed: BTreeSet<Wanted>,
+    /// Proxies and clients that have left them, and could reach them still at the last look.
+    pub(super) strays: BTreeSet<(u32, u32)>,
     /// Datagrams that attackers have seen.
     pub(super) overheard: VecDeque<Bytes>,
     pub(super) violation: Option<Violation>,
@@ -129,6 +133,7 @@ impl World {
             subscribed_with: BTreeSet::new(),
             wanted: scenario.wanted(),
             missed: BTreeSet::new(),
+            strays: BTreeSet::new(),
             overheard: VecDeque::new(),
             violation: None,
             refusers: BTreeSet::new(),
@@ -169,6 +174,7 @@ impl World {
             self.queue
                 .at(millis(fault.at_ms), Event::FaultBegins(number));
         }
+        self.plan_moves();
         self.index_flows();
         self.queue.after(INSPECTION, Event::Inspect);
     }
@@ -257,11 +263,13 @@ impl World {
             Event::AgentStarts(agent) => self.start_agent(agent),
             Event::ServerStarts(server) => self.start_server(server),
             Event::Packet(flow) => self.packet_due(flow),
+            Event::Operator(number) => self.operate(number),
             Event::LatePush(server, dst, bytes) => self.send_to_agent(server, dst, bytes),
             Event::FaultBegins(fault) => self.fault_begins(fault),
             Event::FaultEnds(fault) => self.fault_ends(fault),
             Event::Inspect => {
                 self.keep_disks();
+                self.keep_caches();
                 self.inspect();
                 self.queue.after(INSPECTION, Event::Inspect);
             }
@@ -296,6 +304,7 @@ impl World {
             | Event::AgentStarts(number)
             | Event::ServerStarts(number)
             | Event::Packet(number)
+            | Event::Operator(number)
             | Event::LatePush(number, ..) => digest.write_u32(*number),
             Event::FaultBegins(number) | Event::FaultEnds(number) => number.hash(digest),
             Event::Inspect => {}
