@@ -130,10 +130,24 @@ impl MapServer {
         actions: &mut Actions,
     ) {
         let waits = self.options.reply_after == ReplyAfter::Ack;
-        let first = paired.awaited.first().filter(|_| waits).copied();
-        let at = first.map_or(now, |_| now + self.options.reply_hold);
+        let first = paired.awaited.first().copied();
+        let mut awaited = BTreeMap::new();
+        for to in moved.iter().filter_map(|one| one.to).collect::<BTreeSet<_>>() {
+            let told = match paired.owners.contains(&to) {
+                true => first,
+                // It has nothing that was asked for: only we can tell it of the client.
+                false => {
+                    let its = moved.iter().filter(|one| one.to == Some(to));
+                    let its: Vec<_> = its.copied().collect();
+                    self.hand_over(now, &its, actions).into_values().next()
+                }
+            };
+            awaited.extend(told.filter(|_| waits).map(|told| (to, told)));
+        }
         let mut left: BTreeMap<Ties, Vec<EidPrefix>> = BTreeMap::new();
         for one in moved {
+            let first = one.to.and_then(|to| awaited.get(&to).copied());
+            let at = first.map_or(now, |_| now + self.options.reply_hold);
             for parcel in parcels(self.news_for(one.eid, one.client)) {
                 let next = self.tell(now, at, one.client, parcel, actions);
                 if let Some(first) = &first {

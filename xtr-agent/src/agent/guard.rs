@@ -16,7 +16,7 @@ use lisp_proto::Timestamp;
 
 use super::PeerStats;
 use super::limits::{
-    ECHO_BYTES, EVIDENCE, HANDSHAKE_BYTES, KEEPALIVE, PATIENCE, PATIENCE_MAX, PROBE_CALM,
+    ECHO_BYTES, EVIDENCE, HANDSHAKE_BYTES, INITIATION_PAUSE, KEEPALIVE, PATIENCE, PATIENCE_MAX, PROBE_CALM,
     PROBE_EVERY, PROBE_SEEKING, PROBES_LOST, QUIET, SEVERAL_WITNESSES, VERDICTS,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Guard {
     counted: Option<(Timestamp, u64, u64)>,
     /// When packets were last sent to it, other than echoes and those of WireGuard itself.
     used: Option<Timestamp>,
+    /// When handshakes were started that nobody has answered: the first, and the latest.
+    initiated: Option<(Timestamp, Timestamp)>,
     /// Whether more comes back than anything but packets of others can be.
     answers_others: bool,
     /// Echoes sent, and answered, since the last look.
@@ -63,10 +65,18 @@ impl Guard {
             return true;
         };
         let sent = peer.tx_bytes.saturating_sub(sent).saturating_sub(asked);
-        if sent > KEEPALIVE && !HANDSHAKE_BYTES.contains(&sent) {
+        let received = peer.rx_bytes.saturating_sub(received);
+        let is_own = HANDSHAKE_BYTES.contains(&sent);
+        self.initiated = match self.initiated {
+            _ if received > 0 => None,
+            Some((first, _)) if is_own => Some((first, now)),
+            Some((_, latest)) if now - latest > INITIATION_PAUSE => None,
+            None if is_own => Some((now, now)),
+            before => before,
+        };
+        if (sent > KEEPALIVE && !is_own) || self.awaits_session(now) {
             self.used = Some(now);
         }
-        let received = peer.rx_bytes.saturating_sub(received);
         self.answers_others = received > answered + EVIDENCE;
         if !self.is_used(now) {
             self.forget_silence();
@@ -74,6 +84,17 @@ impl Guard {
             self.silence = None;
         }
         true
+    }
+
+    /// Whether packets wait for a handshake that nobody answers: they are not counted as sent.
+    fn awaits_session(&self, now: Timestamp) -> bool {
+        let first = self.initiated.map(|(first, _)| first);
+        first.is_some_and(|first| now - first >= PROBE_EVERY * 2)
+    }
+
+    /// Whether the next look decides if a handshake is answered.
+    pub(super) const fn has_initiated(&self) -> bool {
+        self.initiated.is_some()
     }
 
     /// Whether what comes back speaks for it more than the silence of witnesses against it.
@@ -274,12 +295,32 @@ mod tests {
         assert_eq!(bench.lost_after(0), None);
         assert_eq!(bench.tx, before, "no echo");
         for own in HANDSHAKE_BYTES.into_iter().chain([KEEPALIVE]) {
+            // A handshake that was answered.
+            bench.rx += 92;
             assert!(!bench.step(own, false));
             assert_eq!(bench.tx, before + own, "that was WireGuard itself");
             bench.tx = before;
             bench.guard.counted = Some((bench.now, bench.rx, before));
         }
         assert!(bench.lost_after(1_000).is_some(), "they flow again");
+    }
+
+    /// Without a session packets wait in the data plane, which counts its initiations only.
+    #[test]
+    fn packets_that_wait_for_a_session_flow_as_well() {
+        let mut bench = Bench::proven();
+        let idle = u32::try_from(QUIET.as_millis() / PROBE_EVERY.as_millis()).unwrap() + 1;
+        (0..idle).for_each(|_| drop(bench.step(0, true)));
+        let start = bench.now;
+        let found = (0..100).any(|n| bench.step(if n % 80 == 0 { 148 } else { 0 }, false));
+        assert!(found);
+        let took = bench.now - start;
+        assert!(took < PATIENCE * 2 + PROBE_EVERY * 6, "{took:?}");
+        let mut bench = Bench::proven();
+        (0..idle).for_each(|_| drop(bench.step(0, true)));
+        bench.step(148, true);
+        bench.rx += 92;
+        assert_eq!(bench.lost_after(0), None, "it was answered");
     }
 
     #[test]

@@ -195,6 +195,8 @@ pub const KEEPALIVE: u64 = 32;
 /// Lengths of what else WireGuard sends by itself, in bytes: an initiation, a response, and either with
 /// a keepalive after it.
 pub const HANDSHAKE_BYTES: [u64; 4] = [148, 92, 148 + KEEPALIVE, 92 + KEEPALIVE];
+/// Longest time between two initiations while packets wait for a session.
+pub const INITIATION_PAUSE: Duration = Duration::from_secs(6);
 /// Bytes of an echo to a witness, or of its answer, in a tunnel: a packet of 56 bytes, filled up to a
 /// multiple of 16, and 32 more.
 pub const ECHO_BYTES: u64 = 96;

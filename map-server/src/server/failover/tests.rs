@@ -64,6 +64,39 @@ fn everything_that_it_used_that_owner_for_moves_with_it() {
     }
 }
 
+/// Where one takes over what it has asked for, and another one the rest.
+#[test]
+fn each_new_owner_hears_of_the_client_before_the_client_hears_of_it() {
+    let mut bench = all_registered();
+    for (name, priority, family) in [("f", 3, 0), ("e", 2, 1)] {
+        let gone = Record {
+            ttl: Ttl::WITHDRAW,
+            locators: Vec::new(),
+            ..default_routes(name, priority, 100)[family].clone()
+        };
+        share(&mut bench, name, &[gone]);
+    }
+    acknowledge_all(&mut bench);
+    connect(&mut bench, "a");
+    bench.ask("a", "2001:db8::8");
+    acknowledge_all(&mut bench);
+    let start = bench.sent.len();
+    cannot_reach(&mut bench, "a", &["d"]);
+    let lines = told(&bench.sent[start..]);
+    for owner in ["e", "f"] {
+        let line = format!("{owner}: 10.0.0.1/32 at 192.0.2.1");
+        assert!(lines.contains(&line), "{lines:?}");
+    }
+    let is_told = |bench: &Bench| {
+        let lines = told(&bench.sent[start..]);
+        lines.iter().any(|line| line.starts_with("a: ::/0 at 192.0.2.6"))
+    };
+    acknowledge(&mut bench, |name| name == "e");
+    assert!(!is_told(&bench), "f does not know it yet");
+    acknowledge(&mut bench, |name| name == "f");
+    assert!(is_told(&bench));
+}
+
 #[test]
 fn those_who_say_nothing_stay_and_new_clients_get_whom_they_would_have_got() {
     let mut bench = all_registered();
