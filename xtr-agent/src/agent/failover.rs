@@ -226,7 +226,7 @@ impl Agent {
             if !guard.look(now, peer) {
                 continue;
             }
-            if !was_used && guard.is_used(now) {
+            if !was_used && (guard.is_used(now) || guard.has_initiated()) {
                 // From now on looks are frequent.
                 self.deadlines.set(Timer::Guards, now + PROBE_EVERY);
             }
@@ -383,7 +383,9 @@ impl Agent {
 
     /// Notes that the peer `key` is of no use at present.
     pub(super) fn mark_lost(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
-        let Some(endpoint) = self.peers.endpoint(&key) else {
+        let endpoint = self.peers.endpoint(&key);
+        // Where nobody could take its place, nobody wants to know, and nothing would end it.
+        let Some(endpoint) = endpoint.filter(|_| !self.failover.prefixes.is_empty()) else {
             return;
         };
         let until = now + LOST_FOR;
