@@ -132,7 +132,11 @@ impl MapServer {
         let waits = self.options.reply_after == ReplyAfter::Ack;
         let first = paired.awaited.first().copied();
         let mut awaited = BTreeMap::new();
-        for to in moved.iter().filter_map(|one| one.to).collect::<BTreeSet<_>>() {
+        for to in moved
+            .iter()
+            .filter_map(|one| one.to)
+            .collect::<BTreeSet<_>>()
+        {
             let told = match paired.owners.contains(&to) {
                 true => first,
                 // It has nothing that was asked for: only we can tell it of the client.

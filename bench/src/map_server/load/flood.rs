@@ -85,9 +85,10 @@ impl Flooder {
     pub(super) fn new(job: &Job, flood: Flood) -> Result<Self> {
         let Flood { kind, rate } = flood;
         let silent = UdpSocket::bind((job.client, 0))?;
-        let target = match kind {
-            Kind::Past => silent.local_addr()?,
-            _ => job.server,
+        let target = if kind == Kind::Past {
+            silent.local_addr()?
+        } else {
+            job.server
         };
         // So many that none is slowed down for its rate.
         let sources: Vec<_> = forged().take(SOCKETS).collect();
@@ -163,10 +164,10 @@ fn message(kind: Kind, n: usize, local: SocketAddr) -> Result<Vec<u8>> {
         }
         Kind::Spoofed => Plan::Mixed.request(number, 1, local, &mut message)?,
         Kind::Unauthentic | Kind::Replayed => {
-            let wrong = AuthKey::new(1, Algorithm::Sha256_128, b"a wrong secret");
-            let key = match kind {
-                Kind::Replayed => Dialect::Ours.key(),
-                _ => wrong,
+            let key = if kind == Kind::Replayed {
+                Dialect::Ours.key()
+            } else {
+                AuthKey::new(1, Algorithm::Sha256_128, b"a wrong secret")
             };
             let records = [Plan::Mixed.record(number, 0, true)];
             register(Dialect::Ours, &key, OLD_NONCE, &records, &mut message)?;

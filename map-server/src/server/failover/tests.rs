@@ -89,7 +89,9 @@ fn each_new_owner_hears_of_the_client_before_the_client_hears_of_it() {
     }
     let is_told = |bench: &Bench| {
         let lines = told(&bench.sent[start..]);
-        lines.iter().any(|line| line.starts_with("a: ::/0 at 192.0.2.6"))
+        lines
+            .iter()
+            .any(|line| line.starts_with("a: ::/0 at 192.0.2.6"))
     };
     acknowledge(&mut bench, |name| name == "e");
     assert!(!is_told(&bench), "f does not know it yet");
