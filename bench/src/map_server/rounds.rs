@@ -29,6 +29,8 @@ impl Run {
         let many = self.mappings;
         for round in 0..self.rounds {
             say(&format!("round {} of {}", round + 1, self.rounds));
+            // What was registered before may still be written down.
+            servers.many.rest()?;
             for (subject, server, mappings) in [
                 ("echo", &servers.echo, FEW),
                 ("few", &servers.few, FEW),
