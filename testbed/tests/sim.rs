@@ -164,11 +164,16 @@ fn replaced(seed: u64, faults: &str) -> usize {
         packets: 8_000,
         interval_us: 1_000,
     });
-    let outcome = run(&scenario, usize::MAX, &mut |_| {});
+    moves_in(&format!("replaced-{faults}-{seed}"), &scenario)
+}
+
+/// Runs a scenario of this name; insists that all invariants hold, and returns how many mappings moved.
+fn moves_in(name: &str, scenario: &Scenario) -> usize {
+    let outcome = run(scenario, usize::MAX, &mut |_| {});
     if outcome.violation.is_some() {
-        explain_scenario(&format!("replaced-{faults}-{seed}"), &scenario, &outcome);
+        explain_scenario(name, scenario, &outcome);
     }
-    assert_eq!(outcome.violation, None, "seed {seed}");
+    assert_eq!(outcome.violation, None, "{name}");
     let lines = outcome.lines.iter();
     lines
         .filter(|line| line.contains("HandoverSwitched"))
@@ -211,15 +216,7 @@ fn with_proxies(seed: u64, faults: &str, [failures, moves]: [bool; 2]) -> Scenar
 /// Runs a seed with proxies; insists that all invariants hold, and returns how many mappings moved.
 fn proxied(seed: u64, faults: &str, kind: [bool; 2]) -> usize {
     let scenario = with_proxies(seed, faults, kind);
-    let outcome = run(&scenario, usize::MAX, &mut |_| {});
-    if outcome.violation.is_some() {
-        explain_scenario(&format!("proxied-{faults}-{seed}"), &scenario, &outcome);
-    }
-    assert_eq!(outcome.violation, None, "seed {seed}");
-    let lines = outcome.lines.iter();
-    lines
-        .filter(|line| line.contains("HandoverSwitched"))
-        .count()
+    moves_in(&format!("proxied-{faults}-{seed}"), &scenario)
 }
 
 /// Bugs on purpose that only clients of proxies have, and the invariant that notices each.
