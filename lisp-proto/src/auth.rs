@@ -189,8 +189,8 @@ impl fmt::Debug for AuthKey {
     }
 }
 
-/// Checks the authentication data of a Map-Register, Map-Notify or Map-Notify-Ack, in constant
-/// time. The key id is not looked at: it served to find the key.
+/// Checks the authentication data of a Map-Register, Map-Notify, Map-Notify-Ack, Info-Request or
+/// Info-Reply, in constant time. The key id is not looked at: it served to find the key.
 ///
 /// # Errors
 ///

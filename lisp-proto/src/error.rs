@@ -91,7 +91,7 @@ pub enum EncodeError {
 /// Why authentication data does not vouch for a message. Nothing may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AuthError {
-    /// Not a Map-Register, Map-Notify or Map-Notify-Ack, or cut inside its header.
+    /// Of a type that carries no authentication data, or cut inside its header.
     #[error("not an authenticated message")]
     NotAuthenticated,
     /// The message names another algorithm than the key.

@@ -8,12 +8,12 @@
 //! | 4 | Map-Notify | [`MapNotify`] | [`encode_map_notify`] |
 //! | 5 | Map-Notify-Ack | [`MapNotify`] | [`encode_map_notify_ack`] |
 //! | 6 | Map-Referral | [`MapReferral`] | |
-//! | 7 | Info-Request, Info-Reply | [`Info`] | |
+//! | 7 | Info-Request, Info-Reply | [`Info`] | [`encode_info_request`], [`encode_info_reply`] |
 //! | 8 | Encapsulated Control Message | [`Ecm`] | [`encode_ecm`] |
 //!
 //! Reading starts at [`decode`]: it checks a datagram to the last byte, and returns views that
 //! borrow from it. Writing takes owned [`Record`]s and appends to a `Vec<u8>`. What a Map-Register
-//! or Map-Notify says counts only after [`verify`].
+//! or Map-Notify, or an Info-Reply, says counts only after [`verify`].
 //!
 //! No IO, no clock, no randomness, no state.
 
@@ -49,7 +49,7 @@ pub use auth::{Algorithm, AuthKey, AuthView, VerifiedTag, verify};
 pub use ecm::{Ecm, encode_ecm};
 pub use error::{AuthError, DecodeError, EncodeError, ParseError};
 pub use gap::Gap;
-pub use info::Info;
+pub use info::{Info, encode_info_reply, encode_info_request};
 pub use lcaf::Lcaf;
 pub use lcaf_body::{AfiList, ExplicitPath, Hop, NatTraversal, ReplicationList, SecurityKey};
 pub use locator::LocatorView;

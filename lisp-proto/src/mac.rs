@@ -7,6 +7,8 @@ use sha1::Sha1;
 use sha2::Sha256;
 
 use crate::auth::{Algorithm, AuthView};
+use crate::info::REPLY;
+use crate::message::bit;
 use crate::reader::Reader;
 
 /// Hash states into which the secret is already fed.
@@ -18,7 +20,7 @@ pub(crate) enum KeyState {
     Hkdf(Box<HkdfState>),
 }
 
-/// One extractor per message type, each with its salt.
+/// One extractor per frequent message type, each with its salt.
 #[derive(Clone)]
 pub(crate) struct HkdfState {
     secret: Box<[u8]>,
@@ -64,6 +66,9 @@ impl HkdfState {
             Kind::Register => self.register.clone(),
             Kind::Notify => self.notify.clone(),
             Kind::NotifyAck => self.notify_ack.clone(),
+            // Rare, and no reason to keep another state for every key.
+            Kind::InfoRequest => HkdfExtract::new(Some(b"Info-Request Authentication")),
+            Kind::InfoReply => HkdfExtract::new(Some(b"Info-Reply Authentication")),
         };
         extract.input_ikm(signed.nonce);
         extract.input_ikm(&self.secret);
@@ -91,16 +96,21 @@ enum Kind {
     Register,
     Notify,
     NotifyAck,
+    InfoRequest,
+    InfoReply,
 }
 
 impl<'a> Signed<'a> {
     /// Cuts a message; `None` for types that carry no tag, and when it ends before its tag does.
     pub(crate) fn split(datagram: &'a [u8]) -> Option<Self> {
         let (before, rest) = datagram.split_at_checked(TAG_OFFSET)?;
-        let kind = match before.first()? >> 4 {
+        let first = *before.first()?;
+        let kind = match first >> 4 {
             3 => Kind::Register,
             4 => Kind::Notify,
             5 => Kind::NotifyAck,
+            7 if bit(first, REPLY) => Kind::InfoReply,
+            7 => Kind::InfoRequest,
             _ => return None,
         };
         let auth = AuthView::read(&mut Reader::new(datagram.get(AUTH_OFFSET..)?)).ok()?;
@@ -164,6 +174,7 @@ mod tests {
         assert_ne!(key(3, 1), key(3, 2));
         assert_ne!(key(3, 1), key(4, 1));
         assert_ne!(key(4, 1), key(5, 1));
+        assert_ne!(key(5, 1), key(7, 1));
     }
 
     #[test]

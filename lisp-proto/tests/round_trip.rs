@@ -10,11 +10,13 @@ use std::net::SocketAddr;
 use checks::{as_sent, read_everything, round_trip};
 use lisp_proto::{
     Message, NotifyParams, Record, RecordView, RegisterParams, ReplyParams, decode, encode_ecm,
-    encode_map_notify, encode_map_notify_ack, encode_map_register, encode_map_reply,
-    encode_map_request, verify,
+    encode_info_reply, encode_info_request, encode_map_notify, encode_map_notify_ack,
+    encode_map_register, encode_map_reply, encode_map_request, verify,
 };
 use proptest::prelude::*;
-use strategies::{any_message, auth_key, ids, nonce, records, register, register_flags, request};
+use strategies::{
+    any_message, auth_key, ids, info, info_parts, nonce, records, register, register_flags, request,
+};
 
 /// No message written here has a locator without a port.
 const NO_PORT: u16 = 0;
@@ -104,6 +106,22 @@ proptest! {
     }
 
     #[test]
+    fn infos((nonce, eid, seen) in info_parts(), key in auth_key()) {
+        let mut out = Vec::new();
+        match seen {
+            Some(seen) => encode_info_reply(nonce, eid, seen, &key, &mut out),
+            None => encode_info_request(nonce, eid, &key, &mut out),
+        }
+        verify(&key, &out).unwrap();
+        let Ok(Message::InfoRequest(read)) = decode(&out) else {
+            panic!("{:?}", decode(&out));
+        };
+        prop_assert_eq!(read.reply, seen.is_some());
+        prop_assert_eq!((read.nonce, read.eid(), read.seen()), (nonce, Some(eid), seen));
+        prop_assert_eq!(read.auth.key_id, key.key_id());
+    }
+
+    #[test]
     fn encapsulated_messages(
         (source, destination) in prop_oneof![
             (any::<[u8; 4]>(), any::<[u8; 4]>()).prop_map(|(a, b)| (a.into(), b.into())),
@@ -146,8 +164,8 @@ proptest! {
     }
 
     #[test]
-    fn any_changed_byte_of_a_register_is_refused(
-        (bytes, key) in register(),
+    fn any_changed_byte_of_what_is_signed_is_refused(
+        (bytes, key) in prop_oneof![register(), info()],
         change in 1..=255_u8,
     ) {
         verify(&key, &bytes).unwrap();

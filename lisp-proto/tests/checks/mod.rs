@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 
 use lisp_proto::{
-    Action, Algorithm, AuthKey, Ecm, MapNotify, MapRegister, MapReply, MapRequest, Message,
+    Action, Algorithm, AuthKey, Ecm, Info, MapNotify, MapRegister, MapReply, MapRequest, Message,
     NotifyParams, Record, RecordView, RegisterParams, ReplyParams, RequestParams, RequestedEid,
-    decode, encode_ecm, encode_map_notify, encode_map_notify_ack, encode_map_register,
-    encode_map_reply, encode_map_request, verify,
+    decode, encode_ecm, encode_info_reply, encode_info_request, encode_map_notify,
+    encode_map_notify_ack, encode_map_register, encode_map_reply, encode_map_request, verify,
 };
 
 /// Reads all there is to read, whatever the bytes are.
@@ -28,7 +28,9 @@ pub(crate) fn read_everything(bytes: &[u8]) {
         }
         Ok(Message::MapReferral(referral)) => read_records(referral.records()),
         Ok(Message::Ecm(ecm)) => read_everything(ecm.message),
-        Ok(Message::InfoRequest(info)) => show(&(info.eid_address(), info.info_address())),
+        Ok(Message::InfoRequest(info)) => {
+            show(&(info.eid_address(), info.info_address(), info.seen()));
+        }
         Err(error) => show(&error),
     }
 }
@@ -103,7 +105,18 @@ fn rewrite(message: &Message<'_>) -> Option<Vec<u8>> {
             encode_map_notify_ack(&NotifyParams { nonce, records }, &key(), &mut out)
         }
         Message::Ecm(ecm) => encode_ecm(ecm.source, ecm.destination, ecm.message, &mut out),
-        Message::MapReferral(_) | Message::InfoRequest(_) => return None,
+        Message::InfoRequest(info) => {
+            let (nonce, eid) = (info.nonce, info.eid()?);
+            match info.seen() {
+                Some(seen) if info.reply => {
+                    encode_info_reply(nonce, eid, seen, &key(), &mut out);
+                }
+                None if !info.reply => encode_info_request(nonce, eid, &key(), &mut out),
+                Some(_) | None => return None,
+            }
+            Ok(())
+        }
+        Message::MapReferral(_) => return None,
     };
     assert_eq!(result, Ok(()), "what was read fits a message");
     Some(out)
@@ -143,6 +156,9 @@ fn assert_same(one: &Message<'_>, other: &Message<'_>) {
         | (Message::MapNotifyAck(one), Message::MapNotifyAck(other)) => {
             assert_eq!(notify_parts(one), notify_parts(other));
         }
+        (Message::InfoRequest(one), Message::InfoRequest(other)) => {
+            assert_eq!(info_parts(one), info_parts(other));
+        }
         (Message::Ecm(one), Message::Ecm(other)) => assert_eq!(ecm_parts(one), ecm_parts(other)),
         _ => panic!("{one:?} became {other:?}"),
     }
@@ -179,6 +195,10 @@ fn register_parts(register: &MapRegister<'_>) -> impl PartialEq + std::fmt::Debu
 
 fn notify_parts(notify: &MapNotify<'_>) -> impl PartialEq + std::fmt::Debug + use<> {
     (notify.nonce, owned(notify.records()))
+}
+
+fn info_parts(info: &Info<'_>) -> impl PartialEq + std::fmt::Debug + use<> {
+    (info.reply, info.nonce, info.eid(), info.seen())
 }
 
 fn ecm_parts<'a>(ecm: &Ecm<'a>) -> impl PartialEq + std::fmt::Debug + use<'a> {

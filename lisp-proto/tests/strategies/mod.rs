@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use lisp_proto::{
     Action, Algorithm, AuthKey, EidPrefix, Gap, InstanceId, Locator, Nonce, NotifyParams,
     PublicKey, Record, RegisterFlags, RegisterParams, ReplyParams, RequestFlags, RequestParams,
-    RequestedEid, Rloc, SiteId, Ttl, XtrId, encode_map_notify, encode_map_register,
-    encode_map_reply, encode_map_request,
+    RequestedEid, Rloc, SiteId, Ttl, XtrId, encode_info_reply, encode_info_request,
+    encode_map_notify, encode_map_register, encode_map_reply, encode_map_request,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -99,7 +99,29 @@ pub(crate) fn any_message() -> impl Strategy<Value = Vec<u8>> {
         out
     });
     let register = register().prop_map(|(bytes, _)| bytes);
-    prop_oneof![request, reply, notify, register]
+    let info = info().prop_map(|(bytes, _)| bytes);
+    prop_oneof![request, reply, notify, register, info]
+}
+
+/// What an Info-Request or Info-Reply says: nonce, EID, and where the xTR is seen.
+pub(crate) type InfoParts = (Nonce, EidPrefix, Option<SocketAddr>);
+
+/// An Info-Request or Info-Reply, and its key.
+pub(crate) fn info() -> impl Strategy<Value = (Vec<u8>, AuthKey)> {
+    let key = auth_key().prop_filter("unsigned", |key| key.algorithm() != Algorithm::None);
+    (info_parts(), key).prop_map(|((nonce, eid, seen), key)| {
+        let mut out = Vec::new();
+        match seen {
+            Some(seen) => encode_info_reply(nonce, eid, seen, &key, &mut out),
+            None => encode_info_request(nonce, eid, &key, &mut out),
+        }
+        (out, key)
+    })
+}
+
+pub(crate) fn info_parts() -> impl Strategy<Value = InfoParts> {
+    let seen = (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
+    (nonce(), eid(), option::of(seen))
 }
 
 /// A signed Map-Register and its key.

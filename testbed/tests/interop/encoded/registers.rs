@@ -1,8 +1,9 @@
-//! Messages with authentication data: Map-Register, Map-Notify, Map-Notify-Ack.
+//! Messages with authentication data: Map-Register, Map-Notify, Map-Notify-Ack, Info-Request, Info-Reply.
 
 use lisp_proto::{
     Action, Algorithm, AuthKey, NotifyParams, Record, RegisterFlags, RegisterParams, Ttl,
-    encode_map_notify, encode_map_notify_ack, encode_map_register,
+    encode_info_reply, encode_info_request, encode_map_notify, encode_map_notify_ack,
+    encode_map_register,
 };
 
 use super::{
@@ -14,6 +15,7 @@ pub(super) fn all() -> Vec<Encoded> {
     all.extend(algorithms());
     all.extend(notifies());
     all.extend(publications());
+    all.extend(infos());
     all
 }
 
@@ -203,6 +205,32 @@ fn publications() -> [Encoded; 3] {
             encode_map_notify(&params, &hkdf_key(), out).unwrap();
         })
     })
+}
+
+/// Is there a NAT? (RFC 8060 §4.4)
+fn infos() -> [Encoded; 3] {
+    let (key, eid) = (hkdf_key(), "10.0.0.1".parse().unwrap());
+    let common = [
+        ("lisp.type", "7"),
+        ("lisp.nonce", NONCE_TEXT),
+        ("lisp.keyid", "0x0103"),
+        ("lisp.authlen", "16"),
+    ];
+    let request = message("Info-Request", &common, |out| {
+        encode_info_request(NONCE, eid, &key, out);
+    });
+    let reply = |name, seen: &str, port| {
+        let seen = seen.parse().unwrap();
+        let told = [("lisp.lcaf.natt.etrport", port)];
+        message(name, &[&common[..], &told].concat(), |out| {
+            encode_info_reply(NONCE, eid, seen, &key, out);
+        })
+    };
+    [
+        request,
+        reply("Info-Reply", "192.0.2.7:51821", "51821"),
+        reply("Info-Reply, no port yet", "[2001:db8::7]:0", "0"),
+    ]
 }
 
 fn hkdf_key() -> AuthKey {
