@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{Action, Algorithm, AuthKey, EidPrefix, Nonce, SiteId, XtrId};
+use lisp_proto::{Action, Algorithm, AuthKey, EidPrefix, Nonce, PublicKey, SiteId, XtrId};
 use thiserror::Error;
 
 use crate::server::limits;
@@ -95,11 +95,21 @@ impl Default for Options {
     }
 }
 
+/// Who has which key in the control tunnel. Without them nobody is told where he is seen.
+#[derive(Clone, Debug, Default)]
+pub struct ControlKeys {
+    /// Ours.
+    pub own: Option<PublicKey>,
+    /// Those of the agents, by their addresses inside the tunnel.
+    pub agents: BTreeMap<IpAddr, PublicKey>,
+}
+
 /// A configuration without contradictions.
 #[derive(Clone, Debug)]
 pub struct Config {
     options: Options,
     xtrs: Vec<XtrConfig>,
+    control_keys: ControlKeys,
 }
 
 impl Config {
@@ -142,7 +152,18 @@ impl Config {
                 }
             }
         }
-        Ok(Self { options, xtrs })
+        Ok(Self {
+            options,
+            xtrs,
+            control_keys: ControlKeys::default(),
+        })
+    }
+
+    /// Says who has which key in the control tunnel.
+    #[must_use]
+    pub fn with_control_keys(mut self, control_keys: ControlKeys) -> Self {
+        self.control_keys = control_keys;
+        self
     }
 
     /// Sets [`Options::quiet_period`], which depends on what an earlier run has left behind.
@@ -156,6 +177,12 @@ impl Config {
     #[must_use]
     pub const fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Returns who has which key in the control tunnel.
+    #[must_use]
+    pub const fn control_keys(&self) -> &ControlKeys {
+        &self.control_keys
     }
 
     /// Returns the xTRs that may register, in the order of the file.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use lisp_proto::EidPrefix;
+use lisp_proto::{EidPrefix, PublicKey};
 
 use super::counters::DropReason;
 use super::operator::{Command, MigrationState};
@@ -35,6 +35,9 @@ pub enum Input<'a> {
     Restore(StoreEvent),
     /// An operator wants something done.
     Operator(Command),
+    /// The holders of these keys are seen at other places by WireGuard than before: enrolled agents, and those that
+    /// an [`Action::Watch`] names.
+    Seen(&'a [(PublicKey, SocketAddr)]),
     /// The time of [`next_deadline`](super::MapServer::next_deadline) has come.
     Tick,
 }
@@ -53,6 +56,13 @@ pub enum Action {
     },
     /// Keep a fact, before any later action is done.
     Persist(StoreEvent),
+    /// Have this key as a peer of the control interface, without AllowedIPs: nothing that its holder sends gets in,
+    /// and [`Input::Seen`] tells where it is.
+    Watch(PublicKey),
+    /// Have it no longer.
+    Unwatch(PublicKey),
+    /// Find out where the peers are, soon.
+    Look,
     /// Count a datagram, or a part of it, that was not acted upon.
     Count(DropReason),
     /// Tell the operator.
@@ -149,6 +159,15 @@ pub enum Event {
         /// Whether it is to get none.
         draining: bool,
     },
+    /// An xTR behind a NAT was told where its data interface is seen.
+    Seen {
+        /// Which xTR.
+        xtr: XtrName,
+        /// What it has asked for.
+        eid: EidPrefix,
+        /// Where it is seen.
+        at: SocketAddr,
+    },
     /// A negative Map-Reply was sent.
     NegativeReply {
         /// The prefix of the answer.
@@ -210,6 +229,18 @@ impl Actions {
 
     pub(crate) fn persist(&mut self, event: StoreEvent) {
         self.list.push(Action::Persist(event));
+    }
+
+    pub(crate) fn watch(&mut self, key: PublicKey) {
+        self.list.push(Action::Watch(key));
+    }
+
+    pub(crate) fn unwatch(&mut self, key: PublicKey) {
+        self.list.push(Action::Unwatch(key));
+    }
+
+    pub(crate) fn look(&mut self) {
+        self.list.push(Action::Look);
     }
 
     pub(crate) fn count(&mut self, reason: DropReason) {

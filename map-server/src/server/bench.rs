@@ -1,5 +1,6 @@
 //! A server with three enrolled agents and one plain xTR, for the tests of this module.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use lisp_proto::{
 };
 
 use super::{Action, Actions, Counters, DropReason, Event, Input, MapServer, Via};
-use crate::config::{Config, Options, XtrConfig};
+use crate::config::{Config, ControlKeys, Options, XtrConfig};
 use crate::store_event::{StoreEvent, XtrIds};
 
 /// Agents a, b and c own 10.0.0.1, .2 and .3 (and fd00:1::1, ::2, ::3); `gear` owns
@@ -24,6 +25,10 @@ pub(super) struct Bench {
     pub(super) stored: Vec<StoreEvent>,
     pub(super) events: Vec<Event>,
     pub(super) sent: Vec<Sent>,
+    /// Peers of the control interface that are no agents.
+    pub(super) watched: BTreeSet<PublicKey>,
+    /// How often the server wanted to know where its peers are.
+    pub(super) looks: usize,
     next_nonce: u64,
 }
 
@@ -60,6 +65,11 @@ impl Bench {
 
     pub(super) fn of(options: Options, xtrs: Vec<XtrConfig>) -> Self {
         let config = Config::new(options, xtrs).unwrap();
+        let agents = ["a", "b", "c"].map(|name| (control(name).ip(), control_key(name)));
+        let config = config.with_control_keys(ControlKeys {
+            own: Some(PublicKey([0xee; 32])),
+            agents: agents.into(),
+        });
         Self {
             server: MapServer::new(config, [7; 32]),
             now: Timestamp::ZERO,
@@ -67,6 +77,8 @@ impl Bench {
             stored: Vec::new(),
             events: Vec::new(),
             sent: Vec::new(),
+            watched: BTreeSet::new(),
+            looks: 0,
             next_nonce: 0,
         }
     }
@@ -85,6 +97,9 @@ impl Bench {
                 Action::Persist(event) => self.stored.push(event),
                 Action::Count(reason) => self.counters.count(reason),
                 Action::Event(event) => self.events.push(event),
+                Action::Watch(key) => assert!(self.watched.insert(key), "twice"),
+                Action::Unwatch(key) => assert!(self.watched.remove(&key), "not there"),
+                Action::Look => self.looks += 1,
             }
         }
         self.sent[before..].to_vec()
@@ -396,6 +411,11 @@ const fn locator(rloc: Rloc) -> Locator {
 /// Returns where the agent called `name` sends from inside the control tunnel.
 pub(super) fn control(name: &str) -> SocketAddr {
     SocketAddr::new(ip(&format!("fd4c:1::{name}")), 4342)
+}
+
+/// Returns the key of an agent in the control tunnel.
+pub(super) fn control_key(name: &str) -> PublicKey {
+    PublicKey([0xc0 | u8::try_from(number(name)).unwrap(); 32])
 }
 
 pub(super) fn key(name: &str) -> AuthKey {

@@ -19,6 +19,8 @@ pub struct Sizes {
     pub dismissals: usize,
     /// Clients that are being moved to another owner, or wait for it.
     pub migrations: usize,
+    /// Data keys that are watched because their holders are behind NATs.
+    pub sightings: usize,
 }
 
 impl Sizes {
@@ -31,6 +33,7 @@ impl Sizes {
         assignments: limits::ASSIGNMENTS,
         dismissals: limits::DISMISSALS,
         migrations: limits::MIGRATIONS,
+        sightings: limits::WATCHED_KEYS,
     };
 
     /// The tables by name.
@@ -44,6 +47,7 @@ impl Sizes {
             ("assignments", self.assignments),
             ("dismissals", self.dismissals),
             ("migrations", self.migrations),
+            ("sightings", self.sightings),
         ]
     }
 }
@@ -60,6 +64,7 @@ impl MapServer {
             assignments: self.state.assignments.len(),
             dismissals: self.state.dismissals.len(),
             migrations: self.state.moves.len(),
+            sightings: self.state.sightings.len(),
         }
     }
 }

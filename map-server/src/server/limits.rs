@@ -141,6 +141,12 @@ pub(crate) const LEAVINGS: usize = 65_536;
 pub(crate) const FAILOVERS: u32 = 4;
 /// How often it may in the long run: once in this time.
 pub(crate) const FAILOVER_PAUSE: Duration = Duration::from_secs(5);
+/// How long it is watched where an xTR is seen that does not ask again.
+pub(crate) const SIGHTING_LIFETIME: Duration = REGISTRATION_LIFETIME;
+/// Data interfaces of one xTR of which that is watched: it has one for each instance-id.
+pub(crate) const SIGHTINGS_PER_XTR: usize = 64;
+/// Data keys that the control interface has as peers, so that it sees where they are.
+pub(crate) const WATCHED_KEYS: usize = 65_536;
 /// Registrations that are written into a snapshot before others have their turn.
 pub(crate) const SNAPSHOT_PART: usize = 1_024;
 /// Plain sources remembered as registered; the one that would expire first gives way.

@@ -22,6 +22,7 @@ pub(crate) mod limits;
 mod mappings;
 mod migrate;
 mod moves;
+mod nat;
 mod notify;
 mod operator;
 mod pairing;
@@ -68,6 +69,7 @@ use held::HeldReplies;
 use leaving::Leavings;
 use mappings::Mappings;
 use moves::Moves;
+use nat::Sightings;
 use notify::Notifier;
 use rate::{RateLimiter, SharedRates};
 use replay::Replay;
@@ -107,6 +109,8 @@ struct State {
     leavings: Leavings,
     claims: Claims,
     moves: Moves,
+    /// WireGuard has a say in it as well, which has authenticated what it sees.
+    sightings: Sightings,
 }
 
 /// Where a message came from.
@@ -137,6 +141,7 @@ impl MapServer {
                 leavings: Leavings::new(),
                 claims: Claims::default(),
                 moves: Moves::default(),
+                sightings: Sightings::default(),
             },
             quiet_until: Timestamp::ZERO + options.quiet_period,
             questions: SharedRates::new(options.request_rate),
@@ -159,6 +164,7 @@ impl MapServer {
             }
             Input::Restore(event) => self.restore(now, event, actions),
             Input::Operator(command) => self.operate(now, &command, actions),
+            Input::Seen(peers) => self.seen(peers, actions),
             Input::Tick => self.tick(now, actions),
         }
         self.start_moves(now, actions);
@@ -177,6 +183,7 @@ impl MapServer {
             state.dismissals.next_deadline(),
             state.leavings.next_deadline(),
             state.moves.next_deadline(),
+            state.sightings.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -211,12 +218,10 @@ impl MapServer {
                 Ok((origin, request)) => self.request(now, origin, &request, actions),
                 Err(reason) => actions.count(reason),
             },
-            Ok(
-                Message::MapReply(_)
-                | Message::MapNotify(_)
-                | Message::MapReferral(_)
-                | Message::InfoRequest(_),
-            ) => actions.count(DropReason::UnexpectedMessage),
+            Ok(Message::InfoRequest(info)) => self.info_request(now, origin, bytes, &info, actions),
+            Ok(Message::MapReply(_) | Message::MapNotify(_) | Message::MapReferral(_)) => {
+                actions.count(DropReason::UnexpectedMessage)
+            }
             Err(error) => actions.count(unreadable(error)),
         }
     }
@@ -230,6 +235,7 @@ impl MapServer {
         self.move_on_overdue(now, actions);
         self.leave_overdue(now, actions);
         self.expire_dismissals(now, actions);
+        self.expire_sightings(now, actions);
     }
 }
 

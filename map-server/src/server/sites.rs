@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use lisp_proto::{AuthKey, EidPrefix, InstanceId, SiteId, XtrId};
+use lisp_proto::{AuthKey, EidPrefix, InstanceId, PublicKey, SiteId, XtrId};
 
 use super::actions::Via;
 use super::counters::DropReason;
@@ -68,6 +68,10 @@ pub(crate) struct Sites {
     by_address: BTreeMap<IpAddr, XtrIndex>,
     by_prefix: PrefixTable<BTreeSet<XtrIndex>>,
     instances: BTreeSet<(XtrIndex, InstanceId)>,
+    by_key: BTreeMap<PublicKey, XtrIndex>,
+    keys: BTreeMap<XtrIndex, PublicKey>,
+    /// Key of our end of the control tunnels.
+    own_key: Option<PublicKey>,
 }
 
 impl Sites {
@@ -78,9 +82,18 @@ impl Sites {
             by_address: BTreeMap::new(),
             by_prefix: PrefixTable::new(),
             instances: BTreeSet::new(),
+            by_key: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            own_key: config.control_keys().own,
         };
         for (position, xtr) in config.xtrs().iter().enumerate() {
             sites.add(XtrIndex(position), xtr);
+        }
+        for (address, key) in &config.control_keys().agents {
+            if let Some(xtr) = sites.by_address.get(address) {
+                sites.by_key.insert(*key, *xtr);
+                sites.keys.insert(*xtr, *key);
+            }
         }
         sites
     }
@@ -131,6 +144,21 @@ impl Sites {
             Via::Tunnel => self.by_address.get(&address).copied(),
             Via::Plain => None,
         }
+    }
+
+    /// Returns the key of an agent in the control tunnel.
+    pub(crate) fn control_key(&self, xtr: XtrIndex) -> Option<PublicKey> {
+        self.keys.get(&xtr).copied()
+    }
+
+    /// Returns the agent that has this key in the control tunnel.
+    pub(crate) fn of_control_key(&self, key: &PublicKey) -> Option<XtrIndex> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Whether somebody has this key in the control tunnel, be it us.
+    pub(crate) fn is_of_the_tunnel(&self, key: &PublicKey) -> bool {
+        self.own_key.as_ref() == Some(key) || self.by_key.contains_key(key)
     }
 
     /// Returns the xTR without a control tunnel that may register `eid` or something around it.

@@ -30,6 +30,11 @@ impl Clock {
         self.start + (at - Timestamp::ZERO)
     }
 
+    /// Returns the time as the runtime's timers understand it.
+    pub(crate) fn present() -> Instant {
+        Instant::now()
+    }
+
     /// Returns the time since 1970; it may jump.
     pub(crate) fn since_1970() -> Duration {
         SystemTime::now()

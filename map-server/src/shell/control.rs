@@ -1,31 +1,32 @@
 //! The control tunnel: one WireGuard interface, one peer per enrolled agent.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
+use lisp_proto::PublicKey;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout_at};
 use tracing::{debug, warn};
 use wg_device::{
     Device, DeviceConfig, DeviceError, MAIN_TABLE, PeerSpec, PrivateKey, RouteSpec, Routes,
 };
 
+use super::clock::Clock;
 use super::endpoints::Endpoints;
+use super::lookout::{Lookout, Order};
 use super::settings::{ControlSettings, Settings};
 
 /// MTU of the interface in bytes: what WireGuard leaves of an Ethernet frame.
 const MTU: u16 = 1420;
-/// How often is looked where the agents are.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// Least time between two looks, however many agents register.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The interface with its routes.
 #[derive(Debug)]
 pub(super) struct ControlTunnel {
     device: Device,
     endpoints: Endpoints,
+    /// The keys of the agents.
+    enrolled: BTreeSet<PublicKey>,
     /// They go with the interface.
     _routes: Routes,
 }
@@ -72,9 +73,11 @@ impl ControlTunnel {
             })?;
             debug!(xtr = name, key = key.short(), %address, "enrolled");
         }
+        let enrolled = settings.enrolled().map(|(_, key, _)| key);
         Ok(Self {
             device,
             endpoints,
+            enrolled: enrolled.collect(),
             _routes: routes,
         })
     }
@@ -84,37 +87,75 @@ impl ControlTunnel {
         &self.device
     }
 
-    /// Keeps the file of the agents' endpoints up to date until `stop` comes or is dropped, and
-    /// once more then. A server that is killed seconds after an agent has registered, or has
-    /// moved, must find it afterwards: `registered` makes it look at once.
+    /// Reports where the peers are, and keeps the file of the agents' endpoints up to date, until `stop`
+    /// comes or is dropped, and once more then. A server that is killed seconds after an agent has
+    /// registered, or has moved, must find it afterwards: `registered` makes it look at once.
     pub(super) async fn watch_endpoints(
         &mut self,
+        mut lookout: Lookout,
         registered: &Notify,
         mut stop: oneshot::Receiver<()>,
     ) {
         let mut stopped = false;
         while !stopped {
+            let (earliest, searching) = (lookout.earliest(), lookout.is_searching());
             let news = async {
-                sleep(LOOK_PAUSE).await;
-                registered.notified().await;
+                sleep_until(earliest).await;
+                if !searching {
+                    registered.notified().await;
+                }
             };
-            stopped = tokio::select! {
-                _ = &mut stop => true,
-                _ = timeout(LOOK_INTERVAL, news) => false,
-            };
-            self.note_endpoints().await;
+            let latest = lookout.latest();
+            tokio::select! {
+                biased;
+                _ = &mut stop => stopped = true,
+                Some(order) = lookout.orders.recv() => {
+                    lookout.note(Clock::present(), order);
+                    self.obey(order).await;
+                    continue;
+                }
+                _ = timeout_at(latest, news) => {}
+            }
+            self.note_endpoints(&mut lookout).await;
         }
     }
 
-    /// Writes down where the agents are, if that has changed. Failures are reported only: without
-    /// the file the server does as well, a little later.
-    async fn note_endpoints(&mut self) {
+    /// Lets somebody shake hands who is no agent, or no longer. He has no AllowedIPs: nothing that he
+    /// sends gets in, and nothing is sent to him.
+    async fn obey(&self, order: Order) {
+        let (key, done) = match order {
+            Order::Watch(key) if self.enrolled.contains(&key) => return,
+            Order::Unwatch(key) if self.enrolled.contains(&key) => return,
+            Order::Watch(key) => {
+                let peer = PeerSpec {
+                    key,
+                    endpoint: None,
+                    allowed_ips: Vec::new(),
+                    keepalive: None,
+                };
+                (key, self.device.set_peer(&peer).await)
+            }
+            Order::Unwatch(key) => (key, self.device.remove_peer(&key).await),
+        };
+        if let Err(error) = done {
+            warn!(key = key.short(), %error, "looking for an agent behind a NAT");
+        }
+    }
+
+    /// Reports where the peers are, and writes down where the agents are, if that has changed. Failures
+    /// are only logged: without the file the server does as well, a little later.
+    async fn note_endpoints(&mut self, lookout: &mut Lookout) {
+        let began = Clock::present();
         let peers = match self.device.peer_stats().await {
             Ok(peers) => peers,
             Err(error) => return warn!(%error, "reading the endpoints of the agents"),
         };
         let peers = peers.into_iter().map(|peer| (peer.key, peer.endpoint));
-        if !self.endpoints.observe(peers) {
+        let peers: Vec<_> = peers.collect();
+        lookout.found((began, Clock::present()), peers.iter().copied());
+        let agents = peers.into_iter();
+        let agents = agents.filter(|(key, _)| self.enrolled.contains(key));
+        if !self.endpoints.observe(agents) {
             return;
         }
         let endpoints = self.endpoints.clone();

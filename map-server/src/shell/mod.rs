@@ -10,6 +10,7 @@ mod clock;
 mod control;
 mod endpoints;
 mod facts;
+mod lookout;
 mod narrate;
 mod operate;
 mod posts;
@@ -30,6 +31,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking, yield_now};
 use tokio::time::{sleep, sleep_until};
@@ -41,6 +43,7 @@ use self::backlog::{Backlog, Datagrams};
 use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::facts::Facts;
+use self::lookout::{Lookout, Orders, Sightings};
 use self::posts::{Clerk, SharedServer, read, write};
 use self::sink::Sink;
 use self::sockets::Sockets;
@@ -80,6 +83,8 @@ struct Shell {
     workers: Workers,
     backlog: Backlog,
     sink: Sink,
+    /// Where the peers of the control tunnel are seen.
+    sightings: UnboundedReceiver<Sightings>,
     actions: Actions,
     heartbeat: Timestamp,
     /// How many mappings there were at most since memory was given back.
@@ -107,7 +112,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     let config = settings.config(&private_key, notify_floor())?;
     let config = config.with_quiet_period(quiet_period(&recovered));
-    let mut shell = Shell::new(MapServer::new(config, seed()?), store);
+    let config = config.with_control_keys(settings.control_keys(&private_key));
+    let (lookout, orders, sightings) = Lookout::new(Clock::present());
+    let server = MapServer::new(config, seed()?);
+    let mut shell = Shell::new(server, store, orders, sightings);
     shell.restore(recovered.events)?;
     let mut admin = Admin::open(&settings.admin_socket(), REQUEST_BYTES)?;
 
@@ -134,7 +142,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     };
     let watch = async {
         if let Some(tunnel) = &mut tunnel {
-            tunnel.watch_endpoints(&registered, stopped).await;
+            tunnel.watch_endpoints(lookout, &registered, stopped).await;
         }
     };
     let (result, ()) = tokio::join!(serve, watch);
@@ -148,7 +156,12 @@ pub async fn run(settings: Settings) -> Result<()> {
 }
 
 impl Shell {
-    fn new(server: MapServer, store: Store) -> Self {
+    fn new(
+        server: MapServer,
+        store: Store,
+        orders: Orders,
+        sightings: UnboundedReceiver<Sightings>,
+    ) -> Self {
         let clock = Clock::start();
         let server = Arc::new(SharedServer::new(server));
         Self {
@@ -159,7 +172,8 @@ impl Shell {
             sockets: Sockets::default(),
             workers: Workers::none(),
             backlog: Backlog::default(),
-            sink: Sink::new(store),
+            sink: Sink::new(store, orders),
+            sightings,
             actions: Actions::new(),
             most_mappings: 0,
         }
@@ -212,7 +226,7 @@ impl Shell {
         loop {
             let deadline = read(&self.server).next_deadline();
             let wake = deadline.map_or(self.heartbeat, |deadline| deadline.min(self.heartbeat));
-            let (mut asked, mut handed_on) = (None, None);
+            let (mut asked, mut handed_on, mut seen) = (None, None, None);
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
@@ -231,11 +245,15 @@ impl Shell {
                     closed?;
                 }
                 question = admin.next() => asked = Some(question),
+                Some(peers) = self.sightings.recv() => seen = Some(peers),
                 () = self.sockets.readable() => {}
                 // Not at once: the runtime must hear of sockets in between.
                 () = yield_now(), if !self.backlog.is_empty() => {}
                 batch = self.workers.handed_on.recv() => handed_on = batch,
                 () = sleep_until(self.clock.instant(wake)) => {}
+            }
+            if let Some(peers) = seen {
+                self.handle(Input::Seen(&peers))?;
             }
             let drained = self.receive(handed_on)?;
             let overdue =

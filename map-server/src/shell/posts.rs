@@ -193,7 +193,11 @@ impl Clerk {
                     debug!(drop = reason.name());
                 }
                 Action::Event(event) => narrate::narrate_question(&event),
-                Action::Send { .. } | Action::Persist(_) => {}
+                Action::Send { .. }
+                | Action::Persist(_)
+                | Action::Watch(_)
+                | Action::Unwatch(_)
+                | Action::Look => {}
             }
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use super::clock::Clock;
+use super::lookout::{Order, Orders};
 use super::narrate::{self, Pace};
 use super::store::{Store, StoreError};
 use super::workers::Workers;
@@ -19,17 +20,20 @@ pub(super) struct Sink {
     pub(super) store: Store,
     /// Sent only when the store holds the facts that came before.
     pub(super) outbox: Vec<(SocketAddr, Via, Bytes)>,
-    /// Told when a registration is new or has changed.
+    /// Told when a registration is new or has changed, and when the server wants to know where its peers are.
     pub(super) registered: Arc<Notify>,
+    /// For the control tunnel.
+    orders: Orders,
     pub(super) counters: Counters,
     pace: Pace,
     reported: Counters,
 }
 
 impl Sink {
-    pub(super) fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store, orders: Orders) -> Self {
         Self {
             store,
+            orders,
             outbox: Vec::new(),
             registered: Arc::default(),
             counters: Counters::default(),
@@ -51,6 +55,9 @@ impl Sink {
             match action {
                 Action::Send { dst, via, bytes } => self.outbox.push((dst, via, bytes)),
                 Action::Persist(event) => self.store.append(Clock::since_1970(), Some(event))?,
+                Action::Watch(key) => self.orders.send(Order::Watch(key)),
+                Action::Unwatch(key) => self.orders.send(Order::Unwatch(key)),
+                Action::Look => self.registered.notify_one(),
                 Action::Count(reason) => {
                     self.counters.count(reason);
                     debug!(drop = reason.name(), src = src.map(tracing::field::display));

@@ -204,6 +204,8 @@ impl World {
                     self.take_snapshot(number);
                 }
             }
+            // Nobody is told of the keys of the control tunnels here, so nobody is watched.
+            Action::Watch(_) | Action::Unwatch(_) | Action::Look => {}
             Action::Count(reason) => {
                 *self.stats.server_drops.entry(reason.name()).or_default() += 1;
                 self.trace

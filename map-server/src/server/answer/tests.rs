@@ -74,7 +74,12 @@ fn both_ways(bench: &mut Bench, src: SocketAddr, bytes: &[u8]) -> Option<Both> {
     for action in actions.drain() {
         match action {
             Action::Send { dst, bytes, .. } => sent.push((dst, bytes.to_vec())),
-            other @ (Action::Persist(_) | Action::Count(_) | Action::Event(_)) => rest.push(other),
+            other @ (Action::Persist(_)
+            | Action::Watch(_)
+            | Action::Unwatch(_)
+            | Action::Look
+            | Action::Count(_)
+            | Action::Event(_)) => rest.push(other),
         }
     }
     Some([desk, (sent, rest)])

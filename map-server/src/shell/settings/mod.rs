@@ -21,7 +21,9 @@ use wg_device::{BackendChoice, PrivateKey};
 use self::error::Source;
 use self::raw::{RawConfig, RawControl, RawLimits, RawPlain, RawReplyAfter};
 use self::xtr::{Secret, XtrSettings};
-use crate::config::{Config, ConfigError, Options, Rate, ReplyAfter, XtrConfig, XtrName};
+use crate::config::{
+    Config, ConfigError, ControlKeys, Options, Rate, ReplyAfter, XtrConfig, XtrName,
+};
 
 pub use self::error::SettingsError;
 
@@ -161,6 +163,15 @@ impl Settings {
         self.xtrs
             .iter()
             .filter_map(|xtr| Some((&*xtr.name, xtr.public_key?, xtr.control_address?)))
+    }
+
+    /// Returns who has which key in the control tunnel, of which we have `private_key`.
+    pub(super) fn control_keys(&self, private_key: &PrivateKey) -> ControlKeys {
+        let agents = self.enrolled().map(|(_, key, address)| (address, key));
+        ControlKeys {
+            own: Some(private_key.public()),
+            agents: agents.collect(),
+        }
     }
 
     /// Lists what an attacker could make use of, xTR by xTR.
