@@ -26,6 +26,7 @@ fn new_agent(keyless: bool) -> Agent {
         map_servers: vec![MapServer {
             address: control(SERVER),
             key: key(SERVER),
+            outer: None,
         }],
         iid: InstanceId(0),
         eid_prefixes: vec![net("10.1.0.0/32"), net("fd00:1:1::/128")],

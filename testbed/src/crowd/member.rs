@@ -123,6 +123,7 @@ impl Member {
             map_servers: vec![MapServer {
                 address: directory.address.into(),
                 key: AuthKey::new(DERIVED_KEY_ID, Algorithm::Sha256_128Hkdf, &secret),
+                outer: None,
             }],
             iid: InstanceId(0),
             eid_prefixes: vec![IpNet::from(IpAddr::V4(eid))],

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lisp_proto::{PublicKey, Timestamp};
+use xtr_agent::agent::limits::KEEPALIVE_S;
 use xtr_agent::agent::{Action, Actions, Change, ChangeId, DropReason, Input, PeerStats};
 
 use super::addresses::CONTROL_PORT;
@@ -272,7 +273,9 @@ impl World {
                     key: spec.key,
                     endpoint: spec.endpoint,
                     allowed_ips: spec.allowed_ips,
-                    keepalive: None,
+                    keepalive: spec
+                        .keep_open
+                        .then(|| Duration::from_secs(KEEPALIVE_S.into())),
                 };
                 self.with_interface(number, Which::Data, |interface, cx| {
                     interface.set_peer(&spec, cx)

@@ -97,6 +97,7 @@ pub(super) fn agent_config(
     let map_servers = (0..scenario.servers).map(|server| MapServer {
         address: addresses::server(server),
         key: addresses::secret(scenario.seed, number, server),
+        outer: None,
     });
     Config {
         map_servers: map_servers.collect(),

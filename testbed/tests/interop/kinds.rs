@@ -31,11 +31,15 @@ pub(crate) enum Kind {
     MapNotifyOfWithdrawal,
     /// The receipt of a push or a publication.
     MapNotifyAck,
+    /// At which address and port is an agent seen?
+    InfoRequest,
+    /// The answer to that.
+    InfoReply,
 }
 
 impl Kind {
     /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::MapRequestV4,
         Self::MapRequestV6,
         Self::EncapsulatedRequest,
@@ -49,10 +53,12 @@ impl Kind {
         Self::MapNotify,
         Self::MapNotifyOfWithdrawal,
         Self::MapNotifyAck,
+        Self::InfoRequest,
+        Self::InfoReply,
     ];
 
     /// Whether it takes a control tunnel, or several instances: without one nothing is pushed, so
-    /// nothing is acknowledged, and nobody subscribes.
+    /// nothing is acknowledged, and nobody subscribes, or asks where he is seen.
     pub(crate) const fn is_private(self) -> bool {
         matches!(
             self,
@@ -60,6 +66,8 @@ impl Kind {
                 | Self::Unsubscription
                 | Self::MapRegisterOfInstance
                 | Self::MapNotifyAck
+                | Self::InfoRequest
+                | Self::InfoReply
         )
     }
 }
@@ -101,7 +109,9 @@ pub(crate) fn kind_of(payload: &[u8]) -> Kind {
         Message::MapNotify(_) => Kind::MapNotify,
         Message::MapNotifyAck(_) => Kind::MapNotifyAck,
         Message::Ecm(_) => Kind::EncapsulatedRequest,
-        Message::MapReferral(_) | Message::InfoRequest(_) => panic!("nobody here sends that"),
+        Message::InfoRequest(info) if info.reply => Kind::InfoReply,
+        Message::InfoRequest(_) => Kind::InfoRequest,
+        Message::MapReferral(_) => panic!("nobody here sends that"),
     }
 }
 

@@ -36,6 +36,7 @@ impl Agent {
         actions: &mut Actions,
     ) {
         self.leaving = false;
+        self.ask_others_where_we_are(actions);
         for index in 0..self.config.map_servers.len() {
             self.deadlines.cancel(&Timer::Register(index));
         }

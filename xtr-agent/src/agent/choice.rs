@@ -5,7 +5,7 @@
 //! moves nobody, and whoever uses one of the best stays with it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use lisp_proto::{PublicKey, Record, Rloc};
@@ -53,14 +53,35 @@ impl Agent {
             };
             (usable && self.is_reachable(&endpoint)).then_some(candidate)
         });
+        let mut candidates: Vec<_> = candidates.collect();
+        if let Some(ours) = self.nat.at() {
+            meet_inside(ours.ip(), &mut candidates);
+        }
         let used = self.cache.get(prefix).and_then(|entry| entry.chosen);
-        best(own, candidates.collect(), used)
+        best(own, candidates, used)
     }
 
     /// Whether we have an address of the family of `endpoint`.
     pub(super) fn is_reachable(&self, endpoint: &SocketAddr) -> bool {
         let mut own = self.config.rlocs.iter();
         own.any(|rloc| rloc.is_ipv4() == endpoint.is_ipv4())
+    }
+}
+
+/// Whoever is seen at the address `ours` is behind the same NAT as we are. Many a NAT does not send back in what comes
+/// from inside, so the other addresses of the same key take the place of that one.
+fn meet_inside(ours: IpAddr, candidates: &mut Vec<Candidate>) {
+    let outside = candidates.iter().copied();
+    let outside: Vec<_> = outside.filter(|it| it.at.endpoint.ip() == ours).collect();
+    for seen in outside {
+        let is_inside = |it: &Candidate| it.at.key == seen.at.key && it.at.endpoint.ip() != ours;
+        if !candidates.iter().any(is_inside) {
+            continue;
+        }
+        candidates.retain(|it| it.at != seen.at);
+        for inside in candidates.iter_mut().filter(|it| is_inside(it)) {
+            inside.priority = inside.priority.min(seen.priority);
+        }
     }
 }
 
@@ -139,6 +160,29 @@ mod tests {
             candidates.rotate_left(1);
             assert_eq!(best(&OWN, candidates.clone(), None), first);
         }
+    }
+
+    #[test]
+    fn those_behind_the_same_nat_meet_inside_it() {
+        let seen = |number, port| Candidate {
+            at: Chosen {
+                endpoint: SocketAddr::new([198, 51, 100, 1].into(), port),
+                ..at(number)
+            },
+            ..candidate(number, 1, 100)
+        };
+        let record = vec![seen(1, 7), candidate(1, 2, 100)];
+        let chosen = |ours: [u8; 4], mut candidates: Vec<Candidate>| {
+            meet_inside(ours.into(), &mut candidates);
+            best(&OWN, candidates, None).unwrap()
+        };
+        assert_eq!(chosen([198, 51, 100, 1], record.clone()), at(1));
+        let elsewhere = chosen([198, 51, 100, 2], record.clone());
+        assert_eq!(elsewhere, seen(1, 7).at);
+        let alone = vec![seen(1, 7)];
+        assert_eq!(chosen([198, 51, 100, 1], alone), seen(1, 7).at);
+        let one_of_two = [record, vec![candidate(2, 2, 100)]].concat();
+        assert_eq!(chosen([198, 51, 100, 1], one_of_two), at(1));
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub struct MapServer {
     pub address: SocketAddr,
     /// The secret shared with it (RFC 9301 5.6).
     pub key: AuthKey,
+    /// Its key in the control tunnel, and where it is outside of that; without a tunnel it is not asked where it sees
+    /// us.
+    pub outer: Option<(PublicKey, SocketAddr)>,
 }
 
 /// All that the agent must be told; nothing in it is invalid.

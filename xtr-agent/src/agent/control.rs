@@ -4,11 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use lisp_proto::{
-    EidPrefix, Locator, MapNotify, Message, Nonce, Record, RegisterFlags, RegisterParams, Rloc,
-    Timestamp, Ttl, decode, encode_map_register,
+    EidPrefix, MapNotify, Message, Nonce, Record, RegisterFlags, RegisterParams, Timestamp, Ttl,
+    decode, encode_map_register,
 };
 
-use super::choice::NOT_TO_BE_USED;
 use super::event::{DropReason, Event};
 use super::limits::{FAREWELL_RETRY, RECORDS_PER_MESSAGE};
 use super::{Action, Actions, Agent, Timer};
@@ -24,7 +23,7 @@ impl Agent {
     }
 
     /// There is something new to tell all map servers, at once.
-    fn register_afresh(&mut self, now: Timestamp, actions: &mut Actions) {
+    pub(super) fn register_afresh(&mut self, now: Timestamp, actions: &mut Actions) {
         for server in &mut self.servers {
             server.registration.afresh();
         }
@@ -45,6 +44,7 @@ impl Agent {
             self.config.control_address = moved.copied().unwrap_or(control);
         }
         self.config.rlocs = rlocs.to_vec();
+        self.look_out_anew(now, actions);
         self.register_afresh(now, actions);
     }
 
@@ -120,32 +120,17 @@ impl Agent {
     pub(super) fn own_record(&self, prefix: IpNet) -> Record {
         // A withdrawal names no locators: map servers that do not know TTL 0
         // then at least have none to hand out.
-        let (ttl, rlocs) = if self.is_leaving() {
-            (Ttl::WITHDRAW, [].as_slice())
+        let (ttl, locators) = if self.is_leaving() {
+            (Ttl::WITHDRAW, Vec::new())
         } else {
-            (self.config.ttl, self.config.rlocs.as_slice())
+            (self.config.ttl, self.own_locators())
         };
-        let locators = rlocs.iter().map(|rloc| Locator {
-            priority: if self.draining { NOT_TO_BE_USED } else { 1 },
-            weight: 100,
-            local: true,
-            probed: false,
-            reachable: true,
-            rloc: if self.config.keyless {
-                Rloc::Plain(*rloc)
-            } else {
-                Rloc::WireGuard {
-                    endpoint: SocketAddr::new(*rloc, self.config.listen_port),
-                    key: self.config.public_key,
-                }
-            },
-        });
         Record {
             eid: self.eid(prefix),
             ttl,
             action: lisp_proto::Action::NoAction,
             authoritative: true,
-            locators: locators.collect(),
+            locators,
         }
     }
 
@@ -173,11 +158,11 @@ impl Agent {
         match message {
             Message::MapReply(reply) => self.map_reply(now, index, &reply, actions),
             Message::MapNotify(notify) => self.map_notify(now, index, &notify, bytes, actions),
+            Message::InfoRequest(info) => self.info_reply(now, index, &info, bytes, actions),
             Message::MapRequest(_)
             | Message::MapRegister(_)
             | Message::MapNotifyAck(_)
             | Message::MapReferral(_)
-            | Message::InfoRequest(_)
             | Message::Ecm(_) => actions.count(DropReason::UnexpectedMessage),
         }
     }
@@ -203,6 +188,7 @@ impl Agent {
         let next = self.jitter(self.config.register_interval);
         self.deadlines.set(Timer::Register(index), now + next);
         self.subscribe_first(now, index, actions);
+        self.ask_where_we_are(now, index, actions);
     }
 
     /// Whether a mapping for `prefix` is any business of ours.

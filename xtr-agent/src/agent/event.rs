@@ -140,6 +140,18 @@ pub enum Event {
         /// What the map server says.
         action: MapAction,
     },
+    /// There is a NAT between us and the map server.
+    BehindNat {
+        /// Its address.
+        address: IpAddr,
+    },
+    /// That NAT lets our data interface appear there, where we register it.
+    SeenAt {
+        /// Address and port.
+        endpoint: SocketAddr,
+    },
+    /// There is no NAT any more.
+    NotBehindNat,
     /// The data plane refused a change.
     ChangeFailed {
         /// What was refused.

@@ -50,7 +50,14 @@ impl Agent {
                 }
                 self.await_handshake(now, prefix, actions);
             }
-            Cause::Push => self.await_handshake(now, prefix, actions),
+            Cause::Push => {
+                if self.nat.is_behind() {
+                    // The far end is told that we are ready only afterwards. It ignores this, but then our NAT lets
+                    // its own handshake in.
+                    actions.push(Action::Kick(key));
+                }
+                self.await_handshake(now, prefix, actions);
+            }
             Cause::Restored => self.fire(now, prefix, actions),
         }
     }

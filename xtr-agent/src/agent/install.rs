@@ -45,6 +45,8 @@ pub(super) enum What {
     Rekindled(PublicKey),
     /// A mapping is gone, and with it this.
     Removal(Object),
+    /// The map server becomes a peer, to see where we are.
+    Lookout,
     /// A mapping is gone, or its installation failed, and this peer keeps others.
     Shrinking(PublicKey),
 }
@@ -209,6 +211,7 @@ impl Agent {
             match pending.what {
                 What::Peer(_) | What::Removal(_) | What::Shrinking(_) => wait_for(pending),
                 What::Arming(_)
+                | What::Lookout
                 | What::Route(..)
                 | What::RouteAgain(_)
                 | What::Rekindling(_)
@@ -342,6 +345,7 @@ impl Agent {
             What::Rekindled(key) => self.rekindled(now, key, ok, actions),
             What::Removal(object) => self.removed(now, object, ok, actions),
             What::Shrinking(key) => self.shrunk(now, key, ok, actions),
+            What::Lookout => self.lookout_posted(ok, actions),
         }
         self.acknowledge_all(&pending.acks, ok, actions);
     }

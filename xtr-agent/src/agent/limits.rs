@@ -97,6 +97,19 @@ pub const REGISTER_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Retransmission of the messages of an agent that stops, or leaves its map servers.
 pub const FAREWELL_RETRY: Duration = Duration::from_millis(200);
 
+/// First repetition of an unanswered question where we are seen; doubles from there.
+pub const INFO_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause between two such questions.
+pub const INFO_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How often that is asked after a registration; while it is not known which port a NAT gives us, on and on.
+pub const INFO_TRIES: u32 = 4;
+/// How long a map server that is a peer of the data interface may not see it, before that peer is set anew.
+pub const LOOKOUT_PATIENCE: Duration = Duration::from_secs(5);
+/// Locators in a record of ours when one of them is where a NAT lets us appear.
+pub const LOCATORS: usize = 8;
+/// How often WireGuard keeps the way through a NAT of ours open, in seconds.
+pub const KEEPALIVE_S: u16 = 25;
+
 /// Requests of one subscription that may still be answered.
 pub const SUBSCRIBE_OUTSTANDING: usize = 8;
 /// First retransmission of an unanswered subscription; doubles from there. An

@@ -44,6 +44,8 @@ struct Watch {
     excused: Option<Timestamp>,
     /// When it had asked for us in vain: it is set up anew if a look since then has not heard it.
     in_doubt: Option<Timestamp>,
+    /// When its counters were last looked at.
+    looked: Timestamp,
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
 }
@@ -103,14 +105,21 @@ impl Liveness {
 
     /// Compares a peer's counters with the last look; true when it has been
     /// silent for too long.
-    fn silent(&mut self, now: Timestamp, peer: &PeerStats) -> bool {
+    /// What we send to keep the way to one that `is_kept_open` is no use.
+    fn silent(&mut self, now: Timestamp, peer: &PeerStats, is_kept_open: bool) -> bool {
         let Some(watch) = self.watches.get_mut(&peer.key) else {
             return false;
         };
         let received = peer.rx_bytes != watch.rx_bytes;
         let sent = peer.tx_bytes.wrapping_sub(watch.tx_bytes);
+        let since = now - std::mem::replace(&mut watch.looked, now);
+        let heard = peer.rx_bytes.wrapping_sub(watch.rx_bytes);
+        let used = match is_kept_open {
+            true => !is_upkeep(sent, since) || !matches!(heard, 0 | HANDSHAKE_RESPONSE),
+            false => received || sent > 0,
+        };
         let unused = std::mem::take(&mut watch.unused);
-        if (received || sent > 0) && !unused {
+        if used && !unused {
             self.order.remove(&(watch.moved, peer.key));
             watch.moved = now;
             self.order.insert((now, peer.key));
@@ -258,7 +267,8 @@ impl Agent {
                 self.set_up_anew(now, &peer.key, actions);
                 continue;
             }
-            if self.liveness.silent(now, peer) {
+            let is_kept_open = self.peers.is_kept_open(&peer.key);
+            if self.liveness.silent(now, peer, is_kept_open) {
                 for prefix in self.peers.prefixes(&peer.key) {
                     // Whoever is named may be the better one by now.
                     self.handovers.forget_refusal(&prefix);
@@ -270,6 +280,26 @@ impl Agent {
         }
     }
 }
+
+/// Whether WireGuard sends so many bytes within `span` by itself, to a peer that nothing else is sent to: persistent
+/// keepalives, and the handshakes that they lead to.
+fn is_upkeep(bytes: u64, span: Duration) -> bool {
+    let within = |interval: Duration| 1 + span.as_secs() / interval.as_secs().max(1);
+    let handshakes = within(HANDSHAKE_AGAIN).min(bytes / HANDSHAKE_INITIATION);
+    let keepalives = within(KEEPALIVE_LEAST);
+    (0..=handshakes).any(|count| {
+        let rest = bytes - count * HANDSHAKE_INITIATION;
+        rest.is_multiple_of(KEEPALIVE) && rest / KEEPALIVE <= keepalives
+    })
+}
+
+/// Lengths of messages of WireGuard, in bytes.
+const HANDSHAKE_INITIATION: u64 = 148;
+const HANDSHAKE_RESPONSE: u64 = 92;
+/// WireGuard repeats an initiation that is not answered after that long.
+const HANDSHAKE_AGAIN: Duration = Duration::from_secs(5);
+/// Shortest time between two persistent keepalives.
+const KEEPALIVE_LEAST: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
@@ -334,7 +364,7 @@ mod tests {
         let mut now = Timestamp::ZERO;
         let mut look = |rx, tx| {
             now = now + LIVENESS_POLL;
-            liveness.silent(now, &peer(rx, tx))
+            liveness.silent(now, &peer(rx, tx), false)
         };
         for n in 0..20 {
             assert!(!look(n, n), "both ways is fine");
@@ -360,7 +390,7 @@ mod tests {
         let mut now = Timestamp::ZERO;
         for n in 0..40 {
             now = now + LIVENESS_POLL;
-            liveness.silent(now, &peer(19, n * 100));
+            liveness.silent(now, &peer(19, n * 100), false);
         }
         assert!(liveness.patience(&key) > SILENCE * 2);
         liveness.asks_in_vain(now, &key);
@@ -373,7 +403,33 @@ mod tests {
         liveness.touch(Timestamp::ZERO, PublicKey([1; 32]));
         for n in 0..40 {
             let now = Timestamp::ZERO + LIVENESS_POLL * n;
-            assert!(!liveness.silent(now, &peer(92, u64::from(n / 15) * KEEPALIVE)));
+            assert!(!liveness.silent(now, &peer(92, u64::from(n / 15) * KEEPALIVE), false));
         }
+    }
+
+    #[test]
+    fn what_wireguard_sends_to_keep_a_way_open_is_no_use_of_it() {
+        let look = LIVENESS_POLL;
+        for upkeep in [0, 32, 148, 148 + 32] {
+            assert!(is_upkeep(upkeep, look), "{upkeep}");
+        }
+        // The shortest packets, an echo request, and a full one.
+        for data in [64, 80, 96, 128, 148 + 128, 1_452] {
+            assert!(!is_upkeep(data, look), "{data}");
+        }
+        assert!(is_upkeep(3 * 32, Duration::from_secs(80)));
+
+        let key = PublicKey([1; 32]);
+        let mut liveness = Liveness::default();
+        liveness.touch(Timestamp::ZERO, key);
+        let (mut now, mut tx) = (Timestamp::ZERO, 0);
+        for n in 0..100 {
+            now = now + LIVENESS_POLL;
+            tx += if n % 6 == 0 { KEEPALIVE } else { 0 };
+            liveness.silent(now, &peer(0, tx), true);
+        }
+        assert_eq!(liveness.idle(now, &key), Some(now - Timestamp::ZERO));
+        liveness.silent(now, &peer(0, tx + 128), true);
+        assert_eq!(liveness.idle(now, &key), Some(Duration::ZERO));
     }
 }

@@ -31,6 +31,7 @@ pub mod limits;
 mod liveness;
 mod map_cache;
 mod miss;
+mod nat;
 mod notify;
 mod peers;
 mod reconfigure;
@@ -67,7 +68,7 @@ pub use map_cache::{Chosen, State};
 pub use peers::PeerSpec;
 pub use reconfigure::Adjustable;
 pub use snapshot::{SavedMapping, Snapshot};
-pub use status::{MappingState, MappingStatus, PeerStatus, ServerStatus, Status};
+pub use status::{MappingState, MappingStatus, NatStatus, PeerStatus, ServerStatus, Status};
 pub use trace::{Failure, Reached, Stage, Trace};
 
 use armed::Handovers;
@@ -78,6 +79,7 @@ use hold::HoldBudget;
 use ip_header::Unreachable;
 use liveness::Liveness;
 use map_cache::{MapCache, Resolver};
+use nat::Nat;
 use peers::Peers;
 use refusal::Refusals;
 use remove::{Object, Repairs};
@@ -181,6 +183,8 @@ enum Timer {
     Guards,
     /// Time to look at what comes of mappings that move.
     Gaps,
+    /// The next question where we are seen.
+    Info,
 }
 
 /// The agent.
@@ -223,6 +227,7 @@ pub struct Agent {
     restored: Vec<IpNet>,
     traces: Traces,
     liveness: Liveness,
+    nat: Nat,
     /// The peer that was looked at last, in turn.
     looked_at: Option<PublicKey>,
     /// Peers that go if the next look finds them unused.
@@ -267,6 +272,7 @@ impl Agent {
             restored: Vec::new(),
             traces: Traces::default(),
             liveness: Liveness::default(),
+            nat: Nat::default(),
             looked_at: None,
             evicting: BTreeSet::new(),
             deadlines: Deadlines::default(),
@@ -362,6 +368,7 @@ impl Agent {
             Timer::Liveness => self.liveness_due(now, actions),
             Timer::Guards => self.guards_due(now, actions),
             Timer::Gaps => self.gaps_due(now, actions),
+            Timer::Info => self.info_due(now, actions),
         }
     }
 

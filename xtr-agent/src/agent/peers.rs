@@ -17,6 +17,8 @@ pub struct PeerSpec {
     pub endpoint: Option<SocketAddr>,
     /// All its AllowedIPs; they replace what was there.
     pub allowed_ips: Vec<IpNet>,
+    /// Whether keepalives keep the way to it open through a NAT of ours.
+    pub keep_open: bool,
 }
 
 #[derive(Debug)]
@@ -25,6 +27,9 @@ pub(super) struct Peer {
     pub(super) allowed_ips: BTreeSet<IpNet>,
     /// Prefixes that it gets when it has shaken hands.
     awaited: BTreeSet<IpNet>,
+    /// It was set while we were behind a NAT. That is not changed later: a data plane may lose packets of a peer in
+    /// use then.
+    keep_open: bool,
     pub(super) handshake_seen: bool,
     /// The data plane has refused the change that named the endpoint: the next one names it again.
     endpoint_refused: bool,
@@ -41,6 +46,8 @@ impl Peer {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     by_key: BTreeMap<PublicKey, Peer>,
+    /// Those that are set from now on are kept open.
+    keep_open: bool,
 }
 
 /// What taking a prefix from a peer leaves of it.
@@ -53,6 +60,16 @@ pub(super) enum Remaining {
 }
 
 impl Peers {
+    /// Whether ways to peers that are set from now on are kept open by keepalives: only through a NAT of ours.
+    pub(super) const fn keep_open(&mut self, keep_open: bool) {
+        self.keep_open = keep_open;
+    }
+
+    /// Whether the way to `key` is kept open by keepalives.
+    pub(super) fn is_kept_open(&self, key: &PublicKey) -> bool {
+        self.by_key.get(key).is_some_and(|peer| peer.keep_open)
+    }
+
     /// Gives `prefix` to `key` and returns the peer as it shall now be.
     pub(super) fn install(
         &mut self,
@@ -90,6 +107,7 @@ impl Peers {
     /// The peer `key` at `endpoint`, and whether the data plane must be told of that.
     fn place(&mut self, key: PublicKey, endpoint: SocketAddr) -> (&mut Peer, bool) {
         let mut moved = true;
+        let keep_open = self.keep_open;
         let peer = self
             .by_key
             .entry(key)
@@ -101,6 +119,7 @@ impl Peers {
                 endpoint,
                 allowed_ips: BTreeSet::new(),
                 awaited: BTreeSet::new(),
+                keep_open,
                 handshake_seen: false,
                 endpoint_refused: false,
             });
@@ -204,6 +223,7 @@ fn spec(key: PublicKey, peer: &Peer, with_endpoint: bool) -> PeerSpec {
         key,
         endpoint: (with_endpoint || peer.endpoint_refused).then_some(peer.endpoint),
         allowed_ips: peer.allowed_ips.iter().copied().collect(),
+        keep_open: peer.keep_open,
     }
 }
 

@@ -145,6 +145,10 @@ impl Agent {
                     self.ask_again(now, prefix, RequestFlags::default(), actions);
                 }
             }
+            // It is one for another reason by now.
+            Object::Peer(key) if self.lookout() == Some(key) => {
+                self.repairs.remove(&object);
+            }
             Object::Peer(key) => match self.peers.spec(&key) {
                 Some(spec) => {
                     self.change(What::Shrinking(key), Change::SetPeer(spec), actions);

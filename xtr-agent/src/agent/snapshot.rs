@@ -24,6 +24,9 @@ pub struct Snapshot {
     pub public_key: Option<PublicKey>,
     /// Every mapping that has a peer.
     pub mappings: Vec<SavedMapping>,
+    /// Where a NAT lets us appear.
+    #[serde(default)]
+    pub seen_at: Option<SocketAddr>,
 }
 
 /// One mapping in a [`Snapshot`].
@@ -68,6 +71,7 @@ impl Agent {
             iid: self.config.iid,
             public_key: Some(self.config.public_key),
             mappings: mappings.collect(),
+            seen_at: self.nat.at(),
         }
     }
 
@@ -95,6 +99,9 @@ impl Agent {
         let same_key = snapshot.public_key == Some(self.config.public_key);
         if snapshot.iid != self.config.iid || !same_key {
             return;
+        }
+        if let Some(at) = snapshot.seen_at {
+            self.believe_to_be_at(now, at);
         }
         let adopted: BTreeSet<PublicKey> = adopted.iter().copied().collect();
         let mut taken = Vec::new();

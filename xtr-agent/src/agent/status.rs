@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::event::Cause;
 use super::map_cache::{Entry, State};
+use super::nat::Found;
 use super::trace::whole;
 use super::{Agent, Sizes};
 
@@ -22,6 +23,8 @@ pub struct Status {
     pub public_key: PublicKey,
     /// Whether those who share our prefixes are to take our clients over.
     pub draining: bool,
+    /// Whether there is a NAT.
+    pub nat: NatStatus,
     /// The map servers, in the order of the configuration.
     pub servers: Vec<ServerStatus>,
     /// The map-cache: IPv4 first, in prefix order.
@@ -30,6 +33,22 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// How full the tables are.
     pub sizes: Sizes,
+}
+
+/// Whether there is a NAT between the data interface and the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NatStatus {
+    /// Whether there is one; `None`: no map server has told.
+    pub behind: Option<bool>,
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// Where it lets the data interface appear; `None` while only the address is known.
+    pub seen_at: Option<SocketAddr>,
+    /// How long that has been so, in milliseconds.
+    pub since_ms: Option<u64>,
+    /// The map server, while it is a peer of the data interface.
+    #[serde(skip)]
+    pub lookout: Option<PublicKey>,
 }
 
 /// Where the agent stands with one map server.
@@ -110,6 +129,7 @@ impl Agent {
             rlocs: self.config.rlocs.clone(),
             public_key: self.config.public_key,
             draining: self.draining,
+            nat: self.nat_status(now),
             servers: self.server_status(now),
             mappings: self
                 .cache
@@ -130,6 +150,21 @@ impl Agent {
                 })
                 .collect(),
             sizes: self.sizes(),
+        }
+    }
+
+    fn nat_status(&self, now: Timestamp) -> NatStatus {
+        let behind = match self.nat.found() {
+            Found::Unknown => None,
+            Found::Direct => Some(false),
+            Found::Behind => Some(true),
+        };
+        NatStatus {
+            behind,
+            address: self.nat.address(),
+            seen_at: self.nat.at(),
+            since_ms: behind.map(|_| milliseconds(now - self.nat.since())),
+            lookout: self.lookout(),
         }
     }
 

@@ -29,10 +29,19 @@ struct Instance {
     eid_prefixes: Vec<String>,
     rlocs: Vec<String>,
     public_key: String,
+    nat: Nat,
     servers: Vec<Server>,
     mappings: Vec<Mapping>,
     peers: Vec<Peer>,
     drops: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct Nat {
+    behind: Option<bool>,
+    address: Option<String>,
+    seen_at: Option<String>,
+    since_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +123,7 @@ fn instance_lines(instance: &Instance) -> Vec<String> {
         format!("  EIDs   {}", instance.eid_prefixes.join(" ")),
         format!("  RLOCs  {}", instance.rlocs.join(" ")),
         format!("  key    {}", instance.public_key),
+        format!("  NAT    {}", nat(&instance.nat)),
     ];
     let drops = instance.drops.iter();
     let drops: Vec<_> = drops.map(|(why, count)| format!("{why} {count}")).collect();
@@ -135,6 +145,20 @@ fn instance_lines(instance: &Instance) -> Vec<String> {
         lines.extend(mappings(&instance.mappings));
     }
     lines
+}
+
+/// Whether there is a NAT, what it makes of us, and since when.
+fn nat(nat: &Nat) -> String {
+    let since = nat
+        .since_ms
+        .map_or_else(String::new, |since| format!(", for {}", span(since)));
+    let address = nat.address.as_deref().unwrap_or("-");
+    match (nat.behind, &nat.seen_at) {
+        (None, _) => "no map server has told".to_owned(),
+        (Some(false), _) => format!("none{since}"),
+        (Some(true), None) => format!("behind {address}, port not known yet{since}"),
+        (Some(true), Some(at)) => format!("seen as {at}{since}"),
+    }
 }
 
 fn servers(servers: &[Server]) -> Vec<String> {

@@ -228,6 +228,7 @@ mod tests {
                 ttl_left_s: 600,
                 dozing: false,
             }],
+            seen_at: Some("192.0.2.9:1024".parse().unwrap()),
         }
     }
 

@@ -16,6 +16,7 @@ use wg_device::{
 };
 
 use super::forwarding::Forwarding;
+use crate::agent::limits::KEEPALIVE_S;
 use crate::agent::{self, Change};
 use crate::config::{Config, Instance};
 
@@ -289,7 +290,7 @@ fn peer(spec: &agent::PeerSpec) -> PeerSpec {
         key: spec.key,
         endpoint: spec.endpoint,
         allowed_ips: spec.allowed_ips.clone(),
-        keepalive: None,
+        keepalive: spec.keep_open.then_some(KEEPALIVE_S),
     }
 }
 

@@ -16,7 +16,8 @@ pub(super) fn instance_of(datagram: &[u8]) -> Option<InstanceId> {
         }
         Message::MapRegister(register) => of_record(register.records().next()),
         Message::MapRequest(request) => Some(request.eids().next()?.eid.iid()),
-        Message::MapReferral(_) | Message::InfoRequest(_) | Message::Ecm(_) => None,
+        Message::InfoRequest(info) => Some(info.eid()?.iid()),
+        Message::MapReferral(_) | Message::Ecm(_) => None,
     }
 }
 

@@ -54,6 +54,9 @@ pub(super) fn event(event: &Event) {
         Event::SubscriptionRefused { eid, action } => {
             warn!(event = "subscription_refused", %eid, ?action);
         }
+        Event::BehindNat { address } => info!(event = "behind_nat", %address),
+        Event::SeenAt { endpoint } => info!(event = "seen_at", %endpoint),
+        Event::NotBehindNat => info!(event = "not_behind_nat"),
         Event::ChangeFailed { what } => warn!(event = "change_failed", what),
     }
 }

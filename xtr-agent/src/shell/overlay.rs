@@ -209,7 +209,8 @@ impl Overlay {
         self.settle(shared).await?;
         if self.strays && self.registered {
             self.strays = false;
-            let wanted = self.agent.peers().map(|peer| peer.key).collect();
+            let wanted = self.agent.peers().map(|peer| peer.key);
+            let wanted = wanted.chain(self.agent.lookout()).collect();
             self.plane.remove_strays(&wanted).await;
         }
         Ok(())

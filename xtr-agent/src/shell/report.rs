@@ -161,7 +161,12 @@ impl Asked {
     async fn report(self, clock: Clock) -> (Value, Vec<String>) {
         let mut stats: BTreeMap<PublicKey, PeerStats> = BTreeMap::new();
         match self.counters.all().await {
-            Ok(all) => stats.extend(all.into_iter().map(|peer| (peer.key, peer))),
+            Ok(all) => {
+                // The map server is one only to see where we are.
+                let others = all.into_iter();
+                let others = others.filter(|peer| self.status.nat.lookout != Some(peer.key));
+                stats.extend(others.map(|peer| (peer.key, peer)));
+            }
             Err(error) => debug!(%error, "counters not read"),
         }
         let (peers, echoes) = self.peers(clock.now(), &stats);

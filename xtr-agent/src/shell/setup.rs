@@ -57,8 +57,20 @@ pub(super) fn map_servers(config: &Config, control_key: &PrivateKey) -> Vec<agen
         }
         Access::Plain { key } => key.clone(),
     };
+    let outer = match &config.map_server.access {
+        Access::Tunnel {
+            public_key,
+            endpoint,
+            ..
+        } => Some((*public_key, *endpoint)),
+        Access::Plain { .. } => None,
+    };
     let address = config.map_server.address;
-    vec![agent::MapServer { address, key }]
+    vec![agent::MapServer {
+        address,
+        key,
+        outer,
+    }]
 }
 
 /// Where map servers answer to.

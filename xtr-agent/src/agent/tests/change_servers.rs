@@ -17,6 +17,7 @@ impl Bench {
         let servers = vec![MapServer {
             address: address.parse().unwrap(),
             key,
+            outer: None,
         }];
         let (mut actions, control) = (Actions::default(), addr("fd4c:2::a"));
         self.agent.join(self.now, servers, control, &mut actions);

@@ -21,6 +21,7 @@ mod handover;
 mod handover_words;
 mod handshakes;
 mod idle;
+mod nat;
 mod order;
 mod overlaps;
 mod paths;
@@ -69,6 +70,7 @@ impl Bench {
             map_servers: vec![MapServer {
                 address: SERVER.parse().unwrap(),
                 key: key(),
+                outer: None,
             }],
             iid: InstanceId(0),
             eid_prefixes: vec![net("10.0.0.1/32"), net("fd00:1::1/128")],
@@ -264,6 +266,7 @@ fn story(actions: &[Action]) -> Vec<String> {
                 Message::MapRequest(_) => "request".to_owned(),
                 Message::MapRegister(_) => "register".to_owned(),
                 Message::MapNotifyAck(_) => "ack".to_owned(),
+                Message::InfoRequest(_) => "info".to_owned(),
                 other => panic!("sent {other:?}"),
             },
             Action::Apply { change, .. } => match change {

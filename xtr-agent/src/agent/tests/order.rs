@@ -9,6 +9,7 @@ fn two_servers() -> Bench {
     config.map_servers.push(MapServer {
         address: OTHER.parse().unwrap(),
         key: key(),
+        outer: None,
     });
     Bench::with(config)
 }

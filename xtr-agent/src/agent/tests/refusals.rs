@@ -62,6 +62,7 @@ fn of_several_map_servers_the_lost_one_is_asked_once_more_through_its_new_tunnel
     config.map_servers.push(MapServer {
         address,
         key: key(),
+        outer: None,
     });
     let mut bench = Bench::with(config);
     bench.now = Timestamp::ZERO + Duration::from_secs(100);

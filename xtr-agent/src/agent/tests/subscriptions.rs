@@ -324,6 +324,7 @@ fn every_map_server_is_subscribed_at() {
     config.map_servers.push(MapServer {
         address: other,
         key: key(),
+        outer: None,
     });
     let mut bench = Bench::with(config);
     bench.input(Input::Start);

@@ -1,0 +1,271 @@
+//! Where do we appear, and what follows from it?
+
+use lisp_proto::encode_info_reply;
+
+use super::*;
+use crate::agent::limits::{INFO_TRIES, LOOKOUT_PATIENCE};
+
+const OUTER: PublicKey = PublicKey([0xee; 32]);
+const HOLE: &str = "198.51.100.7:1024";
+const OTHER_HOLE: &str = "198.51.100.7:1025";
+/// The NAT, whose port is not known yet.
+const NAT: &str = "198.51.100.7:0";
+
+/// An agent with a control tunnel whose registration was just acknowledged, and what it does.
+fn registered() -> (Bench, Vec<Action>) {
+    let mut config = Bench::config();
+    config.map_servers[0].outer = Some((OUTER, "203.0.113.1:51820".parse().unwrap()));
+    let mut bench = Bench::with(config);
+    let start = bench.input(Input::Start);
+    let actions = bench.acknowledged(&start);
+    (bench, actions)
+}
+
+impl Bench {
+    /// Has the Map-Register in `actions` acknowledged.
+    fn acknowledged(&mut self, actions: &[Action]) -> Vec<Action> {
+        let (nonce, records) = registered_in(actions);
+        self.notify_all(nonce.0, &records)
+    }
+
+    fn told(&mut self, nonce: Nonce, seen: &str) -> Vec<Action> {
+        let mut bytes = Vec::new();
+        let eid = "10.0.0.1".parse().unwrap();
+        encode_info_reply(nonce, eid, seen.parse().unwrap(), &key(), &mut bytes);
+        self.heard(&bytes)
+    }
+}
+
+/// The Map-Register in `actions`.
+fn registered_in(actions: &[Action]) -> (Nonce, Vec<Record>) {
+    let registers = sent(actions)
+        .into_iter()
+        .filter_map(|bytes| match decode(bytes) {
+            Ok(Message::MapRegister(register)) => Some((
+                register.nonce,
+                register
+                    .records()
+                    .filter_map(|it| it.to_record(0))
+                    .collect(),
+            )),
+            _ => None,
+        });
+    registers.last().unwrap()
+}
+
+/// The locators that are registered: priority, whether it is our own address, and where.
+fn locators(actions: &[Action]) -> Vec<(u8, bool, String)> {
+    let (_, records) = registered_in(actions);
+    let locators = records[0].locators.iter();
+    let locators = locators.map(|it| match it.rloc {
+        Rloc::WireGuard { endpoint, .. } => (it.priority, it.local, endpoint.to_string()),
+        Rloc::Plain(address) => (it.priority, it.local, address.to_string()),
+    });
+    locators.collect()
+}
+
+/// The nonce of the Info-Request in `actions`.
+fn asked(actions: &[Action]) -> Nonce {
+    let infos = sent(actions)
+        .into_iter()
+        .filter_map(|bytes| match decode(bytes) {
+            Ok(Message::InfoRequest(info)) if !info.reply => Some(info.nonce),
+            _ => None,
+        });
+    infos.last().unwrap()
+}
+
+fn peer_set(actions: &[Action]) -> Option<&PeerSpec> {
+    let specs = actions.iter().filter_map(|action| match action {
+        Action::Apply {
+            change: Change::SetPeer(spec),
+            ..
+        } => Some(spec),
+        _ => None,
+    });
+    specs.last()
+}
+
+/// An agent that is behind a NAT and knows where it appears, and the nonce of its question.
+fn behind() -> (Bench, Nonce) {
+    let (mut bench, actions) = registered();
+    let nonce = asked(&actions);
+    let posted = bench.told(nonce, NAT);
+    bench.done(&posted);
+    let registering = bench.told(nonce, HOLE);
+    let again = bench.acknowledged(&registering);
+    let nonce = asked(&again);
+    assert_eq!(story(&bench.told(nonce, HOLE)), [""; 0]);
+    (bench, nonce)
+}
+
+#[test]
+fn without_a_nat_one_question_is_all() {
+    let (mut bench, actions) = registered();
+    assert_eq!(story(&actions), ["info"]);
+    assert_eq!(bench.agent.status(bench.now).nat.behind, None);
+    assert_eq!(story(&bench.told(asked(&actions), "192.0.2.1:0")), [""; 0]);
+    assert_eq!(bench.agent.status(bench.now).nat.behind, Some(false));
+    assert_eq!(story(&bench.after(Duration::from_secs(30))), [""; 0]);
+    let installing = bench.notify(1, &far_end(BIGGER));
+    assert!(!peer_set(&installing).unwrap().keep_open);
+}
+
+#[test]
+fn behind_a_nat_the_map_server_becomes_a_peer_and_the_hole_is_registered() {
+    let (mut bench, actions) = registered();
+    let nonce = asked(&actions);
+    let posted = bench.told(nonce, NAT);
+    assert_eq!(story(&posted), ["peer []", "kick"]);
+    let spec = peer_set(&posted).unwrap();
+    assert_eq!((spec.key, spec.keep_open), (OUTER, true));
+    assert_eq!(spec.endpoint, Some("203.0.113.1:51820".parse().unwrap()));
+    assert_eq!(bench.agent.lookout(), Some(OUTER));
+    assert_eq!(bench.agent.peers().count(), 0, "it is no peer like others");
+    bench.done(&posted);
+    let registering = bench.told(nonce, HOLE);
+    assert_eq!(story(&registering), ["register"]);
+    let own = (2, true, "192.0.2.1:51820".to_owned());
+    let hole = |at: &str| (1, false, at.to_owned());
+    assert_eq!(locators(&registering), [own.clone(), hole(HOLE)]);
+    let nat = bench.agent.status(bench.now).nat;
+    assert_eq!((nat.behind, nat.seen_at), (Some(true), HOLE.parse().ok()));
+    let again = bench.acknowledged(&registering);
+    assert_eq!(story(&again), ["info"]);
+    let nonce = asked(&again);
+    assert_eq!(story(&bench.told(nonce, HOLE)), [""; 0], "nothing new");
+    // The map server repeats itself when it sees a change.
+    let moved = bench.told(nonce, OTHER_HOLE);
+    assert_eq!(locators(&moved), [own, hole(OTHER_HOLE)]);
+}
+
+#[test]
+fn peers_that_are_set_behind_a_nat_are_kept_open_and_greeted_at_once() {
+    let (mut bench, _) = behind();
+    let installing = bench.notify(1, &far_end(BIGGER));
+    assert!(peer_set(&installing).unwrap().keep_open);
+    assert_eq!(story(&bench.done(&installing)), ["kick", "ack"]);
+}
+
+#[test]
+fn when_the_nat_is_gone_so_is_all_that_was_done_about_it() {
+    let (mut bench, nonce) = behind();
+    let gone = bench.told(nonce, "192.0.2.1:0");
+    assert_eq!(story(&gone), ["no peer", "register"]);
+    let own = (1, true, "192.0.2.1:51820".to_owned());
+    assert_eq!(locators(&gone), [own]);
+    assert_eq!(bench.agent.lookout(), None);
+    let installing = bench.notify(1, &far_end(BIGGER));
+    assert!(!peer_set(&installing).unwrap().keep_open);
+}
+
+#[test]
+fn a_map_server_that_does_not_answer_is_asked_a_few_times() {
+    let (mut bench, actions) = registered();
+    let mut questions = vec![asked(&actions)];
+    for _ in 0..50 {
+        let actions = bench.after(Duration::from_secs(1));
+        if story(&actions).iter().any(|word| word == "info") {
+            questions.push(asked(&actions));
+        }
+    }
+    assert_eq!(questions.len(), INFO_TRIES as usize);
+    let late = bench.told(questions[0], HOLE);
+    assert_eq!(story(&late), ["UnknownNonce"]);
+}
+
+#[test]
+fn while_the_port_is_not_known_it_is_asked_for_ever_more_rarely() {
+    let (mut bench, actions) = registered();
+    let mut nonce = asked(&actions);
+    let mut questions = 0;
+    bench.told(nonce, NAT);
+    for _ in 0..50 {
+        let actions = bench.after(Duration::from_secs(1));
+        if story(&actions).iter().any(|word| word == "info") {
+            questions += 1;
+            nonce = asked(&actions);
+            bench.told(nonce, NAT);
+        }
+    }
+    assert!((4..8).contains(&questions), "{questions}");
+    assert_eq!(story(&bench.told(nonce, HOLE)), ["register"]);
+}
+
+#[test]
+fn a_map_server_that_has_forgotten_us_gets_another_handshake_and_we_stay_where_we_are() {
+    let (mut bench, nonce) = behind();
+    bench.now = bench.now + LOOKOUT_PATIENCE;
+    let anew = bench.told(nonce, NAT);
+    assert_eq!(story(&anew), ["no peer", "peer []", "kick"]);
+    assert_eq!(bench.agent.status(bench.now).nat.seen_at, HOLE.parse().ok());
+}
+
+#[test]
+fn with_another_address_the_nat_is_looked_at_anew() {
+    let (mut bench, _) = behind();
+    let moved = bench.input(Input::LocalRlocs(&[addr("192.0.2.77")]));
+    assert_eq!(story(&moved), ["no peer", "peer []", "kick", "register"]);
+    let asking = bench.acknowledged(&moved);
+    let direct = bench.told(asked(&asking), "192.0.2.77:0");
+    let own = (1, true, "192.0.2.77:51820".to_owned());
+    assert_eq!(locators(&direct), [own]);
+}
+
+#[test]
+fn what_is_not_authentic_or_not_asked_for_changes_nothing() {
+    let (mut bench, nonce) = behind();
+    let before = bench.agent.fingerprint();
+    let mut forged = Vec::new();
+    let secret = AuthKey::new(1, Algorithm::Sha256_128Hkdf, b"another");
+    let (eid, foreign) = ("10.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap());
+    let seen = OTHER_HOLE.parse().unwrap();
+    encode_info_reply(nonce, eid, seen, &secret, &mut forged);
+    assert_eq!(story(&bench.heard(&forged)), ["BadAuthentication"]);
+    let mut beside = Vec::new();
+    encode_info_reply(nonce, foreign, seen, &key(), &mut beside);
+    assert_eq!(story(&bench.heard(&beside)), ["UnexpectedMessage"]);
+    let other = Nonce(nonce.0 ^ 1);
+    assert_eq!(story(&bench.told(other, OTHER_HOLE)), ["UnknownNonce"]);
+    assert_eq!(bench.agent.fingerprint(), before);
+}
+
+#[test]
+fn a_restarted_agent_goes_on_where_it_was() {
+    let (mut bench, _) = behind();
+    let installing = bench.notify(1, &far_end(BIGGER));
+    bench.done(&installing);
+    let snapshot = bench.agent.snapshot(bench.now);
+    let mut next = Bench::with(bench.agent.config.clone());
+    let mut actions = Actions::default();
+    next.agent
+        .restore(next.now, &snapshot, Duration::ZERO, &[BIGGER], &mut actions);
+    let actions: Vec<_> = actions.drain().collect();
+    assert!(peer_set(&actions).unwrap().keep_open);
+    let hole = (1, false, HOLE.to_owned());
+    assert!(locators(&next.input(Input::Start)).contains(&hole));
+}
+
+#[test]
+fn drained_it_is_not_to_be_used_either_way() {
+    let (mut bench, _) = behind();
+    let priorities = locators(&bench.input(Input::Drain(true)));
+    let priorities: Vec<_> = priorities.iter().map(|it| it.0).collect();
+    assert_eq!(priorities, [255, 255]);
+}
+
+#[test]
+fn those_behind_the_same_nat_are_met_inside_it() {
+    let (mut bench, _) = behind();
+    let mut neighbour = far_end(BIGGER);
+    let mut hole = neighbour.locators[0];
+    hole.rloc = Rloc::WireGuard {
+        endpoint: "198.51.100.7:2000".parse().unwrap(),
+        key: BIGGER,
+    };
+    neighbour.locators[0].priority = 2;
+    neighbour.locators.push(hole);
+    let installing = bench.notify(1, &neighbour);
+    let endpoint = peer_set(&installing).unwrap().endpoint;
+    assert_eq!(endpoint, "192.0.2.2:51820".parse().ok());
+}
