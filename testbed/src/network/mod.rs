@@ -7,6 +7,7 @@ mod node;
 mod peers;
 mod prepare;
 mod proxies;
+mod router;
 
 use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
@@ -31,6 +32,7 @@ pub use node::Node;
 use node::public_keys;
 pub use peers::PeerReport;
 pub use proxies::TwoProxies;
+pub use router::Router;
 
 /// Time that registering may take: with lost packets a WireGuard handshake is repeated after 5 s.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);

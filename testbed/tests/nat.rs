@@ -1,0 +1,199 @@
+//! Endpoints behind routers with NAT: they are found, reach each other directly, and stay reachable.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod guest;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use testbed::{
+    Binaries, DataPlane, Endpoint, LinkParams, LogPosition, Network, NetworkOptions, Ping, Router,
+};
+
+/// Time until it is known where an endpoint appears.
+const FOUND: Duration = Duration::from_secs(20);
+/// Time until a NAT that has changed its mind is noticed: a keepalive, and a look at the peers.
+const NOTICED: Duration = Duration::from_secs(60);
+/// A first packet takes less, even where time is that of an emulated machine.
+const FIRST_PACKET: Duration = Duration::from_millis(900);
+/// Longer than it takes until keepalives are due.
+const QUIET: Duration = Duration::from_secs(60);
+
+#[test]
+fn one_end_behind_a_nat_in_either_role() {
+    one_end(DataPlane::Embedded);
+}
+
+#[test]
+fn two_ends_behind_two_nats_meet() {
+    two_nats(DataPlane::Embedded);
+}
+
+#[test]
+fn two_ends_behind_one_nat_meet_inside() {
+    one_nat(DataPlane::Embedded);
+}
+
+#[test]
+fn a_nat_that_forgets_is_noticed() {
+    rebound(DataPlane::Embedded);
+}
+
+#[test]
+fn so_it_is_on_kernel_wireguard() {
+    guest::passes(IN_GUEST);
+}
+
+/// The name of the test that runs in a guest.
+const IN_GUEST: &str = "on_kernel_wireguard";
+
+#[test]
+#[ignore = "needs WireGuard in the kernel; another test runs it in a guest"]
+fn on_kernel_wireguard() {
+    one_end(DataPlane::Kernel);
+    two_nats(DataPlane::Kernel);
+    one_nat(DataPlane::Kernel);
+    rebound(DataPlane::Kernel);
+}
+
+fn one_end(data_plane: DataPlane) {
+    let (network, _routers) = hidden(data_plane, 4, &[&[0]]);
+    let [alpha, beta, gamma, delta] = &network.endpoints[..] else {
+        panic!("four endpoints");
+    };
+    assert_eq!(nat(alpha)["behind"], true);
+    for public in [beta, gamma, delta] {
+        assert_eq!(nat(public)["behind"], false, "{}", public.name());
+    }
+    reaches(alpha, beta);
+    reaches(gamma, alpha);
+    reaches(gamma, delta);
+    if data_plane == DataPlane::Embedded {
+        // It does not count keepalives.
+        return;
+    }
+    let bytes = |from: &Endpoint, to: &Endpoint| {
+        let peers = from.report_peers(&network.log).unwrap();
+        let peer = peers.into_iter().find(|peer| peer.key == to.data_key);
+        peer.unwrap().tx_bytes
+    };
+    // What a handshake leads to has passed.
+    testbed::sleep(Duration::from_secs(12));
+    let pairs = [(alpha, beta), (beta, alpha), (gamma, delta), (delta, gamma)];
+    let before = pairs.map(|(from, to)| bytes(from, to));
+    testbed::sleep(QUIET);
+    let after = pairs.map(|(from, to)| bytes(from, to));
+    assert!(after[0] > before[0], "kept open from behind the NAT");
+    assert_eq!(after[1..], before[1..], "and by nobody else");
+}
+
+fn two_nats(data_plane: DataPlane) {
+    let (network, _routers) = hidden(data_plane, 3, &[&[0], &[1]]);
+    let [alpha, beta, gamma] = &network.endpoints[..] else {
+        panic!("three endpoints");
+    };
+    reaches(alpha, beta);
+    reaches(beta, gamma);
+    reaches(gamma, alpha);
+}
+
+fn one_nat(data_plane: DataPlane) {
+    let (network, _routers) = hidden(data_plane, 2, &[&[0, 1]]);
+    let [alpha, beta] = &network.endpoints[..] else {
+        panic!("two endpoints");
+    };
+    reaches(alpha, beta);
+    for endpoint in [alpha, beta] {
+        let peers = endpoint.report_peers(&network.log).unwrap();
+        let paths: Vec<_> = peers
+            .into_iter()
+            .filter(|it| !it.eids.is_empty())
+            .map(|it| it.endpoint.unwrap())
+            .collect();
+        let [path] = &paths[..] else {
+            panic!("one peer: {paths:?}");
+        };
+        assert!(path.starts_with("192.168.1."), "{path}");
+    }
+}
+
+fn rebound(data_plane: DataPlane) {
+    let (network, routers) = hidden(data_plane, 2, &[&[0], &[1]]);
+    let [alpha, beta] = &network.endpoints[..] else {
+        panic!("two endpoints");
+    };
+    reaches(alpha, beta);
+    let position = network.log.position();
+    routers[0].rebind(20_000..=20_999).unwrap();
+    let endpoint = seen_at(alpha, position, NOTICED);
+    let port = endpoint.rsplit_once(':').unwrap().1;
+    assert!((20_000..=20_999).contains(&port.parse::<u16>().unwrap()));
+    // The other end was told: packets from there get in.
+    testbed::sleep(Duration::from_secs(1));
+    reaches(beta, alpha);
+}
+
+/// A network whose endpoints are behind routers, one for each of `groups`, and know where they appear.
+fn hidden(data_plane: DataPlane, endpoints: usize, groups: &[&[usize]]) -> (Network, Vec<Router>) {
+    let options = NetworkOptions {
+        endpoints,
+        links: LinkParams::delayed(Duration::from_millis(5)),
+        data_plane,
+        ..NetworkOptions::default()
+    };
+    let binaries = Binaries::up_to_date(|_| ()).unwrap();
+    let mut network = Network::prepare(&options, binaries).unwrap();
+    let mut routers = Vec::new();
+    for (number, group) in (1..).zip(groups) {
+        let name = format!("router-{number}");
+        routers.push(network.hide(&name, number, group, &options).unwrap());
+    }
+    let start = network.log.position();
+    network.start_all().unwrap();
+    for (router, group) in routers.iter().zip(groups) {
+        for index in *group {
+            let at = seen_at(&network.endpoints[*index], start, FOUND);
+            let address = router.address().unwrap().to_string();
+            assert!(at.starts_with(&address), "{at} is not {address}");
+        }
+    }
+    (network, routers)
+}
+
+/// Where an endpoint has found out that it appears, since `position`; it is registered when this returns.
+fn seen_at(endpoint: &Endpoint, position: LogPosition, timeout: Duration) -> String {
+    let daemon = endpoint.node.daemon().unwrap();
+    let seen = daemon.wait_since(position, "seen_at", timeout, |_| true);
+    let seen = seen.unwrap();
+    let at = seen.text("endpoint").to_owned();
+    daemon
+        .wait_since(position, "registered", timeout, |_| true)
+        .unwrap();
+    testbed::sleep(Duration::from_millis(200));
+    at
+}
+
+fn reaches(from: &Endpoint, to: &Endpoint) {
+    let report = Ping::once(to.eids[0]).run(from.namespace()).unwrap();
+    let took = report.shortest();
+    println!("{} to {}: {took:?}", from.name(), to.name());
+    let status = from.node.ask(&["status"]).unwrap();
+    let status = String::from_utf8_lossy(&status.stdout);
+    assert!(
+        took.is_some_and(|took| took < FIRST_PACKET),
+        "{took:?}\n{status}"
+    );
+}
+
+/// What `status` says of a NAT.
+fn nat(endpoint: &Endpoint) -> Value {
+    let status = endpoint.node.ask(&["status", "--json"]).unwrap();
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    status["instances"][0]["nat"].clone()
+}
