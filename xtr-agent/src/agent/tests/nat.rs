@@ -28,7 +28,7 @@ impl Bench {
         self.notify_all(nonce.0, &records)
     }
 
-    fn told(&mut self, nonce: Nonce, seen: &str) -> Vec<Action> {
+    fn told_where(&mut self, nonce: Nonce, seen: &str) -> Vec<Action> {
         let mut bytes = Vec::new();
         let eid = "10.0.0.1".parse().unwrap();
         encode_info_reply(nonce, eid, seen.parse().unwrap(), &key(), &mut bytes);
@@ -90,12 +90,12 @@ fn peer_set(actions: &[Action]) -> Option<&PeerSpec> {
 fn behind() -> (Bench, Nonce) {
     let (mut bench, actions) = registered();
     let nonce = asked(&actions);
-    let posted = bench.told(nonce, NAT);
+    let posted = bench.told_where(nonce, NAT);
     bench.done(&posted);
-    let registering = bench.told(nonce, HOLE);
+    let registering = bench.told_where(nonce, HOLE);
     let again = bench.acknowledged(&registering);
     let nonce = asked(&again);
-    assert_eq!(story(&bench.told(nonce, HOLE)), [""; 0]);
+    assert_eq!(story(&bench.told_where(nonce, HOLE)), [""; 0]);
     (bench, nonce)
 }
 
@@ -104,7 +104,10 @@ fn without_a_nat_one_question_is_all() {
     let (mut bench, actions) = registered();
     assert_eq!(story(&actions), ["info"]);
     assert_eq!(bench.agent.status(bench.now).nat.behind, None);
-    assert_eq!(story(&bench.told(asked(&actions), "192.0.2.1:0")), [""; 0]);
+    assert_eq!(
+        story(&bench.told_where(asked(&actions), "192.0.2.1:0")),
+        [""; 0]
+    );
     assert_eq!(bench.agent.status(bench.now).nat.behind, Some(false));
     assert_eq!(story(&bench.after(Duration::from_secs(30))), [""; 0]);
     let installing = bench.notify(1, &far_end(BIGGER));
@@ -115,7 +118,7 @@ fn without_a_nat_one_question_is_all() {
 fn behind_a_nat_the_map_server_becomes_a_peer_and_the_hole_is_registered() {
     let (mut bench, actions) = registered();
     let nonce = asked(&actions);
-    let posted = bench.told(nonce, NAT);
+    let posted = bench.told_where(nonce, NAT);
     assert_eq!(story(&posted), ["peer []", "kick"]);
     let spec = peer_set(&posted).unwrap();
     assert_eq!((spec.key, spec.keep_open), (OUTER, true));
@@ -123,7 +126,7 @@ fn behind_a_nat_the_map_server_becomes_a_peer_and_the_hole_is_registered() {
     assert_eq!(bench.agent.lookout(), Some(OUTER));
     assert_eq!(bench.agent.peers().count(), 0, "it is no peer like others");
     bench.done(&posted);
-    let registering = bench.told(nonce, HOLE);
+    let registering = bench.told_where(nonce, HOLE);
     assert_eq!(story(&registering), ["register"]);
     let own = (2, true, "192.0.2.1:51820".to_owned());
     let hole = |at: &str| (1, false, at.to_owned());
@@ -133,9 +136,13 @@ fn behind_a_nat_the_map_server_becomes_a_peer_and_the_hole_is_registered() {
     let again = bench.acknowledged(&registering);
     assert_eq!(story(&again), ["info"]);
     let nonce = asked(&again);
-    assert_eq!(story(&bench.told(nonce, HOLE)), [""; 0], "nothing new");
+    assert_eq!(
+        story(&bench.told_where(nonce, HOLE)),
+        [""; 0],
+        "nothing new"
+    );
     // The map server repeats itself when it sees a change.
-    let moved = bench.told(nonce, OTHER_HOLE);
+    let moved = bench.told_where(nonce, OTHER_HOLE);
     assert_eq!(locators(&moved), [own, hole(OTHER_HOLE)]);
 }
 
@@ -150,7 +157,7 @@ fn peers_that_are_set_behind_a_nat_are_kept_open_and_greeted_at_once() {
 #[test]
 fn when_the_nat_is_gone_so_is_all_that_was_done_about_it() {
     let (mut bench, nonce) = behind();
-    let gone = bench.told(nonce, "192.0.2.1:0");
+    let gone = bench.told_where(nonce, "192.0.2.1:0");
     assert_eq!(story(&gone), ["no peer", "register"]);
     let own = (1, true, "192.0.2.1:51820".to_owned());
     assert_eq!(locators(&gone), [own]);
@@ -170,7 +177,7 @@ fn a_map_server_that_does_not_answer_is_asked_a_few_times() {
         }
     }
     assert_eq!(questions.len(), INFO_TRIES as usize);
-    let late = bench.told(questions[0], HOLE);
+    let late = bench.told_where(questions[0], HOLE);
     assert_eq!(story(&late), ["UnknownNonce"]);
 }
 
@@ -179,24 +186,24 @@ fn while_the_port_is_not_known_it_is_asked_for_ever_more_rarely() {
     let (mut bench, actions) = registered();
     let mut nonce = asked(&actions);
     let mut questions = 0;
-    bench.told(nonce, NAT);
+    bench.told_where(nonce, NAT);
     for _ in 0..50 {
         let actions = bench.after(Duration::from_secs(1));
         if story(&actions).iter().any(|word| word == "info") {
             questions += 1;
             nonce = asked(&actions);
-            bench.told(nonce, NAT);
+            bench.told_where(nonce, NAT);
         }
     }
     assert!((4..8).contains(&questions), "{questions}");
-    assert_eq!(story(&bench.told(nonce, HOLE)), ["register"]);
+    assert_eq!(story(&bench.told_where(nonce, HOLE)), ["register"]);
 }
 
 #[test]
 fn a_map_server_that_has_forgotten_us_gets_another_handshake_and_we_stay_where_we_are() {
     let (mut bench, nonce) = behind();
     bench.now = bench.now + LOOKOUT_PATIENCE;
-    let anew = bench.told(nonce, NAT);
+    let anew = bench.told_where(nonce, NAT);
     assert_eq!(story(&anew), ["no peer", "peer []", "kick"]);
     assert_eq!(bench.agent.status(bench.now).nat.seen_at, HOLE.parse().ok());
 }
@@ -207,7 +214,7 @@ fn with_another_address_the_nat_is_looked_at_anew() {
     let moved = bench.input(Input::LocalRlocs(&[addr("192.0.2.77")]));
     assert_eq!(story(&moved), ["no peer", "peer []", "kick", "register"]);
     let asking = bench.acknowledged(&moved);
-    let direct = bench.told(asked(&asking), "192.0.2.77:0");
+    let direct = bench.told_where(asked(&asking), "192.0.2.77:0");
     let own = (1, true, "192.0.2.77:51820".to_owned());
     assert_eq!(locators(&direct), [own]);
 }
@@ -226,7 +233,10 @@ fn what_is_not_authentic_or_not_asked_for_changes_nothing() {
     encode_info_reply(nonce, foreign, seen, &key(), &mut beside);
     assert_eq!(story(&bench.heard(&beside)), ["UnexpectedMessage"]);
     let other = Nonce(nonce.0 ^ 1);
-    assert_eq!(story(&bench.told(other, OTHER_HOLE)), ["UnknownNonce"]);
+    assert_eq!(
+        story(&bench.told_where(other, OTHER_HOLE)),
+        ["UnknownNonce"]
+    );
     assert_eq!(bench.agent.fingerprint(), before);
 }
 
