@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use lisp_proto::{EidPrefix, PublicKey};
+use lisp_proto::{EidPrefix, PublicKey, Timestamp};
 
 use super::counters::DropReason;
 use super::operator::{Command, MigrationState};
@@ -35,9 +35,13 @@ pub enum Input<'a> {
     Restore(StoreEvent),
     /// An operator wants something done.
     Operator(Command),
-    /// The holders of these keys are seen at other places by WireGuard than before: enrolled agents, and those that
-    /// an [`Action::Watch`] names.
-    Seen(&'a [(PublicKey, SocketAddr)]),
+    /// WireGuard was asked where its peers are: enrolled agents, and those that an [`Action::Watch`] names.
+    Seen {
+        /// When: whoever has moved since may be somewhere else.
+        began: Timestamp,
+        /// Those that are at other places than before, as far as a handshake vouches for it.
+        peers: &'a [(PublicKey, SocketAddr)],
+    },
     /// The time of [`next_deadline`](super::MapServer::next_deadline) has come.
     Tick,
 }
@@ -61,7 +65,7 @@ pub enum Action {
     Watch(PublicKey),
     /// Have it no longer.
     Unwatch(PublicKey),
-    /// Find out where the peers are, soon.
+    /// Find out where the peers are, soon: an [`Input::Seen`] is awaited, even if it names nobody.
     Look,
     /// Count a datagram, or a part of it, that was not acted upon.
     Count(DropReason),

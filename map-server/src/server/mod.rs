@@ -40,6 +40,7 @@ mod replay;
 mod request;
 mod resolve;
 mod restore;
+mod sightings;
 mod sites;
 mod subscribers;
 #[cfg(test)]
@@ -69,10 +70,10 @@ use held::HeldReplies;
 use leaving::Leavings;
 use mappings::Mappings;
 use moves::Moves;
-use nat::Sightings;
 use notify::Notifier;
 use rate::{RateLimiter, SharedRates};
 use replay::Replay;
+use sightings::Sightings;
 use sites::Sites;
 use subscribers::Subscribers;
 
@@ -164,7 +165,7 @@ impl MapServer {
             }
             Input::Restore(event) => self.restore(now, event, actions),
             Input::Operator(command) => self.operate(now, &command, actions),
-            Input::Seen(peers) => self.seen(peers, actions),
+            Input::Seen { began, peers } => self.seen(began, peers, actions),
             Input::Tick => self.tick(now, actions),
         }
         self.start_moves(now, actions);

@@ -5,102 +5,24 @@
 //! interface is wanted as well: the control interface gets that key as a peer, with no AllowedIPs, so that the data
 //! interface can shake hands with us, and nothing more. What the handshake vouches for is the answer. It is given once
 //! more, unasked, when it changes.
+//!
+//! Two rules keep others out of it. A look at the peers that began before the question says nothing new. And the data
+//! interface counts only where the control tunnel is seen as well: a handshake that somebody has recorded and repeats to
+//! a server that has forgotten it, or a key that belongs to somebody else, leads to no other address.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use lisp_proto::{
-    Deadlines, EidPrefix, Info, Locator, Nonce, PublicKey, Rloc, Timestamp, encode_info_reply,
+    EidPrefix, Info, Locator, PublicKey, Rloc, Timestamp, encode_info_reply,
 };
 
 use super::actions::{Actions, Event, Via};
 use super::counters::DropReason;
 use super::register::authenticate;
+use super::sightings::{Question, Subject};
 use super::sites::XtrIndex;
 use super::{MapServer, Origin, limits};
-
-/// Who asked about what: an xTR asks once for each of its data interfaces.
-type Subject = (XtrIndex, EidPrefix);
-
-/// A question of an xTR that is answered whenever the answer changes.
-#[derive(Clone, Copy, Debug)]
-struct Question {
-    nonce: Nonce,
-    source: SocketAddr,
-    full_tag: bool,
-    /// What was answered.
-    told: Option<SocketAddr>,
-    /// The data key that the control interface has as a peer for it.
-    watched: Option<PublicKey>,
-}
-
-/// What is known of where xTRs are.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sightings {
-    /// Where the holders of keys were last seen: of control keys, and of those that are watched.
-    seen: BTreeMap<PublicKey, SocketAddr>,
-    questions: BTreeMap<XtrIndex, BTreeMap<EidPrefix, Question>>,
-    /// The xTR that each key is watched for, and by how many of its questions.
-    watched: BTreeMap<PublicKey, (XtrIndex, usize)>,
-    expiry: Deadlines<Subject>,
-}
-
-impl Sightings {
-    /// Returns how many data keys are watched.
-    pub(crate) fn len(&self) -> usize {
-        self.watched.len()
-    }
-
-    /// Returns when the next question is forgotten.
-    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.expiry.next()
-    }
-
-    fn question(&mut self, (xtr, eid): &Subject) -> Option<&mut Question> {
-        self.questions.get_mut(xtr)?.get_mut(eid)
-    }
-
-    /// Takes a question in; false if its xTR has too many others.
-    fn ask(&mut self, (xtr, eid): Subject, mut question: Question) -> bool {
-        let own = self.questions.entry(xtr).or_default();
-        match own.get(&eid) {
-            Some(before) => question.watched = before.watched,
-            None if own.len() >= limits::SIGHTINGS_PER_XTR => return false,
-            None => {}
-        }
-        own.insert(eid, question);
-        true
-    }
-
-    fn forget(&mut self, (xtr, eid): &Subject) -> Option<Question> {
-        let own = self.questions.get_mut(xtr)?;
-        let question = own.remove(eid);
-        if own.is_empty() {
-            self.questions.remove(xtr);
-        }
-        question
-    }
-
-    fn watch(&mut self, key: PublicKey, xtr: XtrIndex, actions: &mut Actions) {
-        let (_, times) = self.watched.entry(key).or_insert((xtr, 0));
-        *times += 1;
-        if *times == 1 {
-            actions.watch(key);
-        }
-    }
-
-    fn unwatch(&mut self, key: PublicKey, actions: &mut Actions) {
-        let Some((_, times)) = self.watched.get_mut(&key) else {
-            return;
-        };
-        *times -= 1;
-        if *times == 0 {
-            self.watched.remove(&key);
-            self.seen.remove(&key);
-            actions.unwatch(key);
-        }
-    }
-}
 
 impl MapServer {
     /// Answers an Info-Request of an enrolled xTR, which came through its tunnel.
@@ -116,22 +38,14 @@ impl MapServer {
             Ok(authentic) => authentic,
             Err(reason) => return actions.count(reason),
         };
-        let question = Question {
-            nonce: info.nonce,
-            source: origin.src,
-            full_tag,
-            told: None,
-            watched: None,
-        };
-        let sightings = &mut self.state.sightings;
-        if !sightings.ask(subject, question) {
+        let question = Question::new(now, info.nonce, origin.src, full_tag);
+        let until = now + limits::SIGHTING_LIFETIME;
+        if !self.state.sightings.ask(subject, question, until) {
             return actions.count(DropReason::TableFull);
         }
-        let until = now + limits::SIGHTING_LIFETIME;
-        sightings.expiry.set(subject, until);
-        self.look_at(subject, actions);
+        self.look_at(subject, None, actions);
         let question = self.state.sightings.question(&subject);
-        if question.is_some_and(|question| question.watched.is_some()) {
+        if question.is_some_and(|question| question.is_watched()) {
             // It may ask because it has moved.
             actions.look();
         }
@@ -156,71 +70,83 @@ impl MapServer {
         Ok(((xtr, eid), tag.full))
     }
 
-    /// WireGuard has seen the holders of these keys at other places than before.
-    pub(super) fn seen(&mut self, peers: &[(PublicKey, SocketAddr)], actions: &mut Actions) {
-        for (key, endpoint) in peers {
-            let sightings = &mut self.state.sightings;
-            let watched = sightings.watched.get(key).map(|(xtr, _)| *xtr);
-            let Some(xtr) = self.sites.of_control_key(key).or(watched) else {
+    /// A look at the peers that began at `began` has found the holders of these keys at other places than before.
+    pub(super) fn seen(
+        &mut self,
+        began: Timestamp,
+        peers: &[(PublicKey, SocketAddr)],
+        actions: &mut Actions,
+    ) {
+        let sightings = &mut self.state.sightings;
+        let mut concerned: BTreeSet<Subject> = sightings.waiting_for(began);
+        for (key, at) in peers {
+            let enrolled = self.sites.of_control_key(key);
+            let mut watchers = sightings.watchers(key).peekable();
+            if enrolled.is_none() && watchers.peek().is_none() {
                 continue;
-            };
-            let endpoint = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
-            if sightings.seen.insert(*key, endpoint) != Some(endpoint) {
-                self.look_again(xtr, actions);
             }
+            let mut affected: Vec<_> = watchers.collect();
+            affected.extend(enrolled.into_iter().flat_map(|xtr| sightings.of(xtr)));
+            if sightings.note(*key, SocketAddr::new(at.ip().to_canonical(), at.port())) {
+                concerned.extend(affected);
+            }
+        }
+        for subject in concerned {
+            self.look_at(subject, Some(began), actions);
         }
     }
 
-    /// What `xtr` has registered, or where it is seen, may have changed: so may the answers to it.
-    pub(super) fn look_again(&mut self, xtr: XtrIndex, actions: &mut Actions) {
-        let asked = self.state.sightings.questions.get(&xtr);
-        let asked: Vec<_> = asked
-            .into_iter()
-            .flat_map(BTreeMap::keys)
-            .copied()
-            .collect();
-        for eid in asked {
-            self.look_at((xtr, eid), actions);
+    /// What `xtr` has registered may have changed, because it has moved: so may the answers to it.
+    pub(super) fn look_again(&mut self, now: Timestamp, xtr: XtrIndex, actions: &mut Actions) {
+        for subject in self.state.sightings.of(xtr) {
+            if let Some(question) = self.state.sightings.question(&subject) {
+                question.since = now;
+            }
+            self.look_at(subject, None, actions);
         }
     }
 
     /// Forgets the questions that were not asked again.
     pub(super) fn expire_sightings(&mut self, now: Timestamp, actions: &mut Actions) {
+        self.state.sightings.expire(now, actions);
+    }
+
+    /// Brings the peers of the control interface in line with what is asked, and answers if there is something new. The
+    /// reason may be a look at them that began at `began`.
+    fn look_at(&mut self, subject: Subject, began: Option<Timestamp>, actions: &mut Actions) {
+        let Some(question) = self.state.sightings.question(&subject).copied() else {
+            return;
+        };
+        let is_fresh = began.is_some_and(|began| began >= question.since);
+        let goes_by = |seen: SocketAddr| seen.port() != 0 && question.told == Some(seen);
+        let answer = self.where_is(subject);
         let sightings = &mut self.state.sightings;
-        while let Some(subject) = sightings.expiry.pop_due(now) {
-            let question = sightings.forget(&subject);
-            if let Some(key) = question.and_then(|question| question.watched) {
-                sightings.unwatch(key, actions);
+        match answer {
+            // That there is no NAT its own word confirms.
+            Some((hidden, seen)) if is_fresh || hidden.is_none() || goes_by(seen) => {
+                sightings.settle(&subject);
+                sightings.watch(subject, hidden, actions);
+                self.tell_where(subject, seen, actions);
+            }
+            // It will have been seen when the next look has something new.
+            None if is_fresh => sightings.settle(&subject),
+            Some(_) | None => {
+                sightings.wait(subject);
+                actions.look();
             }
         }
     }
 
-    /// Brings the peers of the control interface in line with what is asked, and answers if there is something new.
-    fn look_at(&mut self, subject: Subject, actions: &mut Actions) {
-        let (xtr, eid) = subject;
+    /// Returns where the xTR of `subject` was last seen, and the key to watch if that is behind a NAT; port 0 says that
+    /// only the address is known. `None`: nowhere.
+    fn where_is(&self, (xtr, eid): Subject) -> Option<(Option<PublicKey>, SocketAddr)> {
+        let sightings = &self.state.sightings;
         let control = self.sites.control_key(xtr);
-        let control = control.and_then(|key| self.state.sightings.seen.get(&key));
-        let Some(control) = control.map(SocketAddr::ip) else {
-            // The answer follows when WireGuard has told.
-            return actions.look();
-        };
-        let wanted = self.hidden_key(xtr, &eid, control);
-        let sightings = &mut self.state.sightings;
-        let Some(question) = sightings.question(&subject) else {
-            return;
-        };
-        let before = std::mem::replace(&mut question.watched, wanted);
-        if before != wanted {
-            if let Some(key) = wanted {
-                sightings.watch(key, xtr, actions);
-            }
-            if let Some(key) = before {
-                sightings.unwatch(key, actions);
-            }
-        }
-        let seen = wanted.and_then(|key| self.state.sightings.seen.get(&key));
-        let seen = seen.copied().unwrap_or(SocketAddr::new(control, 0));
-        self.tell_where(subject, seen, actions);
+        let control = control.and_then(|key| sightings.at(&key))?.ip();
+        let hidden = self.hidden_key(xtr, &eid, control);
+        let hole = hidden.and_then(|key| sightings.at(&key));
+        let hole = hole.filter(|hole| hole.ip() == control);
+        Some((hidden, hole.unwrap_or(SocketAddr::new(control, 0))))
     }
 
     /// Returns the data key under which `xtr` has registered `eid`, if it can be reached only through a NAT, seen from
@@ -234,27 +160,25 @@ impl MapServer {
         if own.iter().any(|(address, _)| *address == control) {
             return None;
         }
-        let watched = &self.state.sightings.watched;
-        let is_free = match watched.get(&key) {
-            Some((other, _)) => *other == xtr,
-            None => watched.len() < limits::WATCHED_KEYS,
-        };
-        (is_free && !self.sites.is_of_the_tunnel(&key)).then_some(key)
+        let may_watch = self.state.sightings.may_watch(&key);
+        (may_watch && !self.sites.is_of_the_tunnel(&key)).then_some(key)
     }
 
     fn tell_where(&mut self, subject: Subject, seen: SocketAddr, actions: &mut Actions) {
         let (xtr, eid) = subject;
         let question = self.state.sightings.question(&subject);
-        let Some(question) = question.filter(|question| question.told != Some(seen)) else {
+        let is_news = |question: &Question| !question.answered || question.told != Some(seen);
+        let Some(question) = question.filter(|question| is_news(question)) else {
             return;
         };
-        question.told = Some(seen);
+        let is_known = question.told.replace(seen) == Some(seen);
+        question.answered = true;
         let site = self.sites.site(xtr);
         self.scratch.clear();
         let auth = site.notify_auth(question.full_tag);
         encode_info_reply(question.nonce, eid, seen, auth, &mut self.scratch);
         actions.send(question.source, Via::Tunnel, &self.scratch);
-        if seen.port() != 0 {
+        if seen.port() != 0 && !is_known {
             let xtr = site.name.clone();
             actions.event(Event::Seen { xtr, eid, at: seen });
         }

@@ -107,7 +107,7 @@ impl MapServer {
         }
         self.dismiss_again(now, xtr, actions);
         self.hurry(now, terms.registrant, actions);
-        self.look_again(xtr, actions);
+        self.look_again(now, xtr, actions);
     }
 
     /// Finds out who sent a Map-Register, and that it is authentic and fresh.
@@ -295,7 +295,7 @@ impl MapServer {
         }
         for (xtr, iid) in gone {
             self.tidy(now, xtr, iid, actions);
-            self.look_again(xtr, actions);
+            self.look_again(now, xtr, actions);
         }
         self.publish(now, None, &changes, actions);
     }

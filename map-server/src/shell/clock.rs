@@ -30,6 +30,11 @@ impl Clock {
         self.start + (at - Timestamp::ZERO)
     }
 
+    /// Returns what the state machine calls `moment`.
+    pub(crate) fn of(&self, moment: Instant) -> Timestamp {
+        Timestamp::ZERO + moment.saturating_duration_since(self.start)
+    }
+
     /// Returns the time as the runtime's timers understand it.
     pub(crate) fn present() -> Instant {
         Instant::now()

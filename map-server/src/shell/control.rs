@@ -14,7 +14,7 @@ use wg_device::{
 
 use super::clock::Clock;
 use super::endpoints::Endpoints;
-use super::lookout::{Lookout, Order};
+use super::lookout::Lookout;
 use super::settings::{ControlSettings, Settings};
 
 /// MTU of the interface in bytes: what WireGuard leaves of an Ethernet frame.
@@ -98,6 +98,11 @@ impl ControlTunnel {
     ) {
         let mut stopped = false;
         while !stopped {
+            for (key, watch) in lookout.orders.open() {
+                if self.obey(key, watch).await {
+                    lookout.note(Clock::present(), key, watch);
+                }
+            }
             let (earliest, searching) = (lookout.earliest(), lookout.is_searching());
             let news = async {
                 sleep_until(earliest).await;
@@ -109,10 +114,10 @@ impl ControlTunnel {
             tokio::select! {
                 biased;
                 _ = &mut stop => stopped = true,
-                Some(order) = lookout.orders.recv() => {
-                    lookout.note(Clock::present(), order);
-                    self.obey(order).await;
-                    continue;
+                () = lookout.orders.given() => {
+                    if Clock::present() < latest {
+                        continue;
+                    }
                 }
                 _ = timeout_at(latest, news) => {}
             }
@@ -120,26 +125,27 @@ impl ControlTunnel {
         }
     }
 
-    /// Lets somebody shake hands who is no agent, or no longer. He has no AllowedIPs: nothing that he
-    /// sends gets in, and nothing is sent to him.
-    async fn obey(&self, order: Order) {
-        let (key, done) = match order {
-            Order::Watch(key) if self.enrolled.contains(&key) => return,
-            Order::Unwatch(key) if self.enrolled.contains(&key) => return,
-            Order::Watch(key) => {
-                let peer = PeerSpec {
-                    key,
-                    endpoint: None,
-                    allowed_ips: Vec::new(),
-                    keepalive: None,
-                };
-                (key, self.device.set_peer(&peer).await)
-            }
-            Order::Unwatch(key) => (key, self.device.remove_peer(&key).await),
+    /// Lets the holder of `key` shake hands, or no longer, who is no agent. He has no AllowedIPs: nothing that he
+    /// sends gets in, and nothing is sent to him. Returns whether that is done; otherwise it is tried again.
+    async fn obey(&self, key: PublicKey, watch: bool) -> bool {
+        if self.enrolled.contains(&key) {
+            return true;
+        }
+        let done = if watch {
+            let peer = PeerSpec {
+                key,
+                endpoint: None,
+                allowed_ips: Vec::new(),
+                keepalive: None,
+            };
+            self.device.set_peer(&peer).await
+        } else {
+            self.device.remove_peer(&key).await
         };
-        if let Err(error) = done {
+        if let Err(error) = &done {
             warn!(key = key.short(), %error, "looking for an agent behind a NAT");
         }
+        done.is_ok()
     }
 
     /// Reports where the peers are, and writes down where the agents are, if that has changed. Failures
@@ -150,10 +156,11 @@ impl ControlTunnel {
             Ok(peers) => peers,
             Err(error) => return warn!(%error, "reading the endpoints of the agents"),
         };
-        let peers = peers.into_iter().map(|peer| (peer.key, peer.endpoint));
-        let peers: Vec<_> = peers.collect();
-        lookout.found((began, Clock::present()), peers.iter().copied());
-        let agents = peers.into_iter();
+        // Without a handshake an endpoint is what was stored, or somebody's who repeats an old initiation.
+        let vouched = peers.iter().filter(|peer| peer.since_handshake.is_some());
+        let vouched = vouched.filter_map(|peer| Some((peer.key, peer.endpoint?)));
+        lookout.found((began, Clock::present()), vouched);
+        let agents = peers.iter().map(|peer| (peer.key, peer.endpoint));
         let agents = agents.filter(|(key, _)| self.enrolled.contains(key));
         if !self.endpoints.observe(agents) {
             return;

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lisp_proto::PublicKey;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
@@ -23,35 +25,88 @@ const PAUSE_SHARE: u32 = 16;
 /// How long somebody is looked for that hard.
 const SEARCH: Duration = Duration::from_secs(10);
 
-/// What the state machine wants of the control tunnel.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Order {
-    /// Let the holder of this key shake hands, and nothing else.
-    Watch(PublicKey),
-    /// No longer.
-    Unwatch(PublicKey),
+/// What the state machine wants of the control tunnel: whom it shall let shake hands besides the agents.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Orders(Arc<Desk>);
+
+#[derive(Debug, Default)]
+struct Desk {
+    slips: Mutex<Slips>,
+    /// Told of each change.
+    bell: Notify,
 }
 
-/// Takes orders for the control tunnel.
-#[derive(Clone, Debug)]
-pub(super) struct Orders(UnboundedSender<Order>);
+/// No longer than twice the keys that the state machine may watch, however often it changes its mind.
+#[derive(Debug, Default)]
+struct Slips {
+    wanted: BTreeSet<PublicKey>,
+    done: BTreeSet<PublicKey>,
+    /// Those about which there is something to do.
+    open: BTreeSet<PublicKey>,
+}
 
 impl Orders {
-    /// Passes an order on. There are no more of them than the state machine has keys to watch.
-    pub(super) fn send(&self, order: Order) {
-        // Without a control tunnel, and at the end, nobody takes it.
-        self.0.send(order).unwrap_or_default();
+    /// Orders that the holder of `key` is watched from now on, or no longer.
+    pub(super) fn give(&self, key: PublicKey, watch: bool) {
+        let mut slips = self.slips();
+        if watch {
+            slips.wanted.insert(key);
+        } else {
+            slips.wanted.remove(&key);
+        }
+        if watch || slips.done.contains(&key) {
+            slips.open.insert(key);
+        } else {
+            slips.open.remove(&key);
+        }
+        drop(slips);
+        self.0.bell.notify_one();
+    }
+
+    /// Returns the keys about which there is something to do, and whether they shall be watched.
+    pub(super) fn open(&self) -> Vec<(PublicKey, bool)> {
+        let slips = self.slips();
+        let open = slips.open.iter();
+        open.map(|key| (*key, slips.wanted.contains(key))).collect()
+    }
+
+    /// Notes that `key` is watched, or is no longer. It stays open if the order has changed meanwhile.
+    pub(super) fn done(&self, key: PublicKey, watch: bool) {
+        let mut slips = self.slips();
+        if watch {
+            slips.done.insert(key);
+        } else {
+            slips.done.remove(&key);
+        }
+        if slips.wanted.contains(&key) == watch {
+            slips.open.remove(&key);
+        }
+    }
+
+    /// Waits for another order.
+    pub(super) async fn given(&self) {
+        self.0.bell.notified().await;
+    }
+
+    fn slips(&self) -> MutexGuard<'_, Slips> {
+        self.0.slips.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Keys, and where their holders are seen.
-pub(super) type Sightings = Vec<(PublicKey, SocketAddr)>;
+/// One look at the peers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// When it began.
+    pub(super) began: Instant,
+    /// Who is elsewhere than before.
+    pub(super) news: Vec<(PublicKey, SocketAddr)>,
+}
 
 /// The control tunnel's end of it.
 #[derive(Debug)]
 pub(super) struct Lookout {
-    pub(super) orders: UnboundedReceiver<Order>,
-    reports: UnboundedSender<Sightings>,
+    pub(super) orders: Orders,
+    reports: UnboundedSender<Look>,
     /// What was reported.
     reported: HashMap<PublicKey, SocketAddr>,
     /// Who is watched and was not seen yet, since when.
@@ -63,11 +118,11 @@ pub(super) struct Lookout {
 
 impl Lookout {
     /// Builds it, with the other ends of its two channels.
-    pub(super) fn new(now: Instant) -> (Self, Orders, UnboundedReceiver<Sightings>) {
-        let (order, orders) = unbounded_channel();
+    pub(super) fn new(now: Instant) -> (Self, Orders, UnboundedReceiver<Look>) {
+        let orders = Orders::default();
         let (reports, reported) = unbounded_channel();
         let lookout = Self {
-            orders,
+            orders: orders.clone(),
             reports,
             reported: HashMap::new(),
             sought: BTreeMap::new(),
@@ -75,22 +130,20 @@ impl Lookout {
             last: now,
             took: Duration::ZERO,
         };
-        (lookout, Orders(order), reported)
+        (lookout, orders, reported)
     }
 
-    /// Takes note that the holder of `key` is watched from now on, or no longer.
-    pub(super) fn note(&mut self, now: Instant, order: Order) {
-        match order {
-            Order::Watch(key) => {
-                self.sought.insert(key, now);
-                self.watched.insert(key);
-            }
-            Order::Unwatch(key) => {
-                self.sought.remove(&key);
-                self.watched.remove(&key);
-                self.reported.remove(&key);
-            }
+    /// Takes note that the holder of `key` is watched from now on, perhaps once more, or no longer.
+    pub(super) fn note(&mut self, now: Instant, key: PublicKey, watch: bool) {
+        self.reported.remove(&key);
+        if watch {
+            self.sought.insert(key, now);
+            self.watched.insert(key);
+        } else {
+            self.sought.remove(&key);
+            self.watched.remove(&key);
         }
+        self.orders.done(key, watch);
     }
 
     /// Whether somebody may come any moment.
@@ -117,28 +170,24 @@ impl Lookout {
         self.earliest().max(self.last + interval.min(INTERVAL))
     }
 
-    /// A look that began at `began` has found `peers`: reports those that are elsewhere than before.
+    /// A look that began at `began` has found `peers`: reports those that are elsewhere than before. One that found
+    /// nothing new is reported as well: somebody may wait for it.
     pub(super) fn found(
         &mut self,
         (began, now): (Instant, Instant),
-        peers: impl Iterator<Item = (PublicKey, Option<SocketAddr>)>,
+        peers: impl Iterator<Item = (PublicKey, SocketAddr)>,
     ) {
         (self.last, self.took) = (now, now - began);
-        let mut news = Sightings::new();
+        let mut news = Vec::new();
         for (key, endpoint) in peers {
-            let Some(endpoint) = endpoint else {
-                continue;
-            };
             self.sought.remove(&key);
             if self.reported.insert(key, endpoint) != Some(endpoint) {
                 news.push((key, endpoint));
             }
         }
         self.sought.retain(|_, since| now - *since < SEARCH);
-        if !news.is_empty() {
-            // At the end nobody hears of it.
-            self.reports.send(news).unwrap_or_default();
-        }
+        // At the end nobody hears of it.
+        self.reports.send(Look { began, news }).unwrap_or_default();
     }
 }
 
@@ -166,13 +215,16 @@ mod tests {
             (None, None),
             (Some(there), Some(there)),
         ] {
-            lookout.found((now, now), [(AGENT, seen)].into_iter());
-            let reported = reports.try_recv().ok();
-            assert_eq!(reported, news.map(|at| vec![(AGENT, at)]));
+            let peers = seen.map(|at| (AGENT, at));
+            lookout.found((now, now), peers.into_iter());
+            let reported = reports.try_recv().unwrap();
+            assert_eq!(reported.began, now);
+            assert_eq!(reported.news, Vec::from_iter(news.map(|at| (AGENT, at))));
         }
-        lookout.note(now, Order::Unwatch(AGENT));
-        lookout.found((now, now), [(AGENT, Some(there))].into_iter());
-        assert!(reports.try_recv().is_ok(), "it is another peer now");
+        lookout.note(now, AGENT, false);
+        lookout.found((now, now), [(AGENT, there)].into_iter());
+        let anew = reports.try_recv().unwrap().news;
+        assert_eq!(anew, [(AGENT, there)], "it is another peer now");
     }
 
     #[test]
@@ -180,20 +232,42 @@ mod tests {
         let start = Clock::present();
         let (mut lookout, _orders, _reports) = Lookout::new(start);
         assert_eq!(lookout.earliest(), start + PAUSE);
-        lookout.note(start, Order::Watch(HIDDEN));
+        lookout.note(start, HIDDEN, true);
         assert_eq!(lookout.earliest(), start + PAUSE_IN_SEARCH);
         let slow = Duration::from_millis(50);
-        lookout.found((start, start + slow), [(HIDDEN, None)].into_iter());
+        lookout.found((start, start + slow), [].into_iter());
         assert_eq!(lookout.earliest(), start + slow + slow * PAUSE_SHARE);
         let late = start + SEARCH;
-        lookout.found((late, late), [(HIDDEN, None)].into_iter());
+        lookout.found((late, late), [].into_iter());
         assert!(!lookout.is_searching());
         assert_eq!(lookout.latest(), late + INTERVAL_WATCHING);
-        lookout.note(late, Order::Watch(HIDDEN));
-        let seen = Some(socket("192.0.2.1:1"));
+        lookout.note(late, HIDDEN, true);
+        let seen = socket("192.0.2.1:1");
         lookout.found((late, late), [(HIDDEN, seen)].into_iter());
         assert!(!lookout.is_searching());
-        lookout.note(late, Order::Unwatch(HIDDEN));
+        lookout.note(late, HIDDEN, false);
         assert_eq!(lookout.latest(), late + INTERVAL);
+    }
+
+    #[test]
+    fn orders_that_are_taken_back_before_they_are_done_leave_nothing() {
+        let orders = Orders::default();
+        for number in 0..9 {
+            orders.give(PublicKey([number; 32]), true);
+            orders.give(PublicKey([number; 32]), false);
+        }
+        assert_eq!(orders.open(), []);
+        orders.give(HIDDEN, true);
+        assert_eq!(orders.open(), [(HIDDEN, true)]);
+        orders.done(HIDDEN, true);
+        assert_eq!(orders.open(), []);
+        orders.give(HIDDEN, false);
+        orders.give(HIDDEN, true);
+        assert_eq!(orders.open(), [(HIDDEN, true)], "it is to be seen anew");
+        orders.give(HIDDEN, false);
+        orders.done(HIDDEN, true);
+        assert_eq!(orders.open(), [(HIDDEN, false)], "that came too late");
+        orders.done(HIDDEN, false);
+        assert_eq!(orders.open(), []);
     }
 }

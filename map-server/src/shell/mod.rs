@@ -43,7 +43,7 @@ use self::backlog::{Backlog, Datagrams};
 use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::facts::Facts;
-use self::lookout::{Lookout, Orders, Sightings};
+use self::lookout::{Lookout, Look, Orders};
 use self::posts::{Clerk, SharedServer, read, write};
 use self::sink::Sink;
 use self::sockets::Sockets;
@@ -84,7 +84,7 @@ struct Shell {
     backlog: Backlog,
     sink: Sink,
     /// Where the peers of the control tunnel are seen.
-    sightings: UnboundedReceiver<Sightings>,
+    sightings: UnboundedReceiver<Look>,
     actions: Actions,
     heartbeat: Timestamp,
     /// How many mappings there were at most since memory was given back.
@@ -160,7 +160,7 @@ impl Shell {
         server: MapServer,
         store: Store,
         orders: Orders,
-        sightings: UnboundedReceiver<Sightings>,
+        sightings: UnboundedReceiver<Look>,
     ) -> Self {
         let clock = Clock::start();
         let server = Arc::new(SharedServer::new(server));
@@ -245,15 +245,17 @@ impl Shell {
                     closed?;
                 }
                 question = admin.next() => asked = Some(question),
-                Some(peers) = self.sightings.recv() => seen = Some(peers),
+                Some(look) = self.sightings.recv() => seen = Some(look),
                 () = self.sockets.readable() => {}
                 // Not at once: the runtime must hear of sockets in between.
                 () = yield_now(), if !self.backlog.is_empty() => {}
                 batch = self.workers.handed_on.recv() => handed_on = batch,
                 () = sleep_until(self.clock.instant(wake)) => {}
             }
-            if let Some(peers) = seen {
-                self.handle(Input::Seen(&peers))?;
+            if let Some(look) = seen {
+                let began = self.clock.of(look.began);
+                let peers = &look.news;
+                self.handle(Input::Seen { began, peers })?;
             }
             let drained = self.receive(handed_on)?;
             let overdue =

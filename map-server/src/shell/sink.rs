@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use super::clock::Clock;
-use super::lookout::{Order, Orders};
+use super::lookout::Orders;
 use super::narrate::{self, Pace};
 use super::store::{Store, StoreError};
 use super::workers::Workers;
@@ -55,8 +55,8 @@ impl Sink {
             match action {
                 Action::Send { dst, via, bytes } => self.outbox.push((dst, via, bytes)),
                 Action::Persist(event) => self.store.append(Clock::since_1970(), Some(event))?,
-                Action::Watch(key) => self.orders.send(Order::Watch(key)),
-                Action::Unwatch(key) => self.orders.send(Order::Unwatch(key)),
+                Action::Watch(key) => self.orders.give(key, true),
+                Action::Unwatch(key) => self.orders.give(key, false),
                 Action::Look => self.registered.notify_one(),
                 Action::Count(reason) => {
                     self.counters.count(reason);

@@ -1,6 +1,6 @@
 //! Who is told where he is seen, and whom WireGuard is to look out for.
 
-use lisp_proto::{Algorithm, AuthKey, Message, Record, decode, encode_info_request, verify};
+use lisp_proto::{Algorithm, AuthKey, Message, Nonce, Record, decode, encode_info_request, verify};
 
 use super::*;
 use crate::server::Input;
@@ -30,8 +30,16 @@ fn data_key(record: &Record) -> PublicKey {
 }
 
 impl Bench {
+    /// A look at the peers finds this one somewhere else.
     fn see(&mut self, key: PublicKey, at: &str) -> Vec<Sent> {
-        self.input(Input::Seen(&[(key, socket(at))]))
+        let (began, peers) = (self.now, &[(key, socket(at))]);
+        self.input(Input::Seen { began, peers })
+    }
+
+    /// A look at the peers finds them where they were.
+    fn look(&mut self, began: Timestamp) -> Vec<Sent> {
+        let peers = &[];
+        self.input(Input::Seen { began, peers })
     }
 
     fn ask_where(&mut self, name: &str, about: &str, nonce: u64) -> Vec<Sent> {
@@ -60,7 +68,8 @@ fn asked() -> (Bench, PublicKey) {
     let own = own("a");
     bench.register("a", &own);
     bench.see(control_key("a"), NAT);
-    let sent = bench.ask_where("a", "10.0.0.1", 7);
+    assert_eq!(bench.ask_where("a", "10.0.0.1", 7), [], "who knows");
+    let sent = bench.look(bench.now);
     assert_eq!(told(&sent), (7, socket("198.51.100.1:0")));
     (bench, data_key(&own[0]))
 }
@@ -118,8 +127,8 @@ fn that_the_nat_is_registered_as_well_changes_nothing() {
     assert_eq!(bench.watched, [data].into());
     let mut next = bench.restart();
     assert!(next.watched.is_empty());
-    next.see(control_key("a"), NAT);
     next.ask_where("a", "10.0.0.1", 9);
+    next.see(control_key("a"), NAT);
     assert_eq!(next.watched, [data].into());
 }
 
@@ -134,6 +143,7 @@ fn nobody_is_looked_out_for_longer_than_there_is_a_reason() {
     let mut changed = record("10.0.0.1", "192.0.2.9:1");
     changed.locators[0].local = true;
     bench.register("a", &[changed.clone()]);
+    bench.look(bench.now);
     assert_eq!(bench.watched, [data_key(&changed)].into());
     assert_ne!(data_key(&changed), before);
     // There is no NAT any more.
@@ -154,32 +164,83 @@ fn nobody_is_looked_out_for_longer_than_there_is_a_reason() {
     assert_eq!(bench.server.sizes().sightings, 0);
 }
 
+/// The same with this data key.
+fn with_key(name: &str, key: PublicKey) -> [Record; 2] {
+    own(name).map(|mut own| {
+        let Rloc::WireGuard { endpoint, .. } = own.locators[0].rloc else {
+            panic!("no key");
+        };
+        own.locators[0].rloc = Rloc::WireGuard { endpoint, key };
+        own
+    })
+}
+
 #[test]
-fn keys_of_the_tunnel_and_of_others_are_not_looked_out_for() {
-    let with_key = |name: &str, key| {
-        own(name).map(|mut own| {
-            let Rloc::WireGuard { endpoint, .. } = own.locators[0].rloc else {
-                panic!("no key");
-            };
-            own.locators[0].rloc = Rloc::WireGuard { endpoint, key };
-            own
-        })
-    };
+fn keys_of_the_tunnel_are_not_looked_out_for() {
     for taken in [control_key("a"), control_key("b"), PublicKey([0xee; 32])] {
         let mut bench = Bench::new();
         bench.register("a", &with_key("a", taken));
-        bench.see(control_key("a"), NAT);
-        let sent = bench.ask_where("a", "10.0.0.1", 7);
+        bench.ask_where("a", "10.0.0.1", 7);
+        let sent = bench.see(control_key("a"), NAT);
         assert_eq!(told(&sent).1, socket("198.51.100.1:0"));
         assert!(bench.watched.is_empty());
     }
-    let (mut bench, data) = asked();
+}
+
+#[test]
+fn who_claims_the_key_of_another_keeps_it_from_nobody_and_learns_nothing() {
+    let mut bench = Bench::new();
+    let data = data_key(&own("a")[0]);
     bench.register("b", &with_key("b", data));
-    bench.see(control_key("b"), "198.51.100.9:1");
     bench.ask_where("b", "10.0.0.2", 1);
+    bench.see(control_key("b"), "198.51.100.9:1");
+    bench.register("a", &own("a"));
+    bench.ask_where("a", "10.0.0.1", 7);
+    bench.see(control_key("a"), NAT);
     assert_eq!(bench.watched, [data].into());
     let sent = bench.see(data, HOLE);
     assert_eq!(told(&sent).1, socket(HOLE), "only a hears of it");
+    bench.register("b", &[empty("10.0.0.2", 0), empty("fd00:1::2", 0)]);
+    assert_eq!(bench.watched, [data].into());
+}
+
+#[test]
+fn a_data_interface_counts_only_where_the_tunnel_is_seen_as_well() {
+    let (mut bench, data) = asked();
+    assert_eq!(bench.see(data, "203.0.113.9:7001"), []);
+    assert_eq!(told(&bench.see(data, HOLE)), (7, socket(HOLE)));
+    // It is where the NAT is, or nowhere.
+    let sent = bench.see(data, "203.0.113.9:7001");
+    assert_eq!(told(&sent), (7, socket("198.51.100.1:0")));
+}
+
+#[test]
+fn a_look_that_began_before_the_question_answers_only_what_the_xtr_goes_by_already() {
+    let (mut bench, data) = asked();
+    bench.see(data, HOLE);
+    let before = bench.now;
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(
+        told(&bench.ask_where("a", "10.0.0.1", 8)),
+        (8, socket(HOLE))
+    );
+    // It has moved: what was seen before says nothing.
+    let mut moved = own("a");
+    for record in &mut moved {
+        record.locators[0].rloc = Rloc::WireGuard {
+            endpoint: socket("192.168.7.7:1"),
+            key: data,
+        };
+    }
+    bench.see(control_key("a"), "192.0.2.1:7000");
+    bench.wait(Duration::from_secs(1));
+    let looks = bench.looks;
+    bench.register("a", &moved);
+    assert!(bench.looks > looks);
+    assert_eq!(bench.ask_where("a", "10.0.0.1", 9), []);
+    assert_eq!(bench.look(before), []);
+    let sent = bench.see(control_key("a"), "203.0.113.1:7");
+    assert_eq!(told(&sent), (9, socket("203.0.113.1:0")));
 }
 
 #[test]
@@ -191,6 +252,7 @@ fn two_questions_about_one_key_are_one_peer() {
         [one, other]
     });
     bench.ask_where("a", "fd00:1::1", 8);
+    bench.look(bench.now);
     assert_eq!(bench.watched, [data].into());
     bench.register("a", &[empty("10.0.0.1", 0)]);
     assert_eq!(bench.watched, [data].into());
