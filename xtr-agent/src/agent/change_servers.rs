@@ -36,7 +36,6 @@ impl Agent {
         actions: &mut Actions,
     ) {
         self.leaving = false;
-        self.ask_others_where_we_are(actions);
         for index in 0..self.config.map_servers.len() {
             self.deadlines.cancel(&Timer::Register(index));
         }
@@ -59,6 +58,7 @@ impl Agent {
             self.servers.push(server);
         }
         self.config.control_address = control_address;
+        self.ask_others_where_we_are(now, actions);
         if self.stopping {
             return;
         }

@@ -196,7 +196,11 @@ impl Agent {
             // The far end is late or lost: nothing is gained by waiting on.
             if let Some(chosen) = entry.chosen {
                 actions.push(Action::Kick(chosen.key));
-                if !self.peers.handshake_seen(&chosen.key) {
+                let is_new = !self.peers.handshake_seen(&chosen.key);
+                if is_new && self.nat.is_behind() {
+                    // It was greeted before it knew us: the kernel says nothing more for five seconds.
+                    self.watch_closely(now, prefix, chosen.key, actions);
+                } else if is_new {
                     self.watch(now, chosen.key, HANDSHAKE_LOOKS);
                 }
             }

@@ -47,7 +47,7 @@ pub(super) enum What {
     Removal(Object),
     /// The map server becomes a peer, to see where we are.
     Lookout,
-    /// A mapping is gone, or its installation failed, and this peer keeps others.
+    /// A mapping is gone, or its installation failed, and this peer keeps others; or a NAT has come or gone.
     Shrinking(PublicKey),
 }
 

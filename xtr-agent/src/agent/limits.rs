@@ -97,8 +97,9 @@ pub const REGISTER_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Retransmission of the messages of an agent that stops, or leaves its map servers.
 pub const FAREWELL_RETRY: Duration = Duration::from_millis(200);
 
-/// First repetition of an unanswered question where we are seen; doubles from there.
-pub const INFO_RETRY: Duration = Duration::from_secs(1);
+/// First repetition of an unanswered question where we are seen, which the map server may have to look for; doubles
+/// from there.
+pub const INFO_RETRY: Duration = Duration::from_secs(2);
 /// Longest pause between two such questions.
 pub const INFO_RETRY_MAX: Duration = Duration::from_secs(60);
 /// How often that is asked after a registration; while it is not known which port a NAT gives us, on and on.

@@ -61,7 +61,10 @@ pub(super) struct Liveness {
 impl Liveness {
     /// A peer is new, or to be counted as used now.
     pub(super) fn touch(&mut self, now: Timestamp, key: PublicKey) {
-        let watch = self.watches.entry(key).or_default();
+        let watch = self.watches.entry(key).or_insert_with(|| Watch {
+            looked: now,
+            ..Watch::default()
+        });
         self.order.remove(&(watch.moved, key));
         watch.moved = now;
         self.order.insert((now, key));
@@ -105,7 +108,8 @@ impl Liveness {
 
     /// Compares a peer's counters with the last look; true when it has been
     /// silent for too long.
-    /// What we send to keep the way to one that `is_kept_open` is no use.
+    ///
+    /// What both ends send to keep the way to one that `is_kept_open` is no use.
     fn silent(&mut self, now: Timestamp, peer: &PeerStats, is_kept_open: bool) -> bool {
         let Some(watch) = self.watches.get_mut(&peer.key) else {
             return false;
@@ -115,7 +119,7 @@ impl Liveness {
         let since = now - std::mem::replace(&mut watch.looked, now);
         let heard = peer.rx_bytes.wrapping_sub(watch.rx_bytes);
         let used = match is_kept_open {
-            true => !is_upkeep(sent, since) || !matches!(heard, 0 | HANDSHAKE_RESPONSE),
+            true => !is_upkeep(sent, since) || !is_upkeep(heard, since),
             false => received || sent > 0,
         };
         let unused = std::mem::take(&mut watch.unused);
@@ -267,7 +271,7 @@ impl Agent {
                 self.set_up_anew(now, &peer.key, actions);
                 continue;
             }
-            let is_kept_open = self.peers.is_kept_open(&peer.key);
+            let is_kept_open = self.peers.are_kept_open();
             if self.liveness.silent(now, peer, is_kept_open) {
                 for prefix in self.peers.prefixes(&peer.key) {
                     // Whoever is named may be the better one by now.
@@ -281,15 +285,18 @@ impl Agent {
     }
 }
 
-/// Whether WireGuard sends so many bytes within `span` by itself, to a peer that nothing else is sent to: persistent
-/// keepalives, and the handshakes that they lead to.
+/// Whether WireGuard sends so many bytes within `span` by itself, where nothing else is sent: persistent keepalives,
+/// and the handshakes that they lead to, in either role.
 fn is_upkeep(bytes: u64, span: Duration) -> bool {
     let within = |interval: Duration| 1 + span.as_secs() / interval.as_secs().max(1);
-    let handshakes = within(HANDSHAKE_AGAIN).min(bytes / HANDSHAKE_INITIATION);
+    let handshakes = within(HANDSHAKE_AGAIN);
     let keepalives = within(KEEPALIVE_LEAST);
+    let is_rest = |of: u64, count: u64| {
+        let rest = bytes.checked_sub(of * count);
+        rest.is_some_and(|rest| rest.is_multiple_of(KEEPALIVE) && rest / KEEPALIVE <= keepalives)
+    };
     (0..=handshakes).any(|count| {
-        let rest = bytes - count * HANDSHAKE_INITIATION;
-        rest.is_multiple_of(KEEPALIVE) && rest / KEEPALIVE <= keepalives
+        is_rest(HANDSHAKE_INITIATION, count) || is_rest(HANDSHAKE_RESPONSE, count)
     })
 }
 
@@ -410,11 +417,11 @@ mod tests {
     #[test]
     fn what_wireguard_sends_to_keep_a_way_open_is_no_use_of_it() {
         let look = LIVENESS_POLL;
-        for upkeep in [0, 32, 148, 148 + 32] {
+        for upkeep in [0, 32, 92, 92 + 32, 148, 148 + 32] {
             assert!(is_upkeep(upkeep, look), "{upkeep}");
         }
         // The shortest packets, an echo request, and a full one.
-        for data in [64, 80, 96, 128, 148 + 128, 1_452] {
+        for data in [64, 80, 96, 128, 148 + 128, 240, 1_452] {
             assert!(!is_upkeep(data, look), "{data}");
         }
         assert!(is_upkeep(3 * 32, Duration::from_secs(80)));
@@ -429,7 +436,17 @@ mod tests {
             liveness.silent(now, &peer(0, tx), true);
         }
         assert_eq!(liveness.idle(now, &key), Some(now - Timestamp::ZERO));
-        liveness.silent(now, &peer(0, tx + 128), true);
+        // The far end is behind a NAT as well, and keeps its own way open.
+        now = now + LIVENESS_POLL;
+        liveness.silent(now, &peer(KEEPALIVE, tx), true);
+        assert_eq!(liveness.idle(now, &key), Some(now - Timestamp::ZERO));
+        now = now + LIVENESS_POLL;
+        liveness.silent(now, &peer(KEEPALIVE + 128, tx), true);
+        assert_eq!(liveness.idle(now, &key), Some(Duration::ZERO));
+        now = now + LIVENESS_POLL;
+        liveness.silent(now, &peer(KEEPALIVE + 128, tx), true);
+        assert_eq!(liveness.idle(now, &key), Some(LIVENESS_POLL));
+        liveness.silent(now, &peer(KEEPALIVE + 128, tx + 128), true);
         assert_eq!(liveness.idle(now, &key), Some(Duration::ZERO));
     }
 }

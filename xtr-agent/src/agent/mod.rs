@@ -65,6 +65,7 @@ pub use config::{Config, MapServer};
 pub use event::{Cause, DropReason, Event};
 pub use inspect::Sizes;
 pub use map_cache::{Chosen, State};
+pub use nat::Sighting;
 pub use peers::PeerSpec;
 pub use reconfigure::Adjustable;
 pub use snapshot::{SavedMapping, Snapshot};

@@ -6,12 +6,14 @@
 //! registered in front of our own addresses, which those behind the same NAT use. A map server that sees a change
 //! repeats its answer unasked.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use lisp_proto::{
     EidPrefix, Info, Locator, Nonce, PublicKey, Rloc, Timestamp, encode_info_request, verify,
 };
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use super::choice::NOT_TO_BE_USED;
 use super::event::{DropReason, Event};
@@ -29,8 +31,7 @@ const FIRST: u8 = 1;
 /// What we know of a NAT.
 #[derive(Debug, Default)]
 pub(super) struct Nat {
-    /// Nonce of the latest question.
-    asked: Option<Nonce>,
+    asked: Option<Asked>,
     /// How often it was asked since the last registration.
     tries: u32,
     found: Found,
@@ -44,6 +45,14 @@ pub(super) struct Nat {
     lookout: Option<(PublicKey, Timestamp)>,
 }
 
+/// The latest question.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    nonce: Nonce,
+    /// The first answer to it.
+    answer: Option<SocketAddr>,
+}
+
 /// Whether there is a NAT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Found {
@@ -54,6 +63,15 @@ pub(super) enum Found {
     Direct,
     /// There is one.
     Behind,
+}
+
+/// Where a NAT lets us appear.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// Address and port.
+    pub endpoint: SocketAddr,
+    /// Our own addresses behind it.
+    pub behind: BTreeSet<IpAddr>,
 }
 
 impl Nat {
@@ -94,9 +112,13 @@ impl Agent {
     /// A map server has acknowledged our registration, and so knows the key that it is asked about.
     pub(super) fn ask_where_we_are(&mut self, now: Timestamp, index: usize, actions: &mut Actions) {
         if index == ASKED {
-            self.nat.tries = 0;
-            self.send_info_request(now, actions);
+            self.ask_where_we_are_now(now, actions);
         }
+    }
+
+    fn ask_where_we_are_now(&mut self, now: Timestamp, actions: &mut Actions) {
+        self.nat.tries = 0;
+        self.send_info_request(now, actions);
     }
 
     /// There was no answer in time, or none that says it all.
@@ -124,7 +146,8 @@ impl Agent {
             dst: server.address,
             bytes: bytes.into(),
         });
-        self.nat.asked = Some(nonce);
+        let answer = None;
+        self.nat.asked = Some(Asked { nonce, answer });
         let wait = INFO_RETRY.saturating_mul(1 << self.nat.tries.min(10));
         self.nat.tries = self.nat.tries.saturating_add(1);
         let wait = self.retry_in(wait.min(INFO_RETRY_MAX));
@@ -147,9 +170,10 @@ impl Agent {
         if verify(&server.key, bytes).is_err() {
             return actions.count(DropReason::BadAuthentication);
         }
-        if index != ASKED || self.nat.asked != Some(info.nonce) {
+        let asked = self.nat.asked.as_mut();
+        let Some(asked) = asked.filter(|it| index == ASKED && it.nonce == info.nonce) else {
             return actions.count(DropReason::UnknownNonce);
-        }
+        };
         let is_ours = |eid: &EidPrefix| self.config.registers(eid);
         let Some(seen) = info
             .seen()
@@ -157,13 +181,17 @@ impl Agent {
         else {
             return actions.count(DropReason::UnexpectedMessage);
         };
+        let before = asked.answer.replace(seen);
         if let Some(server) = self.servers.get_mut(index) {
             server.heard(now);
         }
-        if self.is_leaving() {
+        if self.is_leaving() || before == Some(seen) {
             return;
         }
-        if self.config.rlocs.contains(&seen.ip()) {
+        if before.is_some() {
+            // Something has changed. Which of the two holds, their order does not tell: only a question does.
+            self.ask_where_we_are_now(now, actions);
+        } else if self.config.rlocs.contains(&seen.ip()) {
             self.not_behind(now, actions);
         } else {
             self.behind(now, seen, actions);
@@ -179,7 +207,7 @@ impl Agent {
         if before != Found::Behind {
             return;
         }
-        self.peers.keep_open(false);
+        self.keep_ways_open(false, actions);
         self.dismiss_lookout(actions);
         actions.event(Event::NotBehindNat);
         if self.nat.at.take().is_some() {
@@ -191,7 +219,7 @@ impl Agent {
     fn behind(&mut self, now: Timestamp, seen: SocketAddr, actions: &mut Actions) {
         if !self.nat.is_behind() {
             self.nat.is(Found::Behind, now);
-            self.peers.keep_open(true);
+            self.keep_ways_open(true, actions);
             actions.event(Event::BehindNat { address: seen.ip() });
         }
         self.nat.address = Some(seen.ip());
@@ -214,6 +242,18 @@ impl Agent {
             self.nat.since = now;
             actions.event(Event::SeenAt { endpoint: seen });
             self.register_afresh(now, actions);
+        }
+    }
+
+    /// A NAT has come, or gone: peers get keepalives, or none any more.
+    fn keep_ways_open(&mut self, keep_open: bool, actions: &mut Actions) {
+        self.peers.keep_open(keep_open);
+        let specs: Vec<_> = self.peers.iter().collect();
+        for spec in specs {
+            // Peers roam: that they are kept open is no reason to send to where they were before.
+            let (key, endpoint) = (spec.key, None);
+            let change = Change::SetPeer(PeerSpec { endpoint, ..spec });
+            self.change(What::Shrinking(key), change, actions);
         }
     }
 
@@ -266,14 +306,39 @@ impl Agent {
     }
 
     /// Other map servers take the place of those that there were: they will be asked.
-    pub(super) fn ask_others_where_we_are(&mut self, actions: &mut Actions) {
+    pub(super) fn ask_others_where_we_are(&mut self, now: Timestamp, actions: &mut Actions) {
         self.dismiss_lookout(actions);
         self.deadlines.cancel(&Timer::Info);
         self.nat.asked = None;
+        if !self.may_ask_where_we_are() && self.nat.is_behind() {
+            // Nobody would tell when that is no longer so.
+            self.keep_ways_open(false, actions);
+            (self.nat.address, self.nat.at) = (None, None);
+            self.nat.is(Found::Unknown, now);
+        }
     }
 
-    /// An earlier run has found out that a NAT lets us appear there. That holds until somebody says something else.
-    pub(super) fn believe_to_be_at(&mut self, now: Timestamp, at: SocketAddr) {
+    /// Whether there is a map server that sees us.
+    fn may_ask_where_we_are(&self) -> bool {
+        let server = self.config.map_servers.get(ASKED);
+        server.is_some_and(|server| server.outer.is_some())
+    }
+
+    /// Where a NAT lets us appear, as long as we have the addresses that we have now.
+    pub(super) fn sighting(&self) -> Option<Sighting> {
+        let endpoint = self.nat.at?;
+        let behind = self.config.rlocs.iter().copied().collect();
+        Some(Sighting { endpoint, behind })
+    }
+
+    /// An earlier run has found out where a NAT lets us appear. That holds until somebody says something else, unless
+    /// we have moved.
+    pub(super) fn believe_to_be_at(&mut self, now: Timestamp, sighting: &Sighting) {
+        let at = sighting.endpoint;
+        let own: BTreeSet<_> = self.config.rlocs.iter().copied().collect();
+        if own != sighting.behind || !self.may_ask_where_we_are() {
+            return;
+        }
         self.nat.is(Found::Behind, now);
         (self.nat.address, self.nat.at) = (Some(at.ip()), Some(at));
         self.peers.keep_open(true);

@@ -27,9 +27,6 @@ pub(super) struct Peer {
     pub(super) allowed_ips: BTreeSet<IpNet>,
     /// Prefixes that it gets when it has shaken hands.
     awaited: BTreeSet<IpNet>,
-    /// It was set while we were behind a NAT. That is not changed later: a data plane may lose packets of a peer in
-    /// use then.
-    keep_open: bool,
     pub(super) handshake_seen: bool,
     /// The data plane has refused the change that named the endpoint: the next one names it again.
     endpoint_refused: bool,
@@ -46,7 +43,7 @@ impl Peer {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     by_key: BTreeMap<PublicKey, Peer>,
-    /// Those that are set from now on are kept open.
+    /// Whether we are behind a NAT, and the ways to them are kept open.
     keep_open: bool,
 }
 
@@ -60,14 +57,15 @@ pub(super) enum Remaining {
 }
 
 impl Peers {
-    /// Whether ways to peers that are set from now on are kept open by keepalives: only through a NAT of ours.
+    /// Whether the ways to peers shall be kept open by keepalives: only through a NAT of ours. Those that there are
+    /// have to be set anew.
     pub(super) const fn keep_open(&mut self, keep_open: bool) {
         self.keep_open = keep_open;
     }
 
-    /// Whether the way to `key` is kept open by keepalives.
-    pub(super) fn is_kept_open(&self, key: &PublicKey) -> bool {
-        self.by_key.get(key).is_some_and(|peer| peer.keep_open)
+    /// Whether the ways to peers are kept open by keepalives.
+    pub(super) const fn are_kept_open(&self) -> bool {
+        self.keep_open
     }
 
     /// Gives `prefix` to `key` and returns the peer as it shall now be.
@@ -77,18 +75,20 @@ impl Peers {
         endpoint: SocketAddr,
         prefix: IpNet,
     ) -> PeerSpec {
+        let keep_open = self.keep_open;
         let (peer, moved) = self.place(key, endpoint);
         peer.awaited.remove(&prefix);
         peer.allowed_ips.insert(prefix);
-        spec(key, peer, moved)
+        spec(key, peer, moved, keep_open)
     }
 
     /// Keeps `key` ready for `prefix`, which it does not get yet, and returns the peer as it shall
     /// now be.
     pub(super) fn arm(&mut self, key: PublicKey, endpoint: SocketAddr, prefix: IpNet) -> PeerSpec {
+        let keep_open = self.keep_open;
         let (peer, moved) = self.place(key, endpoint);
         peer.awaited.insert(prefix);
-        spec(key, peer, moved)
+        spec(key, peer, moved, keep_open)
     }
 
     /// Notes that `key` does not get `prefix`; true when it is no longer wanted.
@@ -107,7 +107,6 @@ impl Peers {
     /// The peer `key` at `endpoint`, and whether the data plane must be told of that.
     fn place(&mut self, key: PublicKey, endpoint: SocketAddr) -> (&mut Peer, bool) {
         let mut moved = true;
-        let keep_open = self.keep_open;
         let peer = self
             .by_key
             .entry(key)
@@ -119,7 +118,6 @@ impl Peers {
                 endpoint,
                 allowed_ips: BTreeSet::new(),
                 awaited: BTreeSet::new(),
-                keep_open,
                 handshake_seen: false,
                 endpoint_refused: false,
             });
@@ -136,7 +134,7 @@ impl Peers {
             self.by_key.remove(key);
             return Some(Remaining::Nothing);
         }
-        Some(Remaining::Peer(spec(*key, peer, false)))
+        Some(Remaining::Peer(spec(*key, peer, false, self.keep_open)))
     }
 
     /// Notes whether the data plane took a change that named the endpoint of `key`.
@@ -160,7 +158,7 @@ impl Peers {
     /// The peer as it shall be, wherever it may have roamed to.
     pub(super) fn spec(&self, key: &PublicKey) -> Option<PeerSpec> {
         let peer = self.by_key.get(key)?;
-        Some(spec(*key, peer, false))
+        Some(spec(*key, peer, false, self.keep_open))
     }
 
     /// Whether `key` is wanted.
@@ -185,7 +183,7 @@ impl Peers {
     /// The peer as it shall be, with an endpoint if it `is_new` to the data plane.
     pub(super) fn restored(&self, key: &PublicKey, is_new: bool) -> Option<PeerSpec> {
         let peer = self.by_key.get(key)?;
-        Some(spec(*key, peer, is_new))
+        Some(spec(*key, peer, is_new, self.keep_open))
     }
 
     /// The next `most` keys after `last`, from the first one on without it.
@@ -202,7 +200,9 @@ impl Peers {
 
     /// Every peer, as it shall be.
     pub(super) fn iter(&self) -> impl Iterator<Item = PeerSpec> + '_ {
-        self.by_key.iter().map(|(key, peer)| spec(*key, peer, true))
+        let keep_open = self.keep_open;
+        let peers = self.by_key.iter();
+        peers.map(move |(key, peer)| spec(*key, peer, true, keep_open))
     }
 
     /// How many there are.
@@ -218,12 +218,12 @@ impl Peers {
     }
 }
 
-fn spec(key: PublicKey, peer: &Peer, with_endpoint: bool) -> PeerSpec {
+fn spec(key: PublicKey, peer: &Peer, with_endpoint: bool, keep_open: bool) -> PeerSpec {
     PeerSpec {
         key,
         endpoint: (with_endpoint || peer.endpoint_refused).then_some(peer.endpoint),
         allowed_ips: peer.allowed_ips.iter().copied().collect(),
-        keep_open: peer.keep_open,
+        keep_open,
     }
 }
 

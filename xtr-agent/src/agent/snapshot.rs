@@ -12,6 +12,7 @@ use super::event::Cause;
 use super::install::What;
 use super::limits::{MAP_CACHE_ENTRIES, RESTORED_REFRESH, refresh_after};
 use super::map_cache::{Chosen, Entry, State};
+use super::nat::Sighting;
 use super::trace::whole;
 use super::{Actions, Agent, Change, Timer};
 
@@ -26,7 +27,7 @@ pub struct Snapshot {
     pub mappings: Vec<SavedMapping>,
     /// Where a NAT lets us appear.
     #[serde(default)]
-    pub seen_at: Option<SocketAddr>,
+    pub seen_at: Option<Sighting>,
 }
 
 /// One mapping in a [`Snapshot`].
@@ -71,7 +72,7 @@ impl Agent {
             iid: self.config.iid,
             public_key: Some(self.config.public_key),
             mappings: mappings.collect(),
-            seen_at: self.nat.at(),
+            seen_at: self.sighting(),
         }
     }
 
@@ -100,8 +101,8 @@ impl Agent {
         if snapshot.iid != self.config.iid || !same_key {
             return;
         }
-        if let Some(at) = snapshot.seen_at {
-            self.believe_to_be_at(now, at);
+        if let Some(sighting) = &snapshot.seen_at {
+            self.believe_to_be_at(now, sighting);
         }
         let adopted: BTreeSet<PublicKey> = adopted.iter().copied().collect();
         let mut taken = Vec::new();

@@ -214,7 +214,7 @@ mod tests {
     use lisp_proto::{InstanceId, PublicKey};
 
     use super::*;
-    use crate::agent::SavedMapping;
+    use crate::agent::{SavedMapping, Sighting};
 
     fn snapshot() -> Snapshot {
         Snapshot {
@@ -228,7 +228,10 @@ mod tests {
                 ttl_left_s: 600,
                 dozing: false,
             }],
-            seen_at: Some("192.0.2.9:1024".parse().unwrap()),
+            seen_at: Some(Sighting {
+                endpoint: "192.0.2.9:1024".parse().unwrap(),
+                behind: ["10.9.9.9".parse().unwrap()].into(),
+            }),
         }
     }
 

@@ -34,6 +34,13 @@ impl Bench {
         encode_info_reply(nonce, eid, seen.parse().unwrap(), &key(), &mut bytes);
         self.heard(&bytes)
     }
+
+    /// The map server sees a change and repeats its answer to `nonce`: it is asked, and says so once more.
+    fn told_again(&mut self, nonce: Nonce, seen: &str) -> Vec<Action> {
+        let asking = self.told_where(nonce, seen);
+        assert_eq!(story(&asking), ["info"]);
+        self.told_where(asked(&asking), seen)
+    }
 }
 
 /// The Map-Register in `actions`.
@@ -92,7 +99,7 @@ fn behind() -> (Bench, Nonce) {
     let nonce = asked(&actions);
     let posted = bench.told_where(nonce, NAT);
     bench.done(&posted);
-    let registering = bench.told_where(nonce, HOLE);
+    let registering = bench.told_again(nonce, HOLE);
     let again = bench.acknowledged(&registering);
     let nonce = asked(&again);
     assert_eq!(story(&bench.told_where(nonce, HOLE)), [""; 0]);
@@ -126,7 +133,7 @@ fn behind_a_nat_the_map_server_becomes_a_peer_and_the_hole_is_registered() {
     assert_eq!(bench.agent.lookout(), Some(OUTER));
     assert_eq!(bench.agent.peers().count(), 0, "it is no peer like others");
     bench.done(&posted);
-    let registering = bench.told_where(nonce, HOLE);
+    let registering = bench.told_again(nonce, HOLE);
     assert_eq!(story(&registering), ["register"]);
     let own = (2, true, "192.0.2.1:51820".to_owned());
     let hole = |at: &str| (1, false, at.to_owned());
@@ -141,8 +148,7 @@ fn behind_a_nat_the_map_server_becomes_a_peer_and_the_hole_is_registered() {
         [""; 0],
         "nothing new"
     );
-    // The map server repeats itself when it sees a change.
-    let moved = bench.told_where(nonce, OTHER_HOLE);
+    let moved = bench.told_again(nonce, OTHER_HOLE);
     assert_eq!(locators(&moved), [own, hole(OTHER_HOLE)]);
 }
 
@@ -157,7 +163,7 @@ fn peers_that_are_set_behind_a_nat_are_kept_open_and_greeted_at_once() {
 #[test]
 fn when_the_nat_is_gone_so_is_all_that_was_done_about_it() {
     let (mut bench, nonce) = behind();
-    let gone = bench.told_where(nonce, "192.0.2.1:0");
+    let gone = bench.told_again(nonce, "192.0.2.1:0");
     assert_eq!(story(&gone), ["no peer", "register"]);
     let own = (1, true, "192.0.2.1:51820".to_owned());
     assert_eq!(locators(&gone), [own]);
@@ -196,14 +202,14 @@ fn while_the_port_is_not_known_it_is_asked_for_ever_more_rarely() {
         }
     }
     assert!((4..8).contains(&questions), "{questions}");
-    assert_eq!(story(&bench.told_where(nonce, HOLE)), ["register"]);
+    assert_eq!(story(&bench.told_again(nonce, HOLE)), ["register"]);
 }
 
 #[test]
 fn a_map_server_that_has_forgotten_us_gets_another_handshake_and_we_stay_where_we_are() {
     let (mut bench, nonce) = behind();
     bench.now = bench.now + LOOKOUT_PATIENCE;
-    let anew = bench.told_where(nonce, NAT);
+    let anew = bench.told_again(nonce, NAT);
     assert_eq!(story(&anew), ["no peer", "peer []", "kick"]);
     assert_eq!(bench.agent.status(bench.now).nat.seen_at, HOLE.parse().ok());
 }
@@ -254,6 +260,61 @@ fn a_restarted_agent_goes_on_where_it_was() {
     assert!(peer_set(&actions).unwrap().keep_open);
     let hole = (1, false, HOLE.to_owned());
     assert!(locators(&next.input(Input::Start)).contains(&hole));
+}
+
+#[test]
+fn one_that_is_somewhere_else_by_now_does_not() {
+    let (bench, _) = behind();
+    let snapshot = bench.agent.snapshot(bench.now);
+    let mut config = bench.agent.config.clone();
+    config.rlocs = vec![addr("192.0.2.77")];
+    let mut next = Bench::with(config);
+    let mut actions = Actions::default();
+    next.agent
+        .restore(next.now, &snapshot, Duration::ZERO, &[], &mut actions);
+    let own = (1, true, "192.0.2.77:51820".to_owned());
+    assert_eq!(locators(&next.input(Input::Start)), [own]);
+}
+
+#[test]
+fn an_answer_that_comes_late_moves_nothing() {
+    let (mut bench, nonce) = behind();
+    // Of two answers to one question, the later one may be the older one.
+    let asking = bench.told_where(nonce, OTHER_HOLE);
+    assert_eq!(story(&asking), ["info"]);
+    assert_eq!(
+        story(&bench.told_where(nonce, OTHER_HOLE)),
+        ["UnknownNonce"]
+    );
+    assert_eq!(story(&bench.told_where(asked(&asking), HOLE)), [""; 0]);
+}
+
+#[test]
+fn peers_that_there_are_get_keepalives_with_the_nat_and_lose_them_with_it() {
+    let (mut bench, actions) = registered();
+    let nonce = asked(&actions);
+    let installing = bench.notify(1, &far_end(BIGGER));
+    let spec = peer_set(&installing).unwrap().clone();
+    bench.done(&installing);
+    let of_peer = |actions: &[Action]| {
+        let mut specs = actions.iter().filter_map(|action| match action {
+            Action::Apply {
+                change: Change::SetPeer(spec),
+                ..
+            } => Some(spec.clone()),
+            _ => None,
+        });
+        specs.find(|spec| spec.key == BIGGER)
+    };
+    let wanted = |keep_open| PeerSpec {
+        endpoint: None,
+        keep_open,
+        ..spec.clone()
+    };
+    let found = bench.told_where(nonce, NAT);
+    assert_eq!(of_peer(&found), Some(wanted(true)));
+    let gone = bench.told_again(nonce, "192.0.2.1:0");
+    assert_eq!(of_peer(&gone), Some(wanted(false)));
 }
 
 #[test]
