@@ -3,7 +3,7 @@
 //! A [`Config`] has no invalid value: [`Config::new`] is the only way to build one, and it refuses
 //! what contradicts itself. Reading the configuration file is the shell's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +78,8 @@ pub struct Options {
     /// Lower bound of the nonces of unsolicited Map-Notifies. They must never repeat, so a server
     /// that lost its store starts above all it may have used: the time in nanoseconds will do.
     pub notify_floor: Nonce,
+    /// Agents that may carry the packets of others whom NATs keep apart: they read them.
+    pub relays: BTreeSet<XtrName>,
 }
 
 impl Default for Options {
@@ -91,6 +93,7 @@ impl Default for Options {
             request_rate: limits::REQUEST_RATE,
             register_rate: limits::REGISTER_RATE,
             notify_floor: Nonce(0),
+            relays: BTreeSet::new(),
         }
     }
 }

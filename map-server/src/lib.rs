@@ -13,6 +13,7 @@
 //! | How does a client move to another owner? | `server/operator.rs`, `server/plan.rs`, `server/migrate.rs`, `server/moves.rs` |
 //! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
 //! | How does it reach them, and who waits for that? | `server/delivery.rs`, `server/notify.rs`, `server/held.rs` |
+//! | Who carries the packets of two that NATs keep apart? | `server/relay.rs` |
 //! | Where is an agent behind a NAT seen? | `server/nat.rs`, `server/sightings.rs` |
 //! | How much is too much? | `server/limits.rs`, `server/rate.rs` |
 //! | Why was it dropped? | `server/counters.rs` |

@@ -163,6 +163,15 @@ pub enum Event {
         /// Whether it is to get none.
         draining: bool,
     },
+    /// NATs keep two xTRs apart: a third carries their packets.
+    Relayed {
+        /// Who has said so.
+        one: XtrName,
+        /// Whom it cannot reach.
+        other: XtrName,
+        /// The relay.
+        via: XtrName,
+    },
     /// An xTR behind a NAT was told where its data interface is seen.
     Seen {
         /// Which xTR.

@@ -264,6 +264,12 @@ impl MapServer {
 
     /// Returns the record of `mapping` as `receiver` is told it.
     pub(super) fn record_for(&self, mapping: Mapping<'_>, receiver: Option<XtrIndex>) -> Record {
+        if let Some(locators) = receiver.and_then(|receiver| self.relayed(mapping, receiver)) {
+            return Record {
+                locators,
+                ..mapping.record()
+            };
+        }
         let owner = receiver.and_then(|client| self.owner_of(mapping, client));
         let told_apart = |own: &XtrIndex| {
             let alone = mapping.owners().all(|other| other == *own);
@@ -296,7 +302,7 @@ impl MapServer {
             let assigned = self.owner_or(mapping, receiver, Some(owner));
             let eid = mapping.eid();
             match assigned {
-                None => told.push(record),
+                None => told.push(self.over_relay(record, owner, receiver)),
                 Some(assigned) if assigned != owner => {}
                 Some(_) => {
                     self.place(eid, receiver, owner, Some(record.eid), actions);

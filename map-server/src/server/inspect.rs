@@ -21,6 +21,8 @@ pub struct Sizes {
     pub migrations: usize,
     /// Data keys that are watched because their holders are behind NATs.
     pub sightings: usize,
+    /// Pairs that use a relay.
+    pub relayed: usize,
 }
 
 impl Sizes {
@@ -34,11 +36,12 @@ impl Sizes {
         dismissals: limits::DISMISSALS,
         migrations: limits::MIGRATIONS,
         sightings: limits::WATCHED_KEYS,
+        relayed: limits::RELAYED_PAIRS,
     };
 
     /// The tables by name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, usize); 7] {
+    pub const fn named(&self) -> [(&'static str, usize); 8] {
         [
             ("mappings", self.mappings),
             ("subscriptions", self.subscriptions),
@@ -48,6 +51,7 @@ impl Sizes {
             ("dismissals", self.dismissals),
             ("migrations", self.migrations),
             ("sightings", self.sightings),
+            ("relayed pairs", self.relayed),
         ]
     }
 }
@@ -65,6 +69,7 @@ impl MapServer {
             dismissals: self.state.dismissals.len(),
             migrations: self.state.moves.len(),
             sightings: self.state.sightings.len(),
+            relayed: self.state.relays.len(),
         }
     }
 }

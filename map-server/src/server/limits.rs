@@ -147,6 +147,14 @@ pub(crate) const SIGHTING_LIFETIME: Duration = REGISTRATION_LIFETIME;
 pub(crate) const SIGHTINGS_PER_XTR: usize = 64;
 /// Data keys that the control interface has as peers, so that it sees where they are.
 pub(crate) const WATCHED_KEYS: usize = 65_536;
+/// Pairs whose packets a relay carries.
+pub(crate) const RELAYED_PAIRS: usize = 65_536;
+/// Those that one xTR is part of.
+pub(crate) const RELAYED_PAIRS_PER_XTR: usize = 1_024;
+/// After this time without a complaint two ends try again without a relay.
+pub(crate) const RELAY_LIFETIME: Duration = Duration::from_secs(1_800);
+/// The priority number of the locators of a relay: the last that may be used (RFC 9301 §5.4).
+pub(crate) const PRIORITY_RELAY: u8 = 254;
 /// Registrations that are written into a snapshot before others have their turn.
 pub(crate) const SNAPSHOT_PART: usize = 1_024;
 /// Plain sources remembered as registered; the one that would expire first gives way.

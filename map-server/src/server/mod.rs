@@ -36,6 +36,7 @@ mod pubsub;
 mod rate;
 mod register;
 mod rehome;
+mod relay;
 mod replay;
 mod request;
 mod resolve;
@@ -72,6 +73,7 @@ use mappings::Mappings;
 use moves::Moves;
 use notify::Notifier;
 use rate::{RateLimiter, SharedRates};
+use relay::Relays;
 use replay::Replay;
 use sightings::Sightings;
 use sites::Sites;
@@ -112,6 +114,7 @@ struct State {
     moves: Moves,
     /// WireGuard has a say in it as well, which has authenticated what it sees.
     sightings: Sightings,
+    relays: Relays,
 }
 
 /// Where a message came from.
@@ -143,6 +146,7 @@ impl MapServer {
                 claims: Claims::default(),
                 moves: Moves::default(),
                 sightings: Sightings::default(),
+                relays: Relays::default(),
             },
             quiet_until: Timestamp::ZERO + options.quiet_period,
             questions: SharedRates::new(options.request_rate),
@@ -185,6 +189,7 @@ impl MapServer {
             state.leavings.next_deadline(),
             state.moves.next_deadline(),
             state.sightings.next_deadline(),
+            state.relays.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -237,6 +242,7 @@ impl MapServer {
         self.leave_overdue(now, actions);
         self.expire_dismissals(now, actions);
         self.expire_sightings(now, actions);
+        self.expire_relays(now);
     }
 }
 

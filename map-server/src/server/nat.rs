@@ -13,9 +13,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use lisp_proto::{
-    EidPrefix, Info, Locator, PublicKey, Rloc, Timestamp, encode_info_reply,
-};
+use lisp_proto::{EidPrefix, Info, Locator, PublicKey, Rloc, Timestamp, encode_info_reply};
 
 use super::actions::{Actions, Event, Via};
 use super::counters::DropReason;

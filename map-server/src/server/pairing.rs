@@ -17,6 +17,7 @@ use super::notify::NotifyKey;
 use super::publish::parcels;
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
+use crate::config::ReplyAfter;
 
 /// Those who are told of a requester.
 #[derive(Clone, Debug, Default)]
@@ -147,7 +148,20 @@ impl MapServer {
             let late = u32::saturating_sub(position, limits::NOTIFIES_AT_ONCE);
             let at = now + limits::NOTIFY_SPACING * late;
             let records = self.as_told(records.clone(), requester, *owner, actions);
-            awaited.extend(self.introduce(now, at, *owner, records, actions));
+            let relay = self.tell_relay(now, (requester, *owner), source.iid(), actions);
+            let waits = !relay.is_empty() && self.options.reply_after == ReplyAfter::Ack;
+            let at = if waits {
+                now + self.options.reply_hold
+            } else {
+                at
+            };
+            let told = self.introduce(now, at, *owner, records, actions);
+            for next in &told {
+                if let Some(first) = relay.last() {
+                    self.state.notifier.follow(first, *next);
+                }
+            }
+            awaited.extend(told);
         }
         let owners = owners.into_iter().collect();
         Paired { owners, awaited }

@@ -29,7 +29,7 @@ pub(super) struct Changed {
 }
 
 /// What everybody is told, at most one record per prefix.
-type News = BTreeMap<XtrIndex, BTreeMap<EidPrefix, Record>>;
+pub(super) type News = BTreeMap<XtrIndex, BTreeMap<EidPrefix, Record>>;
 
 impl MapServer {
     /// Tells the subscribers what has become of mappings, and those who share them, except `by`
@@ -53,6 +53,7 @@ impl MapServer {
         for changed in &changes {
             self.gather(changed.eid, &mut news);
         }
+        self.gather_relayed(&changes, &mut news);
         for one in rehomed.iter().filter(|one| one.to.is_some()) {
             let records = self.news_for(one.eid, one.client);
             let known = news.entry(one.client).or_default();

@@ -98,6 +98,12 @@ impl Sightings {
         self.questions.get_mut(xtr)?.get_mut(eid)
     }
 
+    /// Returns the questions of `xtr`.
+    pub(super) fn asked_by(&self, xtr: XtrIndex) -> impl Iterator<Item = &Question> {
+        let asked = self.questions.get(&xtr).into_iter();
+        asked.flat_map(BTreeMap::values)
+    }
+
     /// Returns what `xtr` has asked about.
     pub(super) fn of(&self, xtr: XtrIndex) -> Vec<Subject> {
         let asked = self.questions.get(&xtr).into_iter();

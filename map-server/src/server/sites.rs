@@ -16,6 +16,14 @@ use crate::store_event::XtrIds;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct XtrIndex(usize);
 
+#[cfg(test)]
+impl XtrIndex {
+    /// Returns that of an xTR that nobody has configured.
+    pub(super) const fn nth(position: usize) -> Self {
+        Self(position)
+    }
+}
+
 /// Who registers: a configured xTR, or one of several that share its entry and key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Registrant {
@@ -72,6 +80,8 @@ pub(crate) struct Sites {
     keys: BTreeMap<XtrIndex, PublicKey>,
     /// Key of our end of the control tunnels.
     own_key: Option<PublicKey>,
+    /// Those that may carry the packets of others.
+    relays: BTreeSet<XtrIndex>,
 }
 
 impl Sites {
@@ -85,10 +95,16 @@ impl Sites {
             by_key: BTreeMap::new(),
             keys: BTreeMap::new(),
             own_key: config.control_keys().own,
+            relays: BTreeSet::new(),
         };
         for (position, xtr) in config.xtrs().iter().enumerate() {
             sites.add(XtrIndex(position), xtr);
         }
+        let relays = config.options().relays.iter();
+        let relays = relays.filter_map(|name| sites.by_name(name));
+        sites.relays = relays
+            .filter(|xtr| sites.via(*xtr) == Via::Tunnel)
+            .collect();
         for (address, key) in &config.control_keys().agents {
             if let Some(xtr) = sites.by_address.get(address) {
                 sites.by_key.insert(*key, *xtr);
@@ -144,6 +160,11 @@ impl Sites {
             Via::Tunnel => self.by_address.get(&address).copied(),
             Via::Plain => None,
         }
+    }
+
+    /// Lists the agents that may carry the packets of others.
+    pub(crate) fn relays(&self) -> impl Iterator<Item = XtrIndex> {
+        self.relays.iter().copied()
     }
 
     /// Returns the key of an agent in the control tunnel.

@@ -43,7 +43,7 @@ use self::backlog::{Backlog, Datagrams};
 use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::facts::Facts;
-use self::lookout::{Lookout, Look, Orders};
+use self::lookout::{Look, Lookout, Orders};
 use self::posts::{Clerk, SharedServer, read, write};
 use self::sink::Sink;
 use self::sockets::Sockets;

@@ -205,8 +205,10 @@ impl Settings {
         notify_floor: Nonce,
         derive: impl Fn(&PublicKey) -> [u8; 32],
     ) -> Result<Config, ConfigError> {
+        let relays = self.xtrs.iter().filter(|xtr| xtr.relay);
         let options = Options {
             notify_floor,
+            relays: relays.map(|xtr| xtr.name.clone()).collect(),
             ..self.options.clone()
         };
         let xtrs = self.xtrs.iter().map(|xtr| XtrConfig {
@@ -311,6 +313,7 @@ fn options(source: Source<'_>, raw: &RawConfig) -> Result<Options, SettingsError
         )?,
         quiet_period: defaults.quiet_period,
         notify_floor: defaults.notify_floor,
+        relays: defaults.relays,
     })
 }
 

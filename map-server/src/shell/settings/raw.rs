@@ -90,6 +90,8 @@ pub(super) struct RawXtr {
     pub(super) eid_prefixes: Vec<Spanned<EidPrefix>>,
     #[serde(default)]
     pub(super) more_specifics: bool,
+    #[serde(default)]
+    pub(super) relay: bool,
 }
 
 fn default_state_dir() -> PathBuf {

@@ -31,6 +31,7 @@ pub(super) struct XtrSettings {
     pub(super) replay_check: bool,
     pub(super) eid_prefixes: Vec<EidPrefix>,
     pub(super) more_specifics: bool,
+    pub(super) relay: bool,
     pub(super) spans: Spans,
 }
 
@@ -93,6 +94,13 @@ impl XtrSettings {
                 ));
             }
         };
+        if raw.relay && raw.control_address.is_none() {
+            return Err(source.error(
+                &spans.xtr,
+                "only an agent with a control tunnel can be a relay",
+                "remove relay, or add public_key and control_address",
+            ));
+        }
         let xtr_id = identity(source, raw.xtr_id.as_ref())?.map(XtrId);
         let site_id = identity(source, raw.site_id.as_ref())?.map(SiteId);
         Ok(Self {
@@ -113,6 +121,7 @@ impl XtrSettings {
                 .map(Spanned::into_inner)
                 .collect(),
             more_specifics: raw.more_specifics,
+            relay: raw.relay,
             spans,
         })
     }
