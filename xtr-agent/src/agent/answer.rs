@@ -64,7 +64,10 @@ impl Agent {
     ) {
         let asked = match purpose {
             Purpose::Resolve(dst) => IpNet::from(dst),
-            Purpose::Refresh(prefix) => prefix,
+            Purpose::Refresh(prefix) => {
+                self.apart.answered(&prefix);
+                prefix
+            }
         };
         let asked = self.eid(asked);
         let covering = records.iter().filter(|record| record.eid.covers(&asked));

@@ -223,7 +223,8 @@ impl Agent {
         };
         let is_lost = self.failover.is_lost(&armed.from);
         armed.was_lost |= is_lost;
-        let (to, until, was_lost) = (armed.word.to.key, armed.until, armed.was_lost);
+        let (chosen, until, was_lost) = (armed.word.to, armed.until, armed.was_lost);
+        let to = chosen.key;
         let has_other = self.failover.has_other(&prefix, &[armed.from, to]);
         if is_lost && has_other && armed.patience <= now {
             return self.name_instead(now, prefix, actions);
@@ -234,6 +235,7 @@ impl Agent {
                 true => armed.patience.min(until),
                 false => until,
             };
+            self.is_apart(prefix, chosen);
             self.ask_again(now, prefix, RequestFlags::default(), actions);
             self.deadlines.set(Timer::Handover(prefix), next);
             return;

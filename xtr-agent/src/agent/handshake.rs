@@ -121,6 +121,7 @@ impl Agent {
         let expires = entry.expires;
         self.opening.insert(prefix);
         self.deadlines.set(Timer::Entry(prefix), expires);
+        self.watch_apart(now, prefix);
         self.pump(now, prefix, actions);
     }
 

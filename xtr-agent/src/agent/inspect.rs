@@ -48,7 +48,13 @@ impl Agent {
         let mut digest = Digest(DefaultHasher::new());
         let tables = (&self.cache, &self.resolver, &self.peers, &self.changes);
         let wanted = (&self.routes, &self.repairs, &self.subscriptions);
-        let messages = (&self.servers, &self.acks, &self.handovers, &self.nat);
+        let messages = (
+            &self.servers,
+            &self.acks,
+            &self.handovers,
+            &self.nat,
+            &self.apart,
+        );
         // Writing into a hasher cannot fail.
         write!(digest, "{tables:?}{wanted:?}{messages:?}").map_or(0, |()| digest.0.finish())
     }

@@ -70,6 +70,7 @@ impl Agent {
             return false;
         }
         self.note_alternatives(now, prefix, record);
+        self.note_relay(prefix, record, chosen);
         let refresh = now + refresh_after(ttl);
         let word = Word {
             to: chosen,
@@ -82,6 +83,7 @@ impl Agent {
             return true;
         }
         let pending = !self.resolver.within(&prefix).is_empty();
+        let waiting = self.take_over(&prefix, &chosen);
         match self.cache.get_mut(&prefix) {
             Some(entry) if entry.chosen.is_some() => {
                 entry.expires = expires;
@@ -128,6 +130,9 @@ impl Agent {
         self.cache.set_region(prefix, region);
         self.deadlines.set(Timer::Entry(prefix), expires);
         self.deadlines.set(Timer::Refresh(prefix), refresh);
+        for packet in waiting {
+            self.tun_packet(now, &packet, actions);
+        }
         true
     }
 

@@ -108,6 +108,10 @@ pub const INFO_TRIES: u32 = 4;
 pub const LOOKOUT_PATIENCE: Duration = Duration::from_secs(5);
 /// Locators in a record of ours when one of them is where a NAT lets us appear.
 pub const LOCATORS: usize = 8;
+/// How long a handshake may take before the map server hears that NATs may be in its way; half of `hold_ms` at most.
+pub const APART: Duration = Duration::from_secs(1);
+/// The priority number of the locators of a relay: the last that may be used (RFC 9301 5.4).
+pub const RELAY_PRIORITY: u8 = 254;
 /// How often WireGuard keeps the way through a NAT of ours open, in seconds.
 pub const KEEPALIVE_S: u16 = 25;
 

@@ -276,6 +276,10 @@ impl Agent {
                 for prefix in self.peers.prefixes(&peer.key) {
                     // Whoever is named may be the better one by now.
                     self.handovers.forget_refusal(&prefix);
+                    let entry = self.cache.get(&prefix);
+                    if let Some(chosen) = entry.and_then(|entry| entry.chosen) {
+                        self.is_apart(prefix, chosen);
+                    }
                     self.ask_another(now, prefix, &peer.key, actions);
                 }
                 self.liveness.ask_for(&peer.key);
@@ -295,9 +299,8 @@ fn is_upkeep(bytes: u64, span: Duration) -> bool {
         let rest = bytes.checked_sub(of * count);
         rest.is_some_and(|rest| rest.is_multiple_of(KEEPALIVE) && rest / KEEPALIVE <= keepalives)
     };
-    (0..=handshakes).any(|count| {
-        is_rest(HANDSHAKE_INITIATION, count) || is_rest(HANDSHAKE_RESPONSE, count)
-    })
+    (0..=handshakes)
+        .any(|count| is_rest(HANDSHAKE_INITIATION, count) || is_rest(HANDSHAKE_RESPONSE, count))
 }
 
 /// Lengths of messages of WireGuard, in bytes.

@@ -259,7 +259,9 @@ impl Agent {
             nonce,
             flags,
         } = question;
+        // One record says one thing only: an owner that others share the prefix with can be replaced.
         let said = self.unreachable_record(&asked);
+        let said = said.or_else(|| self.apart_record(&asked));
         let params = RequestParams {
             flags,
             nonce,

@@ -8,6 +8,7 @@ mod action;
 mod allowed;
 mod anew;
 mod answer;
+mod apart;
 mod armed;
 mod asked;
 mod bucket;
@@ -72,6 +73,7 @@ pub use snapshot::{SavedMapping, Snapshot};
 pub use status::{MappingState, MappingStatus, NatStatus, PeerStatus, ServerStatus, Status};
 pub use trace::{Failure, Reached, Stage, Trace};
 
+use apart::Apart;
 use armed::Handovers;
 use bucket::Bucket;
 use failover::Failover;
@@ -186,6 +188,8 @@ enum Timer {
     Gaps,
     /// The next question where we are seen.
     Info,
+    /// Time that the far end of this prefix has shaken hands.
+    Apart(IpNet),
 }
 
 /// The agent.
@@ -229,6 +233,7 @@ pub struct Agent {
     traces: Traces,
     liveness: Liveness,
     nat: Nat,
+    apart: Apart,
     /// The peer that was looked at last, in turn.
     looked_at: Option<PublicKey>,
     /// Peers that go if the next look finds them unused.
@@ -274,6 +279,7 @@ impl Agent {
             traces: Traces::default(),
             liveness: Liveness::default(),
             nat: Nat::default(),
+            apart: Apart::default(),
             looked_at: None,
             evicting: BTreeSet::new(),
             deadlines: Deadlines::default(),
@@ -370,6 +376,7 @@ impl Agent {
             Timer::Guards => self.guards_due(now, actions),
             Timer::Gaps => self.gaps_due(now, actions),
             Timer::Info => self.info_due(now, actions),
+            Timer::Apart(prefix) => self.apart_due(now, prefix, actions),
         }
     }
 

@@ -41,6 +41,8 @@ impl Agent {
         };
         self.deadlines.cancel(&Timer::Entry(prefix));
         self.deadlines.cancel(&Timer::Refresh(prefix));
+        self.deadlines.cancel(&Timer::Apart(prefix));
+        self.apart.forget(&prefix);
         self.opening.remove(&prefix);
         self.refresh_checks.remove(&prefix);
         self.resolver.refreshed(&prefix);

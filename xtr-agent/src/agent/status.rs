@@ -79,6 +79,8 @@ pub struct MappingStatus {
     pub endpoint: Option<SocketAddr>,
     /// The peer that it moves to when that has shaken hands.
     pub moves_to: Option<PublicKey>,
+    /// Whether that peer only passes packets on to the far end, which NATs keep from us.
+    pub relayed: bool,
     /// How long it is still good for, in milliseconds.
     pub ttl_left_ms: u64,
     /// Time since it came, in milliseconds.
@@ -136,6 +138,9 @@ impl Agent {
                 .iter()
                 .map(|(prefix, entry)| MappingStatus {
                     moves_to: self.handovers.moves_to(&prefix),
+                    relayed: entry
+                        .chosen
+                        .is_some_and(|it| self.apart.is_relay(&prefix, &it)),
                     ..mapping_status(now, self.eid(prefix), entry)
                 })
                 .collect(),
@@ -203,6 +208,7 @@ fn mapping_status(now: Timestamp, eid: EidPrefix, entry: &Entry) -> MappingStatu
         key: entry.chosen.map(|chosen| chosen.key),
         endpoint: entry.chosen.map(|chosen| chosen.endpoint),
         moves_to: None,
+        relayed: false,
         ttl_left_ms: milliseconds(entry.expires - now),
         age_ms: milliseconds(now - entry.since),
         stale: entry.stale.is_some(),

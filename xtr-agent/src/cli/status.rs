@@ -58,6 +58,8 @@ struct Mapping {
     state: String,
     cause: String,
     key: Option<String>,
+    endpoint: Option<String>,
+    relayed: bool,
     moves_to: Option<String>,
     ttl_left_ms: u64,
     age_ms: u64,
@@ -236,7 +238,7 @@ fn unmeasured(peers: &[Peer]) -> Vec<String> {
 }
 
 fn mappings(mappings: &[Mapping]) -> Vec<String> {
-    let heading = ["EID", "STATE", "BY", "TTL LEFT", "AGE", "PEER"];
+    let heading = ["EID", "STATE", "BY", "TTL LEFT", "AGE", "PEER", "WAY"];
     let mut table = Table::new(&heading, 0);
     for mapping in mappings {
         let state = if mapping.stale {
@@ -253,9 +255,19 @@ fn mappings(mappings: &[Mapping]) -> Vec<String> {
             span(mapping.ttl_left_ms),
             span(mapping.age_ms),
             mapping.key.as_deref().map_or_else(dash, short),
+            way(mapping),
         ]);
     }
     table.lines()
+}
+
+/// How packets get to the far end.
+fn way(mapping: &Mapping) -> String {
+    match &mapping.endpoint {
+        Some(endpoint) if mapping.relayed => format!("relayed via {endpoint}"),
+        Some(_) => "direct".to_owned(),
+        None => dash(),
+    }
 }
 
 /// As logs show keys.

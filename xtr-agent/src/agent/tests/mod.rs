@@ -12,6 +12,7 @@ use lisp_proto::{
 };
 
 mod anew;
+mod apart;
 mod change_servers;
 mod changes;
 mod doubts;

@@ -94,7 +94,7 @@ fn peer_set(actions: &[Action]) -> Option<&PeerSpec> {
 }
 
 /// An agent that is behind a NAT and knows where it appears, and the nonce of its question.
-fn behind() -> (Bench, Nonce) {
+pub(super) fn behind() -> (Bench, Nonce) {
     let (mut bench, actions) = registered();
     let nonce = asked(&actions);
     let posted = bench.told_where(nonce, NAT);

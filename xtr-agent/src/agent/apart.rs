@@ -1,0 +1,123 @@
+//! Far ends that NATs keep from us: the map server hears of them, and may name a relay (an RTR) instead.
+//!
+//! A question about such a prefix carries a record (M, RFC 9301 5.2) with the locator that cannot be reached (R is clear,
+//! 5.4). Only who is behind a NAT complains: anybody else cannot be kept from somebody by NATs alone. A relay is one more
+//! far end to us; only the priority of its locator tells what it is.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use lisp_proto::{
+    Action as MapAction, Locator, PublicKey, Record, RequestFlags, Rloc, Timestamp, Ttl,
+};
+
+use super::limits::{APART, RELAY_PRIORITY};
+use super::map_cache::{Chosen, State};
+use super::{Actions, Agent, Timer};
+
+/// What is known of far ends that cannot be reached.
+#[derive(Debug, Default)]
+pub(super) struct Apart {
+    /// Whom questions about a prefix name, until one is answered.
+    lost: BTreeMap<IpNet, Chosen>,
+    /// Which peer is the relay of a prefix when it serves that.
+    relays: BTreeMap<IpNet, PublicKey>,
+}
+
+impl Apart {
+    /// Whether `chosen` only carries the packets of `prefix` to somebody else.
+    pub(super) fn is_relay(&self, prefix: &IpNet, chosen: &Chosen) -> bool {
+        self.relays.get(prefix) == Some(&chosen.key)
+    }
+
+    /// A question about `prefix` was answered.
+    pub(super) fn answered(&mut self, prefix: &IpNet) {
+        self.lost.remove(prefix);
+    }
+
+    /// There is no mapping of `prefix` any more.
+    pub(super) fn forget(&mut self, prefix: &IpNet) {
+        self.lost.remove(prefix);
+        self.relays.remove(prefix);
+    }
+}
+
+impl Agent {
+    /// A handshake for `prefix` was started: if it takes too long, a NAT may be in its way.
+    pub(super) fn watch_apart(&mut self, now: Timestamp, prefix: IpNet) {
+        if self.nat.is_behind() {
+            let wait = APART.min(self.config.hold / 2);
+            self.deadlines.set(Timer::Apart(prefix), now + wait);
+        }
+    }
+
+    /// There was no handshake in time, unless that is over.
+    pub(super) fn apart_due(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
+        let entry = self.cache.get(&prefix);
+        let entry = entry.filter(|entry| entry.state == State::Opening);
+        let Some(chosen) = entry.and_then(|entry| entry.chosen) else {
+            return;
+        };
+        if !self.peers.handshake_seen(&chosen.key) && self.is_apart(prefix, chosen) {
+            self.ask_again(now, prefix, RequestFlags::default(), actions);
+        }
+    }
+
+    /// The far end of `prefix` is not heard at `at`: from now on, questions say so if that may be due to a NAT. Returns
+    /// whether they do.
+    pub(super) fn is_apart(&mut self, prefix: IpNet, at: Chosen) -> bool {
+        if self.nat.is_behind() {
+            self.apart.lost.insert(prefix, at);
+        }
+        self.nat.is_behind()
+    }
+
+    /// What a question about `asked` says of a far end that cannot be reached.
+    pub(super) fn apart_record(&self, asked: &IpNet) -> Option<Record> {
+        let Chosen { key, endpoint } = *self.apart.lost.get(asked)?;
+        let lost = Locator {
+            priority: u8::MAX,
+            weight: 0,
+            local: false,
+            probed: false,
+            reachable: false,
+            rloc: Rloc::WireGuard { endpoint, key },
+        };
+        Some(Record {
+            eid: self.eid(*asked),
+            ttl: Ttl::from_minutes(1),
+            action: MapAction::NoAction,
+            authoritative: false,
+            locators: vec![lost],
+        })
+    }
+
+    /// Takes note if `chosen` is a relay, as `record` says.
+    pub(super) fn note_relay(&mut self, prefix: IpNet, record: &Record, chosen: Chosen) {
+        let Chosen { key, endpoint } = chosen;
+        let rloc = Rloc::WireGuard { endpoint, key };
+        let mut locators = record.locators.iter();
+        if locators.any(|it| it.rloc == rloc && it.priority == RELAY_PRIORITY) {
+            self.apart.relays.insert(prefix, key);
+        }
+    }
+
+    /// Takes out what waits for a handshake with the far end of `prefix`, and for nothing else, before `next` takes the
+    /// place of that: it goes with the peer otherwise.
+    pub(super) fn take_over(&mut self, prefix: &IpNet, next: &Chosen) -> Vec<Bytes> {
+        let entry = self.cache.get_mut(prefix);
+        let Some(entry) = entry.filter(|entry| entry.state == State::Opening) else {
+            return Vec::new();
+        };
+        let Some(before) = entry.chosen else {
+            return Vec::new();
+        };
+        if before.key == next.key || self.peers.prefixes(&before.key) != [*prefix] {
+            return Vec::new();
+        }
+        let mut waiting: Vec<_> = self.watches.staged(&before.key, &mut self.budget).into();
+        waiting.extend(entry.held.take(&mut self.budget));
+        waiting
+    }
+}
