@@ -9,6 +9,8 @@
 
 mod guest;
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,6 +24,8 @@ const FOUND: Duration = Duration::from_secs(20);
 const NOTICED: Duration = Duration::from_secs(60);
 /// A first packet takes less, even where time is that of an emulated machine.
 const FIRST_PACKET: Duration = Duration::from_millis(900);
+/// Longer than it takes to find out that there is no other way, and to take that of a relay.
+const FIRST_RELAYED: Duration = Duration::from_millis(2_900);
 /// Longer than it takes until keepalives are due.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -46,6 +50,21 @@ fn a_nat_that_forgets_is_noticed() {
 }
 
 #[test]
+fn a_nat_that_gets_another_address_is_noticed() {
+    moved(DataPlane::Embedded);
+}
+
+#[test]
+fn two_ends_that_nats_keep_apart_use_a_relay() {
+    relayed(DataPlane::Embedded);
+}
+
+#[test]
+fn one_end_behind_a_nat_with_a_port_for_each_destination() {
+    scattered(DataPlane::Embedded);
+}
+
+#[test]
 fn so_it_is_on_kernel_wireguard() {
     guest::passes(IN_GUEST);
 }
@@ -60,6 +79,9 @@ fn on_kernel_wireguard() {
     two_nats(DataPlane::Kernel);
     one_nat(DataPlane::Kernel);
     rebound(DataPlane::Kernel);
+    moved(DataPlane::Kernel);
+    scattered(DataPlane::Kernel);
+    relayed(DataPlane::Kernel);
 }
 
 fn one_end(data_plane: DataPlane) {
@@ -69,6 +91,12 @@ fn one_end(data_plane: DataPlane) {
     };
     assert_eq!(nat(alpha)["behind"], true);
     for public in [beta, gamma, delta] {
+        for _ in 0..100 {
+            if nat(public)["behind"] != Value::Null {
+                break;
+            }
+            testbed::sleep(Duration::from_millis(100));
+        }
         assert_eq!(nat(public)["behind"], false, "{}", public.name());
     }
     reaches(alpha, beta);
@@ -139,8 +167,76 @@ fn rebound(data_plane: DataPlane) {
     reaches(beta, alpha);
 }
 
+fn moved(data_plane: DataPlane) {
+    let (mut network, mut routers) = hidden(data_plane, 2, &[&[0], &[1]]);
+    reaches(&network.endpoints[0], &network.endpoints[1]);
+    let position = network.log.position();
+    let to = "192.0.2.200".parse().unwrap();
+    network.move_router(&mut routers[0], to).unwrap();
+    let [alpha, beta] = &network.endpoints[..] else {
+        panic!("two endpoints");
+    };
+    let endpoint = seen_at(alpha, position, NOTICED);
+    assert!(endpoint.starts_with("192.0.2.200:"), "{endpoint}");
+    testbed::sleep(Duration::from_secs(1));
+    reaches(beta, alpha);
+}
+
+/// Hosts that nobody can send to first still reach all those that anybody can send to, in either role.
+fn scattered(data_plane: DataPlane) {
+    let (network, _routers) = built(data_plane, 3, &[&[0]], |_, routers| {
+        routers[0].scatter().unwrap();
+    });
+    let [alpha, beta, gamma] = &network.endpoints[..] else {
+        panic!("three endpoints");
+    };
+    reaches(alpha, beta);
+    reaches(gamma, alpha);
+}
+
+fn relayed(data_plane: DataPlane) {
+    let (network, _routers) = built(data_plane, 3, &[&[1], &[2]], |network, routers| {
+        routers.iter().for_each(|router| router.scatter().unwrap());
+        let relay = &network.endpoints[0];
+        edit(&relay.node.config, |text| {
+            format!("role = \"proxy\"\nserves = [\"10.0.0.0/8\"]\n{text}")
+        });
+        let own = format!("\"{}/32\"", relay.eids[0]);
+        edit(&network.server.config, |text| {
+            let text = text.replacen(&own, &format!("{own}, \"10.0.0.0/8\""), 1);
+            let name = format!("name = \"{}\"\n", relay.name());
+            text.replacen(&name, &format!("{name}relay = true\n"), 1)
+        });
+    });
+    let [relay, beta, gamma] = &network.endpoints[..] else {
+        panic!("three endpoints");
+    };
+    reaches_within(beta, gamma, FIRST_RELAYED);
+    reaches(gamma, beta);
+    for (from, to) in [(beta, gamma), (gamma, beta)] {
+        let far = relay.node.host.addresses()[0];
+        let way = format!("relayed via {far}:");
+        let status = status(from);
+        let eid = format!("{}/32", to.eids[0]);
+        let mut lines = status.lines();
+        let line = lines.find(|line| line.trim_start().starts_with(&eid));
+        assert!(line.is_some_and(|line| line.contains(&way)), "{status}");
+    }
+    reaches(beta, relay);
+}
+
 /// A network whose endpoints are behind routers, one for each of `groups`, and know where they appear.
 fn hidden(data_plane: DataPlane, endpoints: usize, groups: &[&[usize]]) -> (Network, Vec<Router>) {
+    built(data_plane, endpoints, groups, |_, _| ())
+}
+
+/// The same, prepared further before anything is started.
+fn built(
+    data_plane: DataPlane,
+    endpoints: usize,
+    groups: &[&[usize]],
+    prepare: impl FnOnce(&Network, &[Router]),
+) -> (Network, Vec<Router>) {
     let options = NetworkOptions {
         endpoints,
         links: LinkParams::delayed(Duration::from_millis(5)),
@@ -154,6 +250,7 @@ fn hidden(data_plane: DataPlane, endpoints: usize, groups: &[&[usize]]) -> (Netw
         let name = format!("router-{number}");
         routers.push(network.hide(&name, number, group, &options).unwrap());
     }
+    prepare(&network, &routers);
     let start = network.log.position();
     network.start_all().unwrap();
     for (router, group) in routers.iter().zip(groups) {
@@ -180,15 +277,29 @@ fn seen_at(endpoint: &Endpoint, position: LogPosition, timeout: Duration) -> Str
 }
 
 fn reaches(from: &Endpoint, to: &Endpoint) {
+    reaches_within(from, to, FIRST_PACKET);
+}
+
+fn reaches_within(from: &Endpoint, to: &Endpoint, longest: Duration) {
     let report = Ping::once(to.eids[0]).run(from.namespace()).unwrap();
     let took = report.shortest();
     println!("{} to {}: {took:?}", from.name(), to.name());
-    let status = from.node.ask(&["status"]).unwrap();
-    let status = String::from_utf8_lossy(&status.stdout);
     assert!(
-        took.is_some_and(|took| took < FIRST_PACKET),
-        "{took:?}\n{status}"
+        took.is_some_and(|took| took < longest),
+        "{took:?}\n{}\n{}",
+        status(from),
+        status(to)
     );
+}
+
+fn status(of: &Endpoint) -> String {
+    let status = of.node.ask(&["status"]).unwrap();
+    String::from_utf8_lossy(&status.stdout).into_owned()
+}
+
+fn edit(file: &Path, change: impl FnOnce(String) -> String) {
+    let text = fs::read_to_string(file).unwrap();
+    fs::write(file, change(text)).unwrap();
 }
 
 /// What `status` says of a NAT.

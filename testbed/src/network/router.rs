@@ -28,6 +28,16 @@ pub struct Router {
     _cables: Vec<Link>,
 }
 
+/// Which ports a NAT gives to those behind it.
+enum Ports {
+    /// Their own.
+    Same,
+    /// Some of these.
+    Of(RangeInclusive<u16>),
+    /// Any, and others towards each destination.
+    OfEachDestination,
+}
+
 impl Network {
     /// Moves endpoints, by their indices, behind a router of this name. Before anything is started.
     ///
@@ -77,8 +87,17 @@ impl Network {
             _cables: cables,
         };
         run(&inside, "sysctl", &["-q", "-w", "net.ipv4.ip_forward=1"])?;
-        router.translate(None)?;
+        router.translate(&Ports::Same)?;
         Ok(router)
+    }
+
+    /// Gives a router another address on the underlay; it forgets all flows.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken, or of another family.
+    pub fn move_router(&mut self, router: &mut Router, to: IpAddr) -> Result<(), TestbedError> {
+        self.topology.move_host(&mut router.host, to)
     }
 }
 
@@ -88,12 +107,15 @@ impl Router {
         self.host.addresses().first().copied()
     }
 
-    /// Lets those behind it out by ports of `range`; without one, by the ports that they use themselves.
-    fn translate(&self, range: Option<RangeInclusive<u16>>) -> Result<(), TestbedError> {
+    /// Lets those behind it out by such ports.
+    fn translate(&self, ports: &Ports) -> Result<(), TestbedError> {
         let mut rules = String::from("flush ruleset\ntable ip nat {\n");
         rules += "  chain out { type nat hook postrouting priority srcnat;\n";
-        let to = range.map(|range| format!(" to :{}-{}", range.start(), range.end()));
-        let to = to.unwrap_or_default();
+        let to = match ports {
+            Ports::Same => String::new(),
+            Ports::Of(range) => format!(" to :{}-{}", range.start(), range.end()),
+            Ports::OfEachDestination => " random,fully-random".to_owned(),
+        };
         // Writing to a string cannot fail.
         writeln!(
             rules,
@@ -119,6 +141,15 @@ impl Router {
         succeeded(child.wait().doing("run", "nft")?.success(), "nft")
     }
 
+    /// Lets those behind it out by another port for each destination (a "symmetric" NAT). Before anything is started.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn scatter(&self) -> Result<(), TestbedError> {
+        self.translate(&Ports::OfEachDestination)
+    }
+
     /// Forgets all flows, as a router does that restarts, and lets later ones out by ports of `range`.
     ///
     /// # Errors
@@ -131,7 +162,7 @@ impl Router {
         // Flows go with the address that they were let out under.
         let namespace = &self.host.namespace;
         namespace.delete_address(HOST_INTERFACE, within(address)?)?;
-        self.translate(Some(range))?;
+        self.translate(&Ports::Of(range))?;
         namespace.add_address(HOST_INTERFACE, within(address)?)
     }
 }
