@@ -172,6 +172,9 @@ impl MapServer {
 
     /// Whether an owner and somebody who is no client of it (any more) are a pair for another reason.
     fn need_each_other(&self, owner: XtrIndex, client: XtrIndex, iid: InstanceId) -> bool {
+        if self.state.relays.carries(owner, client, iid) {
+            return true;
+        }
         let subscribers = &self.state.subscribers;
         let needed = subscribers.needed_by(client);
         let mut needed = needed.filter(|eid| eid.iid() == iid);

@@ -94,6 +94,14 @@ impl Relays {
         }
     }
 
+    /// Whether `via` carries packets of `end` in one instance.
+    pub(super) fn carries(&self, via: XtrIndex, end: XtrIndex, iid: InstanceId) -> bool {
+        let mut pairs = self.pairs.iter();
+        self.ends.contains_key(&end)
+            && pairs
+                .any(|(pair, by)| *by == via && pair.2 == iid && (pair.0 == end || pair.1 == end))
+    }
+
     /// Lists the pairs that `via` carries in one instance.
     fn over(&self, via: XtrIndex, iid: InstanceId) -> Vec<Pair> {
         let pairs = self.pairs.iter();
@@ -126,7 +134,7 @@ impl MapServer {
                 continue;
             };
             let pair = pair(requester, owner, iid);
-            let Some(via) = self.relay_for(pair, &source, &eid) else {
+            let Some(via) = self.relay_for(pair, [&source, &eid], &unreachable) else {
                 continue;
             };
             let is_known = self.state.relays.via(requester, owner, iid) == Some(via);
@@ -140,8 +148,8 @@ impl MapServer {
         }
     }
 
-    /// Returns who alone has registered what covers `eid`, if it is behind a NAT and all that it offers there is
-    /// `unreachable` to `requester`.
+    /// Returns who alone has registered what covers `eid`, if it is behind a NAT and all that it offers there, or its
+    /// relay, is `unreachable` to `requester`.
     fn owner_apart(
         &self,
         eid: &EidPrefix,
@@ -152,11 +160,10 @@ impl MapServer {
             return None;
         };
         let owner = single_owner(mapping)?;
-        let mut locators = mapping.offers().flat_map(|(_, locators)| locators);
-        let is_apart = locators.all(|locator| match locator.rloc {
-            Rloc::WireGuard { key, .. } => unreachable.contains(&key),
-            Rloc::Plain(_) => false,
-        });
+        let locators = mapping.offers().flat_map(|(_, locators)| locators);
+        let relay = self.relayed(mapping, requester);
+        let is_apart = are_lost(locators, unreachable)
+            || relay.is_some_and(|locators| are_lost(locators, unreachable));
         (owner != requester && is_apart && self.is_hidden(owner)).then_some(owner)
     }
 
@@ -167,19 +174,24 @@ impl MapServer {
         asked.any(|question| question.is_watched())
     }
 
-    /// Returns the relay for a pair: the one that it has, or one of those that serve the EIDs of both, by a hash of all
-    /// three names.
-    fn relay_for(&self, pair: Pair, one: &EidPrefix, other: &EidPrefix) -> Option<XtrIndex> {
+    /// Returns the relay for a pair: the one that it has, or one of those that serve `eids` of both, by a hash of all
+    /// three names; none that is `unreachable` itself.
+    fn relay_for(
+        &self,
+        pair: Pair,
+        eids: [&EidPrefix; 2],
+        unreachable: &[PublicKey],
+    ) -> Option<XtrIndex> {
         let (first, second, iid) = pair;
         let suits = |via: &XtrIndex| {
-            let eids = [one, other];
             *via != first
                 && *via != second
                 && !self.is_hidden(*via)
                 && !self.state.assignments.is_draining(*via)
-                && eids
-                    .iter()
-                    .all(|eid| !self.relay_locators(*via, eid).is_empty())
+                && eids.iter().all(|eid| {
+                    let locators = self.relay_locators(*via, eid);
+                    !locators.is_empty() && !are_lost(locators, unreachable)
+                })
         };
         let present = self.state.relays.via(first, second, iid);
         if let Some(via) = present.filter(suits) {
@@ -309,6 +321,14 @@ fn single_owner(mapping: Mapping<'_>) -> Option<XtrIndex> {
     let mut owners = mapping.owners();
     let owner = owners.next()?;
     owners.all(|other| other == owner).then_some(owner)
+}
+
+/// Whether the keys of all `locators` are `unreachable`.
+fn are_lost(locators: impl IntoIterator<Item = Locator>, unreachable: &[PublicKey]) -> bool {
+    locators.into_iter().all(|locator| match locator.rloc {
+        Rloc::WireGuard { key, .. } => unreachable.contains(&key),
+        Rloc::Plain(_) => false,
+    })
 }
 
 /// Returns the keys of the locators that `record` says cannot be reached.

@@ -206,6 +206,36 @@ fn nobody_gets_a_relay_who_can_do_without_or_has_none() {
 }
 
 #[test]
+fn a_relay_that_cannot_be_reached_either_gives_way_to_another_one() {
+    let mut bench = network(&["a", "b"], &["d", "e"]);
+    let at = |name: &str| default_routes(name, 7, 100)[0].locators.clone();
+    share(&mut bench, "e", &default_routes("e", 7, 100));
+    acknowledge_all(&mut bench);
+    outcome(&mut bench, &lost("b"));
+    let told = answer(&mut bench);
+    let [(first, _)] = &told[..] else {
+        panic!("one relay");
+    };
+    let (it, other) = match &**first {
+        "192.0.2.4" => ("d", "192.0.2.5"),
+        _ => ("e", "192.0.2.4"),
+    };
+    let mut locators = at(it);
+    locators.iter_mut().for_each(|it| it.reachable = false);
+    outcome(&mut bench, &locators);
+    let told = answer(&mut bench);
+    let [(second, _)] = &told[..] else {
+        panic!("one relay");
+    };
+    assert_eq!(second, other);
+    assert_eq!(bench.server.sizes().relayed, 1);
+    let relays = &bench.server.state.relays;
+    let index = |name: &str| bench.server.sites.by_name(&name.into()).unwrap();
+    let carried = ["d", "e"].map(|via| relays.carries(index(via), index("a"), InstanceId(0)));
+    assert_eq!(carried, [it == "e", it == "d"]);
+}
+
+#[test]
 fn without_their_relay_both_hear_of_each_other_as_they_are() {
     let mut bench = network(&["a", "b"], &["d"]);
     outcome(&mut bench, &lost("b"));
