@@ -34,6 +34,7 @@ use interop::tools;
 use interop::tshark::dissect;
 use lisp_proto::{Message, decode};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use testbed::{LogEvent, LogPosition, Network, NetworkOptions, Ping};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,6 +106,7 @@ fn everything_the_daemons_say_is_dissected_without_complaint() {
     let mut network = Network::prepare(&options, binaries).unwrap();
     let capture = Capture::start(&network.server.host.namespace);
     network.start_all().unwrap();
+    wait_until_seen(&network);
     use_everything(&mut network);
     let messages = capture.finish();
 
@@ -117,6 +119,23 @@ fn everything_the_daemons_say_is_dissected_without_complaint() {
     });
     assert!(merged, "no Map-Register with the merge bit");
     println!("{} messages: {seen:?}", messages.len());
+}
+
+/// Waits until all agents were told where they are seen: the map server looks once a second.
+fn wait_until_seen(network: &Network) {
+    for endpoint in &network.endpoints {
+        let is_told = || {
+            let status = endpoint.node.ask(&["status", "--json"]).unwrap();
+            let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+            !status["instances"][0]["nat"]["behind"].is_null()
+        };
+        for _ in 0..100 {
+            if is_told() {
+                break;
+            }
+            testbed::sleep(Duration::from_millis(100));
+        }
+    }
 }
 
 #[test]
