@@ -144,7 +144,7 @@ impl MapServer {
         let hidden = self.hidden_key(xtr, &eid, control);
         let hole = hidden.and_then(|key| sightings.at(&key));
         let hole = hole.filter(|hole| hole.ip() == control);
-        Some((hidden, hole.unwrap_or(SocketAddr::new(control, 0))))
+        Some((hidden, hole.unwrap_or_else(|| SocketAddr::new(control, 0))))
     }
 
     /// Returns the data key under which `xtr` has registered `eid`, if it can be reached only through a NAT, seen from

@@ -266,7 +266,7 @@ fn a_restarted_agent_goes_on_where_it_was() {
 fn one_that_is_somewhere_else_by_now_does_not() {
     let (bench, _) = behind();
     let snapshot = bench.agent.snapshot(bench.now);
-    let mut config = bench.agent.config.clone();
+    let mut config = bench.agent.config;
     config.rlocs = vec![addr("192.0.2.77")];
     let mut next = Bench::with(config);
     let mut actions = Actions::default();
