@@ -106,7 +106,7 @@ impl Agent {
 }
 
 /// Whether an address means something within one site only.
-const fn is_private(address: IpAddr) -> bool {
+pub(super) const fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_private() || address.is_link_local(),
         IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),

@@ -12,6 +12,7 @@ use lisp_proto::{
     Action as MapAction, Locator, PublicKey, Record, RequestFlags, Rloc, Timestamp, Ttl,
 };
 
+use super::anew::is_private;
 use super::limits::{APART, RELAY_PRIORITY};
 use super::map_cache::{Chosen, State};
 use super::{Actions, Agent, Timer};
@@ -23,12 +24,19 @@ pub(super) struct Apart {
     lost: BTreeMap<IpNet, Chosen>,
     /// Which peer is the relay of a prefix when it serves that.
     relays: BTreeMap<IpNet, PublicKey>,
+    /// Which peer of a prefix is behind a NAT, as far as its mapping tells.
+    hidden: BTreeMap<IpNet, PublicKey>,
 }
 
 impl Apart {
     /// Whether `chosen` only carries the packets of `prefix` to somebody else.
     pub(super) fn is_relay(&self, prefix: &IpNet, chosen: &Chosen) -> bool {
         self.relays.get(prefix) == Some(&chosen.key)
+    }
+
+    /// Whether `key`, which serves `prefix`, is behind a NAT: it may have to find us.
+    pub(super) fn is_hidden(&self, prefix: &IpNet, key: &PublicKey) -> bool {
+        self.hidden.get(prefix) == Some(key)
     }
 
     /// A question about `prefix` was answered.
@@ -40,6 +48,7 @@ impl Apart {
     pub(super) fn forget(&mut self, prefix: &IpNet) {
         self.lost.remove(prefix);
         self.relays.remove(prefix);
+        self.hidden.remove(prefix);
     }
 }
 
@@ -93,13 +102,21 @@ impl Agent {
         })
     }
 
-    /// Takes note if `chosen` is a relay, as `record` says.
-    pub(super) fn note_relay(&mut self, prefix: IpNet, record: &Record, chosen: Chosen) {
+    /// Takes note if `chosen` is a relay, as `record` says, or behind a NAT: then there are inner addresses of the same key
+    /// beside it.
+    pub(super) fn note_way(&mut self, prefix: IpNet, record: &Record, chosen: Chosen) {
         let Chosen { key, endpoint } = chosen;
         let rloc = Rloc::WireGuard { endpoint, key };
         let mut locators = record.locators.iter();
         if locators.any(|it| it.rloc == rloc && it.priority == RELAY_PRIORITY) {
             self.apart.relays.insert(prefix, key);
+        }
+        let is_inner = |it: &Locator| match it.rloc {
+            Rloc::WireGuard { endpoint, key } => key == chosen.key && is_private(endpoint.ip()),
+            Rloc::Plain(_) => false,
+        };
+        if !is_private(endpoint.ip()) && record.locators.iter().any(is_inner) {
+            self.apart.hidden.insert(prefix, key);
         }
     }
 

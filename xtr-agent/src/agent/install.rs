@@ -70,7 +70,7 @@ impl Agent {
             return false;
         }
         self.note_alternatives(now, prefix, record);
-        self.note_relay(prefix, record, chosen);
+        self.note_way(prefix, record, chosen);
         let refresh = now + refresh_after(ttl);
         let word = Word {
             to: chosen,

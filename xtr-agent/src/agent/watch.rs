@@ -400,6 +400,9 @@ impl Agent {
         let reaches = spec
             .endpoint
             .is_none_or(|endpoint| self.reaches(endpoint.ip()));
+        // A NAT of its own lets nobody in, perhaps, but it may just have found us.
+        let is_hidden = |prefix: &IpNet| self.apart.is_hidden(prefix, &key);
+        let reaches = reaches && (self.nat.is_behind() || !prefixes.iter().any(is_hidden));
         if !reaches || prefixes.iter().any(has_route) {
             if !self.await_told(key, actions) {
                 actions.push(Action::Kick(key));

@@ -101,3 +101,34 @@ fn a_direct_way_that_is_tried_in_vain_is_named_as_well() {
     assert_eq!(lost(&requests(&asking)[0]), [BIGGER]);
     assert!(is_relayed(&bench), "it carries the packets meanwhile");
 }
+
+#[test]
+fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() {
+    let started_anew = |inner: &str| {
+        let mut bench = Bench::new();
+        let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+        let nonce = requests(&asked)[0].nonce;
+        let mut record = far_end(BIGGER);
+        let mut beside = record.locators[0];
+        beside.priority = 2;
+        beside.rloc = Rloc::WireGuard {
+            endpoint: inner.parse().unwrap(),
+            key: BIGGER,
+        };
+        record.locators.push(beside);
+        let installing = bench.reply(nonce, &record);
+        assert_eq!(story(&bench.done(&installing)), ["sent on 1"]);
+        bench.after(limits::REKINDLE);
+        let not_seen = PeerStats {
+            key: BIGGER,
+            handshake_seen: false,
+            rx_bytes: 0,
+            tx_bytes: 148,
+            read_at: bench.now,
+        };
+        story(&bench.input(Input::PeerStats(&[not_seen])))
+    };
+    assert_eq!(started_anew("192.168.1.2:51820"), ["kick"]);
+    let elsewhere = started_anew("198.51.100.2:51820");
+    assert_eq!(elsewhere, ["no peer", "peer [10.0.0.2/32]"]);
+}
