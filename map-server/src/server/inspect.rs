@@ -41,7 +41,7 @@ impl Sizes {
 
     /// The tables by name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, usize); 8] {
+    pub const fn named(&self) -> [(&'static str, usize); 9] {
         [
             ("mappings", self.mappings),
             ("subscriptions", self.subscriptions),
