@@ -50,6 +50,8 @@ drop_reasons! {
     TooManyXtrIds => "too_many_xtr_ids",
     /// A record for a prefix that the xTR may not register.
     ForeignPrefix => "foreign_prefix",
+    /// A record with the key of somebody in the control tunnel: nobody is reached by that.
+    ForeignKey => "foreign_key",
     /// A record with more locators than kept, or with an EID that is no IP prefix.
     UnusableRecord => "unusable_record",
     /// No room for another mapping, or for another registration of one mapping.

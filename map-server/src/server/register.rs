@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lisp_proto::{
-    AuthKey, AuthView, EidPrefix, MapRegister, NotifyParams, Record, Timestamp, VerifiedTag,
+    AuthKey, AuthView, EidPrefix, MapRegister, NotifyParams, Record, Rloc, Timestamp, VerifiedTag,
     encode_map_notify, verify,
 };
 
@@ -168,6 +168,10 @@ impl MapServer {
                 Some(record) if !self.sites.may_register(xtr, &record.eid) => {
                     actions.count(DropReason::ForeignPrefix)
                 }
+                // Whoever believed it would take the peer of its control tunnel, or ours, for that of a mapping.
+                Some(record) if self.names_key_of_the_tunnel(&record) => {
+                    actions.count(DropReason::ForeignKey)
+                }
                 Some(record) if record.locators.len() <= limits::LOCATORS_PER_RECORD => {
                     records.push(record)
                 }
@@ -175,6 +179,15 @@ impl MapServer {
             }
         }
         records
+    }
+
+    /// Whether a record leads to the key of somebody in the control tunnel.
+    fn names_key_of_the_tunnel(&self, record: &Record) -> bool {
+        let mut locators = record.locators.iter();
+        locators.any(|locator| match locator.rloc {
+            Rloc::WireGuard { key, .. } => self.sites.is_of_the_tunnel(&key),
+            Rloc::Plain(_) => false,
+        })
     }
 
     /// Does what one record asks for; `None` if there is no room.

@@ -316,3 +316,22 @@ fn what_is_not_authentic_changes_nothing_and_is_not_answered() {
     assert_eq!(bench.see(PublicKey([0x77; 32]), HOLE), [], "nobody's key");
     assert_eq!(bench.server.fingerprint(), before);
 }
+
+#[test]
+fn nobody_registers_a_key_of_the_control_tunnel_as_that_of_a_far_end() {
+    let stolen = [PublicKey([0xee; 32]), control_key("b"), control_key("c")];
+    for key in stolen {
+        let mut bench = Bench::new();
+        let mut own = own("c");
+        for locator in &mut own[0].locators {
+            let Rloc::WireGuard { endpoint, .. } = locator.rloc else {
+                panic!("no key");
+            };
+            locator.rloc = Rloc::WireGuard { endpoint, key };
+        }
+        bench.register("c", &own);
+        assert_eq!(bench.counters.total(DropReason::ForeignKey), 1);
+        let known = |eid| bench.server.state.mappings.exact(&eid).is_some();
+        assert_eq!(own.each_ref().map(|it| known(it.eid)), [false, true]);
+    }
+}
