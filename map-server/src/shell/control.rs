@@ -14,7 +14,7 @@ use wg_device::{
 
 use super::clock::Clock;
 use super::endpoints::Endpoints;
-use super::lookout::Lookout;
+use super::lookout::{Lookout, Sight};
 use super::settings::{ControlSettings, Settings};
 
 /// MTU of the interface in bytes: what WireGuard leaves of an Ethernet frame.
@@ -156,9 +156,15 @@ impl ControlTunnel {
             Ok(peers) => peers,
             Err(error) => return warn!(%error, "reading the endpoints of the agents"),
         };
-        // Without a handshake an endpoint is what was stored, or somebody's who repeats an old initiation.
-        let vouched = peers.iter().filter(|peer| peer.since_handshake.is_some());
-        let vouched = vouched.filter_map(|peer| Some((peer.key, peer.endpoint?)));
+        let vouched = peers.iter().filter_map(|peer| {
+            Some(Sight {
+                key: peer.key,
+                endpoint: peer.endpoint?,
+                // Without a handshake an endpoint is what was stored, or somebody's who repeats an old initiation.
+                shaken: peer.read_at.checked_sub(peer.since_handshake?)?,
+                received: peer.rx_bytes,
+            })
+        });
         lookout.found((began, Clock::present()), vouched);
         let agents = peers.iter().map(|peer| (peer.key, peer.endpoint));
         let agents = agents.filter(|(key, _)| self.enrolled.contains(key));

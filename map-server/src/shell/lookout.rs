@@ -24,6 +24,10 @@ const PAUSE_IN_SEARCH: Duration = Duration::from_millis(100);
 const PAUSE_SHARE: u32 = 16;
 /// How long somebody is looked for that hard.
 const SEARCH: Duration = Duration::from_secs(10);
+/// Two handshakes are further apart than that, and the same one is told of with less of a difference.
+const HANDSHAKE_APART: Duration = Duration::from_secs(1);
+/// Length of the first message of a handshake.
+const INITIATION: u64 = 148;
 
 /// What the state machine wants of the control tunnel: whom it shall let shake hands besides the agents.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +97,27 @@ impl Orders {
     }
 }
 
+/// Where a peer is that has shaken hands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight {
+    pub(super) key: PublicKey,
+    pub(super) endpoint: SocketAddr,
+    /// When it has last done so.
+    pub(super) shaken: Instant,
+    /// Bytes that have come from it.
+    pub(super) received: u64,
+}
+
+impl Sight {
+    /// Whether nothing has come since `before` but first messages of handshakes that did not come about. WireGuard answers
+    /// where these come from, and somebody may have recorded them who is not the peer.
+    fn may_be_repeated(&self, before: &Self) -> bool {
+        let is_newer = self.shaken > before.shaken + HANDSHAKE_APART;
+        let received = self.received.wrapping_sub(before.received);
+        !is_newer && received > 0 && received.is_multiple_of(INITIATION)
+    }
+}
+
 /// One look at the peers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Look {
@@ -107,8 +132,8 @@ pub(super) struct Look {
 pub(super) struct Lookout {
     pub(super) orders: Orders,
     reports: UnboundedSender<Look>,
-    /// What was reported.
-    reported: HashMap<PublicKey, SocketAddr>,
+    /// What was reported, as of the latest look that found the same.
+    reported: HashMap<PublicKey, Sight>,
     /// Who is watched and was not seen yet, since when.
     sought: BTreeMap<PublicKey, Instant>,
     watched: BTreeSet<PublicKey>,
@@ -175,13 +200,20 @@ impl Lookout {
     pub(super) fn found(
         &mut self,
         (began, now): (Instant, Instant),
-        peers: impl Iterator<Item = (PublicKey, SocketAddr)>,
+        peers: impl Iterator<Item = Sight>,
     ) {
         (self.last, self.took) = (now, now - began);
         let mut news = Vec::new();
-        for (key, endpoint) in peers {
+        for sight in peers {
+            let Sight { key, endpoint, .. } = sight;
             self.sought.remove(&key);
-            if self.reported.insert(key, endpoint) != Some(endpoint) {
+            let before = self.reported.get(&key);
+            let is_elsewhere = before.is_none_or(|before| before.endpoint != endpoint);
+            if is_elsewhere && before.is_some_and(|before| sight.may_be_repeated(before)) {
+                continue;
+            }
+            self.reported.insert(key, sight);
+            if is_elsewhere {
                 news.push((key, endpoint));
             }
         }
@@ -203,6 +235,15 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn sight(key: PublicKey, endpoint: SocketAddr, shaken: Instant, received: u64) -> Sight {
+        Sight {
+            key,
+            endpoint,
+            shaken,
+            received,
+        }
+    }
+
     #[test]
     fn only_what_has_changed_is_reported() {
         let now = Clock::present();
@@ -215,16 +256,45 @@ mod tests {
             (None, None),
             (Some(there), Some(there)),
         ] {
-            let peers = seen.map(|at| (AGENT, at));
+            let peers = seen.map(|at| sight(AGENT, at, now, 0));
             lookout.found((now, now), peers.into_iter());
             let reported = reports.try_recv().unwrap();
             assert_eq!(reported.began, now);
             assert_eq!(reported.news, Vec::from_iter(news.map(|at| (AGENT, at))));
         }
         lookout.note(now, AGENT, false);
-        lookout.found((now, now), [(AGENT, there)].into_iter());
+        lookout.found((now, now), [sight(AGENT, there, now, 0)].into_iter());
         let anew = reports.try_recv().unwrap().news;
         assert_eq!(anew, [(AGENT, there)], "it is another peer now");
+    }
+
+    #[test]
+    fn an_initiation_alone_tells_nobody_where_its_sender_is() {
+        let start = Clock::present();
+        let (here, there) = (socket("192.0.2.1:1"), socket("192.0.2.9:9"));
+        let elsewhere = |after: Duration, bytes: u64| {
+            let (mut lookout, _orders, mut reports) = Lookout::new(start);
+            lookout.found((start, start), [sight(AGENT, here, start, 500)].into_iter());
+            reports.try_recv().unwrap();
+            let moved = sight(AGENT, there, start + after, 500 + bytes);
+            lookout.found((start, start), [moved].into_iter());
+            let is_told = !reports.try_recv().unwrap().news.is_empty();
+            // Once it is back nothing has happened.
+            lookout.found((start, start), [sight(AGENT, here, start, 900)].into_iter());
+            assert_eq!(reports.try_recv().unwrap().news.is_empty(), !is_told);
+            is_told
+        };
+        let young = Duration::from_millis(20);
+        assert!(!elsewhere(young, 148), "the handshake is the old one");
+        assert!(!elsewhere(young, 3 * 148));
+        assert!(
+            elsewhere(Duration::from_secs(5), 148),
+            "it has shaken hands"
+        );
+        assert!(elsewhere(young, 32), "a keepalive of its session");
+        assert!(elsewhere(young, 148 + 32));
+        // Not every data plane counts keepalives.
+        assert!(elsewhere(young, 0));
     }
 
     #[test]
@@ -243,7 +313,7 @@ mod tests {
         assert_eq!(lookout.latest(), late + INTERVAL_WATCHING);
         lookout.note(late, HIDDEN, true);
         let seen = socket("192.0.2.1:1");
-        lookout.found((late, late), [(HIDDEN, seen)].into_iter());
+        lookout.found((late, late), [sight(HIDDEN, seen, late, 0)].into_iter());
         assert!(!lookout.is_searching());
         lookout.note(late, HIDDEN, false);
         assert_eq!(lookout.latest(), late + INTERVAL);

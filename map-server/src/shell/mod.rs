@@ -252,11 +252,7 @@ impl Shell {
                 batch = self.workers.handed_on.recv() => handed_on = batch,
                 () = sleep_until(self.clock.instant(wake)) => {}
             }
-            if let Some(look) = seen {
-                let began = self.clock.of(look.began);
-                let peers = &look.news;
-                self.handle(Input::Seen { began, peers })?;
-            }
+            seen.map_or(Ok(()), |look| self.seen(&look))?;
             let drained = self.receive(handed_on)?;
             let overdue =
                 deadline.is_some_and(|deadline| self.clock.now() - deadline > TIMER_PATIENCE);
@@ -288,6 +284,13 @@ impl Shell {
             .store
             .replace(Clock::since_1970(), server.snapshot())?;
         Ok(())
+    }
+
+    /// Passes on where the control tunnel has found its peers.
+    fn seen(&mut self, look: &Look) -> Result<(), StoreError> {
+        let began = self.clock.of(look.began);
+        let peers = &look.news;
+        self.handle(Input::Seen { began, peers })
     }
 
     /// Gives the state machine an input, and does what follows.
