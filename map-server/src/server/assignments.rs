@@ -264,11 +264,8 @@ impl MapServer {
 
     /// Returns the record of `mapping` as `receiver` is told it.
     pub(super) fn record_for(&self, mapping: Mapping<'_>, receiver: Option<XtrIndex>) -> Record {
-        if let Some(locators) = receiver.and_then(|receiver| self.relayed(mapping, receiver)) {
-            return Record {
-                locators,
-                ..mapping.record()
-            };
+        if let Some(record) = receiver.and_then(|receiver| self.relayed(mapping, receiver)) {
+            return record;
         }
         let owner = receiver.and_then(|client| self.owner_of(mapping, client));
         let told_apart = |own: &XtrIndex| {

@@ -42,9 +42,29 @@ impl Claims {
 }
 
 impl MapServer {
+    /// Takes note of what `client` says that it cannot reach. What that leads to hangs on whose it is: an owner of what
+    /// several share is replaced by another one, and anybody else is reached over a relay. One message does not do both.
+    pub(super) fn heed_lost(
+        &mut self,
+        now: Timestamp,
+        client: XtrIndex,
+        request: &MapRequest<'_>,
+        actions: &mut Actions,
+    ) -> Vec<Rehomed> {
+        let is_shared = |eid: &EidPrefix| match self.state.mappings.find(eid) {
+            Found::Registered(mapping) => self.is_shared(mapping),
+            Found::Unregistered(_) | Found::Unknown => false,
+        };
+        if request.eids().any(|asked| is_shared(&asked.eid)) {
+            return self.heed_unreachable(now, client, request, actions);
+        }
+        self.heed_apart(now, client, request, actions);
+        Vec::new()
+    }
+
     /// Puts `client` on another owner of what it asks for if it says that it cannot reach its own
     /// one. Returns what has moved.
-    pub(super) fn heed_unreachable(
+    fn heed_unreachable(
         &mut self,
         now: Timestamp,
         client: XtrIndex,
@@ -167,8 +187,8 @@ impl MapServer {
 }
 
 /// Returns the keys of the locators that `record` says cannot be reached.
-fn unreachable(record: RecordView<'_>) -> BTreeSet<PublicKey> {
-    // Ports do not matter here: an owner is known by its key.
+pub(super) fn unreachable(record: RecordView<'_>) -> BTreeSet<PublicKey> {
+    // Ports do not matter here: whoever has a key has it everywhere.
     let record = record.to_record(0);
     let locators = record.into_iter().flat_map(|record| record.locators);
     let lost = locators.filter(|locator| !locator.reachable);

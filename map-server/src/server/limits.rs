@@ -151,8 +151,12 @@ pub(crate) const WATCHED_KEYS: usize = 65_536;
 pub(crate) const RELAYED_PAIRS: usize = 65_536;
 /// Those that one xTR is part of.
 pub(crate) const RELAYED_PAIRS_PER_XTR: usize = 1_024;
-/// After this time without a complaint two ends try again without a relay.
+/// After this time two ends try without their first relay: what kept them apart may be a lost packet.
+pub(crate) const RELAY_LIFETIME_FIRST: Duration = Duration::from_secs(120);
+/// Each time that is in vain it doubles, up to this.
 pub(crate) const RELAY_LIFETIME: Duration = Duration::from_secs(1_800);
+/// How long it is remembered how long they had one, as a multiple of that: they ask anew in time.
+pub(crate) const RELAY_REMEMBERED: u32 = 4;
 /// The priority number of the locators of a relay: the last that may be used (RFC 9301 §5.4).
 pub(crate) const PRIORITY_RELAY: u8 = 254;
 /// Registrations that are written into a snapshot before others have their turn.

@@ -270,7 +270,7 @@ impl MapServer {
 
     /// Returns the mapping of `source` if `requester` has registered it, cut to a prefix in which
     /// nobody has registered anything else.
-    fn own_record(&self, requester: XtrIndex, source: &EidPrefix) -> Option<Record> {
+    pub(super) fn own_record(&self, requester: XtrIndex, source: &EidPrefix) -> Option<Record> {
         let Found::Registered(mapping) = self.state.mappings.find(source) else {
             return None;
         };

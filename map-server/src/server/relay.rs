@@ -6,18 +6,22 @@
 //! it is. The relay is told both as they are, and first. It is a proxy, whose whole business is to pass packets on, and
 //! that it may do so for others is up to the operator: it reads them.
 //!
-//! All of that is forgotten after a while. Then the two are told of each other as they are, try that while the relay
-//! carries their packets, and complain if it is in vain.
+//! All of that is forgotten after a while, which is short at first: a single packet that was lost looks like two NATs.
+//! Then the two are told of each other as they are, try that while the relay carries their packets, and complain if it is
+//! in vain; each time the relay lasts longer.
+//!
+//! Who complains does not choose the relay: he can only say that the one that he has is of no use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use lisp_proto::{
-    Deadlines, EidPrefix, InstanceId, Locator, MapRequest, PublicKey, Record, RecordView, Rloc,
-    Timestamp,
+    Deadlines, EidPrefix, InstanceId, Locator, MapRequest, PublicKey, Record, Rloc, Timestamp, Ttl,
 };
 
 use super::actions::{Actions, Event};
 use super::counters::DropReason;
+use super::failover::unreachable;
 use super::mappings::{Found, Mapping};
 use super::notify::NotifyKey;
 use super::preference::score;
@@ -29,36 +33,53 @@ use crate::config::XtrName;
 /// Two ends in one instance, in the order of their indices.
 type Pair = (XtrIndex, XtrIndex, InstanceId);
 
+/// How the packets of a pair go.
+#[derive(Clone, Debug)]
+struct Way {
+    /// Their relay; none while they try without.
+    via: Option<XtrIndex>,
+    /// How long they use one before they try without.
+    lifetime: Duration,
+    /// Relays that one of the two could not reach.
+    lost: BTreeSet<XtrIndex>,
+}
+
 /// Which pairs use which relay.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Relays {
-    pairs: BTreeMap<Pair, XtrIndex>,
+    pairs: BTreeMap<Pair, Way>,
     /// How many pairs each end is part of.
     ends: BTreeMap<XtrIndex, usize>,
+    /// Each pair that uses a relay, by that, and by either end.
+    carried: BTreeSet<(XtrIndex, InstanceId, XtrIndex, Pair)>,
     expiry: Deadlines<Pair>,
 }
 
 impl Relays {
-    /// Returns how many pairs use one.
+    /// Returns how many pairs there are that use one, or did so lately.
     pub(crate) fn len(&self) -> usize {
         self.pairs.len()
     }
 
-    /// Returns when the next pair is to try without.
+    /// Returns when the next pair is to try without, or is forgotten.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.expiry.next()
     }
 
     /// Returns what carries the packets of the two.
     fn via(&self, one: XtrIndex, other: XtrIndex, iid: InstanceId) -> Option<XtrIndex> {
+        self.way(&pair(one, other, iid))?.via
+    }
+
+    fn way(&self, pair: &Pair) -> Option<&Way> {
         if self.pairs.is_empty() {
             return None;
         }
-        self.pairs.get(&pair(one, other, iid)).copied()
+        self.pairs.get(pair)
     }
 
-    /// Has `via` carry them until `until`; false if there are too many others.
-    fn set(&mut self, pair: Pair, via: XtrIndex, until: Timestamp) -> bool {
+    /// Has `via` carry the packets of a pair that cannot do without; false if there are too many others.
+    fn set(&mut self, now: Timestamp, pair: Pair, via: XtrIndex) -> bool {
         let (one, other, _) = pair;
         if !self.pairs.contains_key(&pair) {
             let count = |end| self.ends.get(&end).copied().unwrap_or(0);
@@ -73,16 +94,76 @@ impl Relays {
                 *self.ends.entry(end).or_default() += 1;
             }
         }
-        self.pairs.insert(pair, via);
+        let way = self.pairs.entry(pair).or_insert(Way {
+            via: None,
+            lifetime: limits::RELAY_LIFETIME_FIRST / 2,
+            lost: BTreeSet::new(),
+        });
+        if way.via == Some(via) {
+            return true;
+        }
+        if way.via.is_none() {
+            // They have tried without, in vain.
+            way.lifetime = (way.lifetime * 2).min(limits::RELAY_LIFETIME);
+        }
+        let before = way.via.replace(via);
+        let until = now + way.lifetime;
         self.expiry.set(pair, until);
+        self.index(pair, before, Some(via));
         true
+    }
+
+    /// Notes that a pair cannot use the relay that it has.
+    fn lose(&mut self, pair: &Pair) {
+        if let Some(way) = self.pairs.get_mut(pair) {
+            way.lost.extend(way.via);
+        }
+    }
+
+    /// Those that are lost get another chance, except the one in use.
+    fn forgive(&mut self, pair: &Pair) {
+        if let Some(way) = self.pairs.get_mut(pair) {
+            let present = way.via;
+            way.lost.retain(|lost| Some(*lost) == present);
+        }
+    }
+
+    fn is_lost(&self, pair: &Pair, via: XtrIndex) -> bool {
+        self.way(pair).is_some_and(|way| way.lost.contains(&via))
+    }
+
+    fn index(&mut self, pair: Pair, before: Option<XtrIndex>, after: Option<XtrIndex>) {
+        let (one, other, iid) = pair;
+        for end in [one, other] {
+            if let Some(via) = before {
+                self.carried.remove(&(via, iid, end, pair));
+            }
+            if let Some(via) = after {
+                self.carried.insert((via, iid, end, pair));
+            }
+        }
+    }
+
+    /// The time of a pair is over: it tries without a relay, or has done so for long enough and is forgotten.
+    fn end(&mut self, now: Timestamp, pair: Pair) {
+        let Some(way) = self.pairs.get_mut(&pair) else {
+            return;
+        };
+        let Some(via) = way.via.take() else {
+            return self.remove(&pair);
+        };
+        way.lost.clear();
+        let until = now + way.lifetime * limits::RELAY_REMEMBERED;
+        self.expiry.set(pair, until);
+        self.index(pair, Some(via), None);
     }
 
     fn remove(&mut self, pair: &Pair) {
         let (one, other, _) = *pair;
-        if self.pairs.remove(pair).is_none() {
+        let Some(way) = self.pairs.remove(pair) else {
             return;
-        }
+        };
+        self.index(*pair, way.via, None);
         self.expiry.cancel(pair);
         for end in [one, other] {
             if let Some(count) = self.ends.get_mut(&end) {
@@ -96,22 +177,29 @@ impl Relays {
 
     /// Whether `via` carries packets of `end` in one instance.
     pub(super) fn carries(&self, via: XtrIndex, end: XtrIndex, iid: InstanceId) -> bool {
-        let mut pairs = self.pairs.iter();
-        self.ends.contains_key(&end)
-            && pairs
-                .any(|(pair, by)| *by == via && pair.2 == iid && (pair.0 == end || pair.1 == end))
+        let first = (via, iid, end, pair(XtrIndex::MIN, XtrIndex::MIN, iid));
+        let next = self.carried.range(first..).next();
+        next.is_some_and(|(by, within, of, _)| (*by, *within, *of) == (via, iid, end))
     }
 
     /// Lists the pairs that `via` carries in one instance.
     fn over(&self, via: XtrIndex, iid: InstanceId) -> Vec<Pair> {
-        let pairs = self.pairs.iter();
-        let pairs = pairs.filter(|((_, _, it), by)| **by == via && *it == iid);
-        pairs.map(|(pair, _)| *pair).collect()
+        let first = (
+            via,
+            iid,
+            XtrIndex::MIN,
+            pair(XtrIndex::MIN, XtrIndex::MIN, iid),
+        );
+        let carried = self.carried.range(first..);
+        let carried = carried.take_while(|(by, within, ..)| (*by, *within) == (via, iid));
+        let once = carried.filter(|(_, _, end, pair)| *end == pair.0);
+        once.map(|(.., pair)| *pair).collect()
     }
 }
 
 impl MapServer {
     /// Takes note of an agent that cannot reach the owners of what it asks for: if only a relay helps, they get one.
+    /// The agent asks for a source of its own: a relay is told what is behind it.
     pub(super) fn heed_apart(
         &mut self,
         now: Timestamp,
@@ -125,21 +213,27 @@ impl MapServer {
         };
         let unreachable = unreachable(record);
         let source = EidPrefix::host(iid, source);
-        if unreachable.is_empty() || !self.is_hidden(requester) {
+        if unreachable.is_empty()
+            || !self.is_hidden(requester)
+            || self.own_record(requester, &source).is_none()
+        {
             return;
         }
-        for asked in request.eids().take(limits::EIDS_PER_REQUEST) {
-            let eid = asked.eid;
+        let asked = request.eids().map(|asked| asked.eid);
+        let asked = asked.filter(|eid| eid.iid() == iid);
+        for eid in asked.take(limits::EIDS_PER_REQUEST) {
             let Some(owner) = self.owner_apart(&eid, requester, &unreachable) else {
                 continue;
             };
             let pair = pair(requester, owner, iid);
-            let Some(via) = self.relay_for(pair, [&source, &eid], &unreachable) else {
+            if self.is_relay_lost(&pair, &eid, &unreachable) {
+                self.state.relays.lose(&pair);
+            }
+            let Some(via) = self.relay_for(pair, [&source, &eid]) else {
                 continue;
             };
             let is_known = self.state.relays.via(requester, owner, iid) == Some(via);
-            let until = now + limits::RELAY_LIFETIME;
-            if !self.state.relays.set(pair, via, until) {
+            if !self.state.relays.set(now, pair, via) {
                 actions.count(DropReason::TableFull);
             } else if !is_known {
                 let [one, other, via] = [requester, owner, via].map(|xtr| self.name(xtr));
@@ -149,22 +243,38 @@ impl MapServer {
     }
 
     /// Returns who alone has registered what covers `eid`, if it is behind a NAT and all that it offers there, or its
-    /// relay, is `unreachable` to `requester`.
+    /// relay, is `unreachable` to `requester`. Those who share a prefix take each other's place: none of them needs a relay.
     fn owner_apart(
         &self,
         eid: &EidPrefix,
         requester: XtrIndex,
-        unreachable: &[PublicKey],
+        unreachable: &BTreeSet<PublicKey>,
     ) -> Option<XtrIndex> {
         let Found::Registered(mapping) = self.state.mappings.find(eid) else {
             return None;
         };
+        if self.is_shared(mapping) {
+            return None;
+        }
         let owner = single_owner(mapping)?;
         let locators = mapping.offers().flat_map(|(_, locators)| locators);
-        let relay = self.relayed(mapping, requester);
         let is_apart = are_lost(locators, unreachable)
-            || relay.is_some_and(|locators| are_lost(locators, unreachable));
+            || self.is_relay_lost(&pair(requester, owner, eid.iid()), eid, unreachable);
         (owner != requester && is_apart && self.is_hidden(owner)).then_some(owner)
+    }
+
+    /// Whether a pair has a relay, and it is `unreachable` for what goes to `eid`.
+    fn is_relay_lost(
+        &self,
+        pair: &Pair,
+        eid: &EidPrefix,
+        unreachable: &BTreeSet<PublicKey>,
+    ) -> bool {
+        let via = self.state.relays.way(pair).and_then(|way| way.via);
+        via.is_some_and(|via| {
+            let locators = self.relay_locators(via, eid);
+            !locators.is_empty() && are_lost(locators, unreachable)
+        })
     }
 
     /// Whether `xtr` is behind a NAT, as far as we see.
@@ -174,32 +284,36 @@ impl MapServer {
         asked.any(|question| question.is_watched())
     }
 
-    /// Returns the relay for a pair: the one that it has, or one of those that serve `eids` of both, by a hash of all
-    /// three names; none that is `unreachable` itself.
-    fn relay_for(
-        &self,
-        pair: Pair,
-        eids: [&EidPrefix; 2],
-        unreachable: &[PublicKey],
-    ) -> Option<XtrIndex> {
+    /// Returns the relay for a pair: the one that it has, unless that is lost, or one of those that serve `eids` of both,
+    /// by a hash of all three names. When all others are lost as well, they get another chance.
+    fn relay_for(&mut self, pair: Pair, eids: [&EidPrefix; 2]) -> Option<XtrIndex> {
         let (first, second, iid) = pair;
         let suits = |via: &XtrIndex| {
             *via != first
                 && *via != second
                 && !self.is_hidden(*via)
                 && !self.state.assignments.is_draining(*via)
-                && eids.iter().all(|eid| {
-                    let locators = self.relay_locators(*via, eid);
-                    !locators.is_empty() && !are_lost(locators, unreachable)
-                })
+                && eids
+                    .iter()
+                    .all(|eid| !self.relay_locators(*via, eid).is_empty())
         };
         let present = self.state.relays.via(first, second, iid);
-        if let Some(via) = present.filter(suits) {
+        let is_lost = |via: &XtrIndex| self.state.relays.is_lost(&pair, *via);
+        if let Some(via) = present.filter(suits).filter(|via| !is_lost(via)) {
             return Some(via);
         }
         let ends = format!("{} {}", self.name(first), self.name(second));
-        let relays = self.sites.relays().filter(suits);
-        relays.max_by_key(|via| score(&ends, &self.name(*via), 1))
+        let preference = |via: &XtrIndex| score(&ends, &self.name(*via), 1);
+        let relays: Vec<_> = self.sites.relays().filter(suits).collect();
+        let sound = relays.iter().filter(|via| !is_lost(via)).copied();
+        let chosen = sound.max_by_key(preference);
+        if chosen.is_some() {
+            return chosen;
+        }
+        let others = relays.into_iter().filter(|via| Some(*via) != present);
+        let chosen = others.max_by_key(preference);
+        self.state.relays.forgive(&pair);
+        chosen
     }
 
     /// Returns the locators of a relay for what goes to `eid`: it serves a prefix around that.
@@ -224,32 +338,36 @@ impl MapServer {
         told.collect()
     }
 
-    /// Returns the locators of the relay through which `receiver` reaches the owner of `mapping`, if it has to.
-    pub(super) fn relayed(&self, mapping: Mapping<'_>, receiver: XtrIndex) -> Option<Vec<Locator>> {
+    /// Returns the record of `mapping` as `receiver` is told it, if it reaches the owner over a relay only.
+    pub(super) fn relayed(&self, mapping: Mapping<'_>, receiver: XtrIndex) -> Option<Record> {
         if self.state.relays.len() == 0 || mapping.leads_nowhere() {
             return None;
         }
         let owner = single_owner(mapping)?;
-        self.relayed_from(owner, &mapping.eid(), receiver)
-    }
-
-    fn relayed_from(
-        &self,
-        owner: XtrIndex,
-        eid: &EidPrefix,
-        receiver: XtrIndex,
-    ) -> Option<Vec<Locator>> {
-        let via = self.state.relays.via(owner, receiver, eid.iid())?;
-        let locators = self.relay_locators(via, eid);
-        (!locators.is_empty()).then_some(locators)
+        self.relayed_from(&mapping.record(), owner, receiver)
     }
 
     /// Returns `record` of `owner` as `receiver` is told it.
     pub(super) fn over_relay(&self, record: Record, owner: XtrIndex, receiver: XtrIndex) -> Record {
-        match self.relayed_from(owner, &record.eid, receiver) {
-            Some(locators) => Record { locators, ..record },
-            None => record,
-        }
+        let relayed = self.relayed_from(&record, owner, receiver);
+        relayed.unwrap_or(record)
+    }
+
+    /// Returns `record` of `owner` with the locators of the relay through which `receiver` reaches it. It is good for as
+    /// long as the two use that: then they ask, and are told of each other as they are.
+    fn relayed_from(&self, record: &Record, owner: XtrIndex, receiver: XtrIndex) -> Option<Record> {
+        let way = self
+            .state
+            .relays
+            .way(&pair(owner, receiver, record.eid.iid()))?;
+        let locators = self.relay_locators(way.via?, &record.eid);
+        let minutes = u32::try_from(way.lifetime.as_secs() / 60).unwrap_or(u32::MAX);
+        let ttl = Ttl::from_minutes(record.ttl.minutes().min(minutes.max(1)));
+        (!locators.is_empty()).then(|| Record {
+            ttl,
+            locators,
+            ..record.clone()
+        })
     }
 
     /// Tells the relay of two ends, if they use one, about both; returns what it has to acknowledge before they begin.
@@ -303,7 +421,7 @@ impl MapServer {
     pub(super) fn expire_relays(&mut self, now: Timestamp) {
         let relays = &mut self.state.relays;
         while let Some(pair) = relays.expiry.pop_due(now) {
-            relays.remove(&pair);
+            relays.end(now, pair);
         }
     }
 
@@ -324,24 +442,14 @@ fn single_owner(mapping: Mapping<'_>) -> Option<XtrIndex> {
 }
 
 /// Whether the keys of all `locators` are `unreachable`.
-fn are_lost(locators: impl IntoIterator<Item = Locator>, unreachable: &[PublicKey]) -> bool {
+fn are_lost(
+    locators: impl IntoIterator<Item = Locator>,
+    unreachable: &BTreeSet<PublicKey>,
+) -> bool {
     locators.into_iter().all(|locator| match locator.rloc {
         Rloc::WireGuard { key, .. } => unreachable.contains(&key),
         Rloc::Plain(_) => false,
     })
-}
-
-/// Returns the keys of the locators that `record` says cannot be reached.
-fn unreachable(record: RecordView<'_>) -> Vec<PublicKey> {
-    // Ports do not matter here: whoever has the key has it everywhere.
-    let record = record.to_record(0);
-    let locators = record.into_iter().flat_map(|record| record.locators);
-    let lost = locators.filter(|locator| !locator.reachable);
-    let keys = lost.filter_map(|locator| match locator.rloc {
-        Rloc::WireGuard { key, .. } => Some(key),
-        Rloc::Plain(_) => None,
-    });
-    keys.collect()
 }
 
 #[cfg(test)]

@@ -44,11 +44,8 @@ impl MapServer {
             self.state.moves.note_gap(now, client, &reply.eids, gap);
         }
         let moved = reply.requester.map_or_else(Vec::new, |client| {
-            self.heed_unreachable(now, client, request, actions)
+            self.heed_lost(now, client, request, actions)
         });
-        if let Some(requester) = reply.requester {
-            self.heed_apart(now, requester, request, actions);
-        }
         let paired = match (reply.requester, request.source_eid()) {
             // It asks to be heard, and knows what it gets: nobody has to be told of it again.
             _ if only_tells_of_gap(request) => Paired::default(),

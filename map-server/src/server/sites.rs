@@ -16,6 +16,11 @@ use crate::store_event::XtrIds;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct XtrIndex(usize);
 
+impl XtrIndex {
+    /// The first of all, if there is any.
+    pub(super) const MIN: Self = Self(0);
+}
+
 #[cfg(test)]
 impl XtrIndex {
     /// Returns that of an xTR that nobody has configured.

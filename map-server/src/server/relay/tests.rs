@@ -57,24 +57,59 @@ fn hide(bench: &mut Bench, name: &str, at: &str) {
     bench.input(Input::Seen { began, peers });
 }
 
+/// For which source somebody asks, and in which instance is what he asks for.
+struct Claim {
+    source: (InstanceId, std::net::IpAddr),
+    iid: InstanceId,
+}
+
 /// Lets `from` ask for `to`, which it cannot reach at `lost`.
 fn complain(bench: &mut Bench, from: &str, to: &str, lost: &[Locator]) -> Vec<Sent> {
-    let target = own_records(to)[0].eid;
+    let claim = Claim {
+        source: (InstanceId(0), own_records(from)[0].eid.net().addr()),
+        iid: InstanceId(0),
+    };
+    claimed(bench, from, to, &claim, lost)
+}
+
+fn claimed(bench: &mut Bench, from: &str, to: &str, claim: &Claim, lost: &[Locator]) -> Vec<Sent> {
+    let target = EidPrefix::new(claim.iid, own_records(to)[0].eid.net());
+    ask_with(bench, from, claim.source, &[target], lost)
+}
+
+/// Lets `from` ask for several addresses at once.
+fn claim_about(bench: &mut Bench, from: &str, eids: &[&str], lost: &[Locator]) -> Vec<Sent> {
+    let source = (InstanceId(0), own_records(from)[0].eid.net().addr());
+    let hosts = eids
+        .iter()
+        .map(|eid| EidPrefix::host(InstanceId(0), eid.parse().unwrap()));
+    ask_with(bench, from, source, &hosts.collect::<Vec<_>>(), lost)
+}
+
+fn ask_with(
+    bench: &mut Bench,
+    from: &str,
+    source: (InstanceId, std::net::IpAddr),
+    targets: &[EidPrefix],
+    lost: &[Locator],
+) -> Vec<Sent> {
     let record = Record {
-        eid: target,
+        eid: targets[0],
         locators: lost.to_vec(),
         ..empty("10.0.0.0/8", 1)
     };
+    let eids = targets.iter().map(|eid| RequestedEid {
+        subscribe: false,
+        eid: *eid,
+    });
     let params = RequestParams {
         flags: RequestFlags::default(),
         nonce: Nonce(bench.nonce()),
-        source_eid: Some((InstanceId(0), own_records(from)[0].eid.net().addr())),
+        source_eid: Some(source),
         itr_rlocs: &[control(from).ip()],
-        eids: &[RequestedEid {
-            subscribe: false,
-            eid: target,
-        }],
+        eids: &eids.collect::<Vec<_>>(),
         source_record: Some(&record),
+        gap: None,
         ids: None,
     };
     let mut bytes = Vec::new();
@@ -205,34 +240,202 @@ fn nobody_gets_a_relay_who_can_do_without_or_has_none() {
     assert_eq!(with(&["a", "b"], &["d"], &[]), (true, 0));
 }
 
-#[test]
-fn a_relay_that_cannot_be_reached_either_gives_way_to_another_one() {
+/// The locators of `relays`, as ones that cannot be reached.
+fn lost_relays(relays: &[&str]) -> Vec<Locator> {
+    let mut locators = Vec::new();
+    for name in relays {
+        locators.extend(default_routes(name, 7, 100)[0].locators.clone());
+    }
+    locators.iter_mut().for_each(|it| it.reachable = false);
+    locators
+}
+
+/// Which of d and e a is told to reach b through.
+fn relay_of_a(bench: &mut Bench) -> &'static str {
+    let told = answer(bench);
+    let [(at, limits::PRIORITY_RELAY)] = &told[..] else {
+        panic!("one relay: {told:?}");
+    };
+    match &**at {
+        "192.0.2.4" => "d",
+        "192.0.2.5" => "e",
+        other => panic!("{other}"),
+    }
+}
+
+/// A and b, with two relays.
+fn with_two_relays() -> (Bench, &'static str, &'static str) {
     let mut bench = network(&["a", "b"], &["d", "e"]);
-    let at = |name: &str| default_routes(name, 7, 100)[0].locators.clone();
     share(&mut bench, "e", &default_routes("e", 7, 100));
     acknowledge_all(&mut bench);
     outcome(&mut bench, &lost("b"));
-    let told = answer(&mut bench);
-    let [(first, _)] = &told[..] else {
-        panic!("one relay");
-    };
-    let (it, other) = match &**first {
-        "192.0.2.4" => ("d", "192.0.2.5"),
-        _ => ("e", "192.0.2.4"),
-    };
-    let mut locators = at(it);
-    locators.iter_mut().for_each(|it| it.reachable = false);
-    outcome(&mut bench, &locators);
-    let told = answer(&mut bench);
-    let [(second, _)] = &told[..] else {
-        panic!("one relay");
-    };
-    assert_eq!(second, other);
+    let first = relay_of_a(&mut bench);
+    let other = if first == "d" { "e" } else { "d" };
+    (bench, first, other)
+}
+
+#[test]
+fn a_relay_that_cannot_be_reached_either_gives_way_to_another_one() {
+    let (mut bench, first, other) = with_two_relays();
+    outcome(&mut bench, &lost_relays(&[first]));
+    assert_eq!(relay_of_a(&mut bench), other);
     assert_eq!(bench.server.sizes().relayed, 1);
     let relays = &bench.server.state.relays;
     let index = |name: &str| bench.server.sites.by_name(&name.into()).unwrap();
-    let carried = ["d", "e"].map(|via| relays.carries(index(via), index("a"), InstanceId(0)));
-    assert_eq!(carried, [it == "e", it == "d"]);
+    let carries = |via, end| relays.carries(index(via), index(end), InstanceId(0));
+    assert!(carries(other, "a") && carries(other, "b"));
+    assert!(!carries(first, "a") && !carries(other, "c"));
+    let one = |via| relays.over(index(via), InstanceId(0)).len();
+    assert_eq!([one(first), one(other)], [0, 1]);
+    // It is remembered: the other end may still speak of the far end itself.
+    outcome(&mut bench, &lost("b"));
+    assert_eq!(relay_of_a(&mut bench), other);
+    // When that is lost as well, the first one may be back.
+    outcome(&mut bench, &lost_relays(&[other]));
+    assert_eq!(relay_of_a(&mut bench), first);
+}
+
+#[test]
+fn who_complains_does_not_choose_the_relay() {
+    for named in [&["d"], &["e"]] {
+        let mut bench = network(&["a", "b"], &["d", "e"]);
+        share(&mut bench, "e", &default_routes("e", 7, 100));
+        acknowledge_all(&mut bench);
+        let lost = [lost("b"), lost_relays(named)].concat();
+        outcome(&mut bench, &lost);
+        let (_, first, _) = with_two_relays();
+        assert_eq!(relay_of_a(&mut bench), first);
+    }
+    let (mut bench, first, other) = with_two_relays();
+    outcome(&mut bench, &lost_relays(&[other]));
+    assert_eq!(relay_of_a(&mut bench), first, "it is not the one in use");
+}
+
+#[test]
+fn both_may_complain_and_get_one_relay() {
+    let (mut bench, first, _) = with_two_relays();
+    complain(&mut bench, "b", "a", &lost("a"));
+    complain(&mut bench, "a", "b", &lost("b"));
+    acknowledge_all(&mut bench);
+    assert_eq!(relay_of_a(&mut bench), first);
+    assert_eq!(bench.server.sizes().relayed, 1);
+}
+
+#[test]
+fn a_relay_that_says_nothing_keeps_nobody_waiting_for_long() {
+    let mut bench = network(&["a", "b"], &["d"]);
+    let first = complain(&mut bench, "a", "b", &lost("b"));
+    assert!(told(&first).iter().all(|line| line.starts_with("d: ")));
+    let later = bench.wait(bench.server.options.reply_hold);
+    let later = told(&later);
+    for line in ["b: 10.0.0.1/32 at 192.0.2.4", "a: 10.0.0.2/32 at 192.0.2.4"] {
+        assert!(later.contains(&line.to_owned()), "{later:?}");
+    }
+}
+
+#[test]
+fn who_has_no_such_source_or_asks_about_another_instance_gets_no_relay() {
+    let relayed = |source: &str, iids: [u32; 2]| {
+        let mut bench = network(&["a", "b"], &["d"]);
+        let claim = Claim {
+            source: (InstanceId(iids[0]), source.parse().unwrap()),
+            iid: InstanceId(iids[1]),
+        };
+        claimed(&mut bench, "a", "b", &claim, &lost("b"));
+        bench.server.sizes().relayed
+    };
+    assert_eq!(relayed("10.0.0.1", [0, 0]), 1);
+    assert_eq!(relayed("10.0.0.3", [0, 0]), 0, "that is c");
+    assert_eq!(relayed("10.0.0.9", [0, 0]), 0, "that is nobody");
+    assert_eq!(relayed("10.0.0.1", [7, 0]), 0, "in another instance");
+}
+
+#[test]
+fn the_first_relay_ends_soon_and_the_next_ones_last_longer() {
+    let mut bench = network(&["a", "b"], &["d"]);
+    let first = limits::RELAY_LIFETIME_FIRST;
+    let refresh = |bench: &mut Bench| {
+        bench.register("a", &own("a"));
+        bench.register("b", &own("b"));
+        share(bench, "d", &default_routes("d", 7, 100));
+        for (name, at) in &NATS[..2] {
+            hide(bench, name, at);
+        }
+        acknowledge_all(bench);
+    };
+    let mut lifetime = first;
+    for _ in 0..6 {
+        let told = complain(&mut bench, "a", "b", &lost("b"));
+        acknowledge_all(&mut bench);
+        assert!(!told.is_empty());
+        let minutes = told_for(&mut bench);
+        assert_eq!(u64::from(minutes), lifetime.as_secs() / 60);
+        assert_eq!(relay_of(&mut bench), Some(limits::PRIORITY_RELAY));
+        let mut left = lifetime;
+        while left > first {
+            bench.wait(first);
+            refresh(&mut bench);
+            left -= first;
+        }
+        bench.wait(left);
+        refresh(&mut bench);
+        assert_eq!(relay_of(&mut bench), Some(1), "they try without");
+        lifetime = (lifetime * 2).min(limits::RELAY_LIFETIME);
+    }
+    assert_eq!(lifetime, limits::RELAY_LIFETIME);
+}
+
+/// The priority under which a is told that b is.
+fn relay_of(bench: &mut Bench) -> Option<u8> {
+    answer(bench).first().map(|(_, priority)| *priority)
+}
+
+/// How long a is told that this is good, in minutes.
+fn told_for(bench: &mut Bench) -> u32 {
+    let before = bench.sent.len();
+    bench.ask("a", "10.0.0.2");
+    acknowledge_all(bench);
+    let mut answers = bench.sent[before..].iter();
+    let answer = answers.find(|sent| !sent.is_notify() && name_of(sent) == "a");
+    answer.unwrap().reply_records()[0].ttl.minutes()
+}
+
+#[test]
+fn an_owner_whom_others_can_replace_is_replaced_and_gets_no_relay() {
+    let failed_over = |bench: &Bench| {
+        let events = bench.events.iter();
+        let moved = events.filter(|event| matches!(event, Event::FailedOver { .. }));
+        (moved.count(), bench.server.sizes().relayed)
+    };
+    let mut bench = network(&["a", "b", "c"], &["d"]);
+    share(&mut bench, "e", &default_routes("e", 7, 100));
+    acknowledge_all(&mut bench);
+    bench.ask("a", "8.8.8.8");
+    acknowledge_all(&mut bench);
+    let client = bench.server.sites.by_name(&"a".into()).unwrap();
+    let shared = bench.server.state.assignments.of(client, InstanceId(0));
+    let named = [lost("b"), lost_relays(&["d", "e"])].concat();
+    outcome(&mut bench, &named);
+    assert_eq!(
+        failed_over(&bench),
+        (0, 1),
+        "only the far end was asked for"
+    );
+    let at = bench.server.state.assignments.get(&shared[0], client);
+    let used = bench.server.sites.site(at.unwrap().owner).name.clone();
+    let named = [lost("b"), lost_relays(&[&used])].concat();
+    claim_about(&mut bench, "a", &["8.8.8.8", "10.0.0.2"], &named);
+    acknowledge_all(&mut bench);
+    let (moved, relayed) = failed_over(&bench);
+    assert!(moved > 0);
+    assert_eq!(relayed, 1, "as before");
+    claim_about(&mut bench, "a", &["8.8.8.8", "10.0.0.3"], &lost("c"));
+    acknowledge_all(&mut bench);
+    assert_eq!(
+        failed_over(&bench),
+        (moved, 1),
+        "one message says one thing"
+    );
 }
 
 #[test]
@@ -252,16 +455,16 @@ fn without_their_relay_both_hear_of_each_other_as_they_are() {
 #[test]
 fn there_are_no_more_pairs_than_one_may_be_part_of() {
     let mut relays = Relays::default();
-    let until = Timestamp::ZERO + limits::RELAY_LIFETIME;
     let (near, via) = (XtrIndex::nth(0), XtrIndex::nth(1));
     let pair = |other| pair(near, XtrIndex::nth(other), InstanceId(0));
     let most = limits::RELAYED_PAIRS_PER_XTR;
     for other in 2..most + 2 {
-        assert!(relays.set(pair(other), via, until));
+        assert!(relays.set(Timestamp::ZERO, pair(other), via));
     }
-    assert!(!relays.set(pair(most + 2), via, until));
-    assert!(relays.set(pair(2), via, until), "it is there");
+    assert!(!relays.set(Timestamp::ZERO, pair(most + 2), via));
+    assert!(relays.set(Timestamp::ZERO, pair(2), via), "it is there");
     relays.remove(&pair(2));
-    assert!(relays.set(pair(most + 2), via, until));
+    assert!(relays.set(Timestamp::ZERO, pair(most + 2), via));
     assert_eq!(relays.len(), most);
+    assert_eq!(relays.carried.len(), most * 2);
 }
