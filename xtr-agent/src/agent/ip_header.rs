@@ -114,6 +114,38 @@ fn unreachable_v6(packet: &[u8], src: Ipv6Addr, dst: Ipv6Addr, why: Unreachable)
     Some(out.into())
 }
 
+/// Builds an echo request. In a message of WireGuard it takes as many bytes as no number of keepalives does.
+#[must_use]
+pub(super) fn echo(src: IpAddr, dst: IpAddr) -> Option<Bytes> {
+    let mut out = Vec::with_capacity(48);
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let mut icmp = vec![8; 1];
+            icmp.resize(8 + 16, 0);
+            let sum = checksum(&[&icmp]);
+            icmp.get_mut(2..4)?.copy_from_slice(&sum);
+            out.extend([0x45, 0, 0, 44, 0, 0, 0, 0, 64, ICMP, 0, 0]);
+            out.extend(src.octets());
+            out.extend(dst.octets());
+            let sum = checksum(&[&out]);
+            out.get_mut(10..12)?.copy_from_slice(&sum);
+            out.extend(icmp);
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let mut icmp = [128, 0, 0, 0, 0, 0, 0, 0];
+            let pseudo = [0, 0, 0, 8, 0, 0, 0, ICMPV6];
+            let sum = checksum(&[&src.octets(), &dst.octets(), &pseudo, &icmp]);
+            icmp.get_mut(2..4)?.copy_from_slice(&sum);
+            out.extend([0x60, 0, 0, 0, 0, 8, ICMPV6, 64]);
+            out.extend(src.octets());
+            out.extend(dst.octets());
+            out.extend(icmp);
+        }
+        _ => return None,
+    }
+    Some(out.into())
+}
+
 /// Internet checksum (RFC 1071) over slices of which all but the last are even.
 fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum = 0u32;

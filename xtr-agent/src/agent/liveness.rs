@@ -11,7 +11,7 @@ use lisp_proto::{PublicKey, Timestamp};
 
 use super::limits::{
     ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, LIVENESS_POLL, REKINDLE_LOOK, SESSION, SILENCE,
-    SILENCE_BACKOFF_MAX,
+    SILENCE_BACKOFF_MAX, WARM,
 };
 use super::{Actions, Agent, PeerStats, Timer};
 
@@ -46,6 +46,8 @@ struct Watch {
     in_doubt: Option<Timestamp>,
     /// When its counters were last looked at.
     looked: Timestamp,
+    /// When it was last said hello to.
+    greeted: Timestamp,
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
 }
@@ -90,6 +92,19 @@ impl Liveness {
     /// How long the counters of a peer have not moved.
     pub(super) fn idle(&self, now: Timestamp, key: &PublicKey) -> Option<Duration> {
         self.watches.get(key).map(|watch| now - watch.moved)
+    }
+
+    /// Whether it is time to say hello to a peer that shall be ready; it is then done. What that does to its counters is
+    /// no matter: they may not show it.
+    pub(super) fn is_to_be_greeted(&mut self, now: Timestamp, key: &PublicKey) -> bool {
+        let Some(watch) = self.watches.get_mut(key) else {
+            return false;
+        };
+        let is_due = now - watch.moved >= WARM && now - watch.greeted >= WARM;
+        if is_due {
+            watch.greeted = now;
+        }
+        is_due
     }
 
     /// Some of the peers that have not answered what was sent to them.
@@ -271,6 +286,9 @@ impl Agent {
                 self.set_up_anew(now, &peer.key, actions);
                 continue;
             }
+            if peer.rx_bytes != self.liveness.received(&peer.key) {
+                self.apart.heard(&peer.key);
+            }
             let is_kept_open = self.peers.are_kept_open();
             if self.liveness.silent(now, peer, is_kept_open) {
                 for prefix in self.peers.prefixes(&peer.key) {
@@ -295,12 +313,18 @@ fn is_upkeep(bytes: u64, span: Duration) -> bool {
     let within = |interval: Duration| 1 + span.as_secs() / interval.as_secs().max(1);
     let handshakes = within(HANDSHAKE_AGAIN);
     let keepalives = within(KEEPALIVE_LEAST);
-    let is_rest = |of: u64, count: u64| {
+    let is_made_of = |of: u64, count: u64| {
+        // Many of them are in vain, and then there is no session for a keepalive.
+        let most = if count > HANDSHAKES_OF_A_SESSION {
+            0
+        } else {
+            keepalives
+        };
         let rest = bytes.checked_sub(of * count);
-        rest.is_some_and(|rest| rest.is_multiple_of(KEEPALIVE) && rest / KEEPALIVE <= keepalives)
+        rest.is_some_and(|rest| rest.is_multiple_of(KEEPALIVE) && rest / KEEPALIVE <= most)
     };
-    (0..=handshakes)
-        .any(|count| is_rest(HANDSHAKE_INITIATION, count) || is_rest(HANDSHAKE_RESPONSE, count))
+    let parts = [HANDSHAKE_INITIATION, HANDSHAKE_RESPONSE];
+    (0..=handshakes).any(|count| parts.iter().any(|of| is_made_of(*of, count)))
 }
 
 /// Lengths of messages of WireGuard, in bytes.
@@ -308,8 +332,10 @@ const HANDSHAKE_INITIATION: u64 = 148;
 const HANDSHAKE_RESPONSE: u64 = 92;
 /// WireGuard repeats an initiation that is not answered after that long.
 const HANDSHAKE_AGAIN: Duration = Duration::from_secs(5);
+/// How often one is repeated, at most, before a session comes about; more would look like data with keepalives.
+const HANDSHAKES_OF_A_SESSION: u64 = 3;
 /// Shortest time between two persistent keepalives.
-const KEEPALIVE_LEAST: Duration = Duration::from_secs(20);
+const KEEPALIVE_LEAST: Duration = Duration::from_secs(25);
 
 #[cfg(test)]
 mod tests {
@@ -427,7 +453,17 @@ mod tests {
         for data in [64, 80, 96, 128, 148 + 128, 240, 1_452] {
             assert!(!is_upkeep(data, look), "{data}");
         }
-        assert!(is_upkeep(3 * 32, Duration::from_secs(80)));
+        assert!(
+            is_upkeep(16 * 148, Duration::from_secs(80)),
+            "nobody answers"
+        );
+        assert!(is_upkeep(3 * 32, Duration::from_secs(50)));
+        assert!(!is_upkeep(3 * 32, Duration::from_secs(49)));
+        // A packet that says hello is one, among very many peers as well.
+        for span in [4, 80, 200] {
+            let keepalives = 32 * (span / 25);
+            assert!(!is_upkeep(keepalives + 80, Duration::from_secs(span)));
+        }
 
         let key = PublicKey([1; 32]);
         let mut liveness = Liveness::default();
