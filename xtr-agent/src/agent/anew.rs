@@ -82,12 +82,13 @@ impl Agent {
         let mut mappings = Vec::new();
         for prefix in self.peers.prefixes(key) {
             if let Some(entry) = self.cache.get_mut(&prefix) {
-                mappings.push((prefix, entry.region, entry.expires));
+                let way = self.apart.way(&prefix);
+                mappings.push((prefix, entry.region, entry.expires, way));
                 waiting.extend(entry.held.take(&mut self.budget));
             }
             self.forget(prefix, actions);
         }
-        for (prefix, region, expires) in mappings {
+        for (prefix, region, expires, way) in mappings {
             let minutes = (expires - now).as_secs().div_ceil(60);
             let record = Record {
                 eid: self.eid(prefix),
@@ -96,7 +97,9 @@ impl Agent {
                 authoritative: false,
                 locators: Vec::new(),
             };
-            self.positive(now, &record, region, chosen, Cause::Push, actions);
+            if self.positive(now, &record, region, chosen, Cause::Push, actions) {
+                self.apart.recall(prefix, way);
+            }
         }
         self.liveness.stay_patient(key, patience);
         for packet in waiting {

@@ -65,7 +65,7 @@ impl Agent {
         let asked = match purpose {
             Purpose::Resolve(dst) => IpNet::from(dst),
             Purpose::Refresh(prefix) => {
-                self.apart.answered(&prefix);
+                self.apart.told(&prefix);
                 prefix
             }
         };

@@ -28,6 +28,13 @@ pub(super) struct Apart {
     hidden: BTreeMap<IpNet, PublicKey>,
 }
 
+/// Which peer of a prefix is a relay, and which is behind a NAT, if any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Way {
+    pub(super) relay: Option<PublicKey>,
+    pub(super) hidden: Option<PublicKey>,
+}
+
 impl Apart {
     /// Whether `chosen` only carries the packets of `prefix` to somebody else.
     pub(super) fn is_relay(&self, prefix: &IpNet, chosen: &Chosen) -> bool {
@@ -39,9 +46,29 @@ impl Apart {
         self.hidden.get(prefix) == Some(key)
     }
 
-    /// A question about `prefix` was answered.
-    pub(super) fn answered(&mut self, prefix: &IpNet) {
+    /// A map server has told of `prefix`, whether it was asked or not.
+    pub(super) fn told(&mut self, prefix: &IpNet) {
         self.lost.remove(prefix);
+    }
+
+    /// Something has come from `key`: nothing keeps it from us.
+    pub(super) fn heard(&mut self, key: &PublicKey) {
+        self.lost.retain(|_, at| at.key != *key);
+    }
+
+    /// What is known of the ways to the peer of `prefix`.
+    pub(super) fn way(&self, prefix: &IpNet) -> Way {
+        Way {
+            relay: self.relays.get(prefix).copied(),
+            hidden: self.hidden.get(prefix).copied(),
+        }
+    }
+
+    /// The same is known again.
+    pub(super) fn recall(&mut self, prefix: IpNet, way: Way) {
+        let Way { relay, hidden } = way;
+        self.relays.extend(relay.map(|key| (prefix, key)));
+        self.hidden.extend(hidden.map(|key| (prefix, key)));
     }
 
     /// There is no mapping of `prefix` any more.
@@ -84,7 +111,14 @@ impl Agent {
 
     /// What a question about `asked` says of a far end that cannot be reached.
     pub(super) fn apart_record(&self, asked: &IpNet) -> Option<Record> {
-        let Chosen { key, endpoint } = *self.apart.lost.get(asked)?;
+        let lost = *self.apart.lost.get(asked)?;
+        let used = self.cache.get(asked).and_then(|entry| entry.chosen);
+        // Of one that we have left meanwhile nobody needs to know.
+        let armed = self.handovers.armed.get(asked).map(|armed| armed.word.to);
+        if used != Some(lost) && armed != Some(lost) {
+            return None;
+        }
+        let Chosen { key, endpoint } = lost;
         let lost = Locator {
             priority: u8::MAX,
             weight: 0,
@@ -108,20 +142,18 @@ impl Agent {
         let Chosen { key, endpoint } = chosen;
         let rloc = Rloc::WireGuard { endpoint, key };
         let mut locators = record.locators.iter();
-        if locators.any(|it| it.rloc == rloc && it.priority == RELAY_PRIORITY) {
-            self.apart.relays.insert(prefix, key);
-        }
+        let is_relay = locators.any(|it| it.rloc == rloc && it.priority == RELAY_PRIORITY);
+        mark(&mut self.apart.relays, prefix, key, is_relay);
         let is_inner = |it: &Locator| match it.rloc {
             Rloc::WireGuard { endpoint, key } => key == chosen.key && is_private(endpoint.ip()),
             Rloc::Plain(_) => false,
         };
-        if !is_private(endpoint.ip()) && record.locators.iter().any(is_inner) {
-            self.apart.hidden.insert(prefix, key);
-        }
+        let is_hidden = !is_private(endpoint.ip()) && record.locators.iter().any(is_inner);
+        mark(&mut self.apart.hidden, prefix, key, is_hidden);
     }
 
-    /// Takes out what waits for a handshake with the far end of `prefix`, and for nothing else, before `next` takes the
-    /// place of that: it goes with the peer otherwise.
+    /// Takes out what waits for a handshake with the far end of `prefix` before `next` takes the place of that: it goes
+    /// with the peer otherwise.
     pub(super) fn take_over(&mut self, prefix: &IpNet, next: &Chosen) -> Vec<Bytes> {
         let entry = self.cache.get_mut(prefix);
         let Some(entry) = entry.filter(|entry| entry.state == State::Opening) else {
@@ -130,11 +162,23 @@ impl Agent {
         let Some(before) = entry.chosen else {
             return Vec::new();
         };
-        if before.key == next.key || self.peers.prefixes(&before.key) != [*prefix] {
+        if before.key == next.key {
             return Vec::new();
         }
-        let mut waiting: Vec<_> = self.watches.staged(&before.key, &mut self.budget).into();
+        let staged = self
+            .watches
+            .staged_for(&before.key, prefix, &mut self.budget);
+        let mut waiting: Vec<_> = staged.into();
         waiting.extend(entry.held.take(&mut self.budget));
         waiting
+    }
+}
+
+/// Notes that `key` is something to `prefix`, or that it is not, whatever another key may be.
+fn mark(marks: &mut BTreeMap<IpNet, PublicKey>, prefix: IpNet, key: PublicKey, is_so: bool) {
+    if is_so {
+        marks.insert(prefix, key);
+    } else if marks.get(&prefix) == Some(&key) {
+        marks.remove(&prefix);
     }
 }

@@ -45,7 +45,7 @@ impl Agent {
             let Rloc::WireGuard { endpoint, key } = locator.rloc else {
                 return None;
             };
-            let usable = locator.priority != NOT_TO_BE_USED && key != *own;
+            let usable = locator.priority != NOT_TO_BE_USED && self.may_be_peer(&key);
             let candidate = Candidate {
                 priority: locator.priority,
                 weight: locator.weight,
@@ -54,11 +54,20 @@ impl Agent {
             (usable && self.is_reachable(&endpoint)).then_some(candidate)
         });
         let mut candidates: Vec<_> = candidates.collect();
-        if let Some(ours) = self.nat.at() {
-            meet_inside(ours.ip(), &mut candidates);
+        // Which port we have there does not matter.
+        if let Some(ours) = self.nat.address() {
+            meet_inside(ours, &mut candidates);
         }
         let used = self.cache.get(prefix).and_then(|entry| entry.chosen);
         best(own, candidates, used)
+    }
+
+    /// Whether somebody else may have `key`: the map servers are peers of the data interface at times, to see where we are,
+    /// and a mapping with such a key would have it point elsewhere.
+    pub(super) fn may_be_peer(&self, key: &PublicKey) -> bool {
+        let mut servers = self.config.map_servers.iter();
+        let is_server = servers.any(|server| server.outer.is_some_and(|(outer, _)| outer == *key));
+        *key != self.config.public_key && !is_server
     }
 
     /// Whether we have an address of the family of `endpoint`.

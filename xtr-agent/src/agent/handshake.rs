@@ -163,6 +163,7 @@ impl Agent {
         let ready = self.look_at_handovers(now, stats);
         for peer in stats {
             if peer.handshake_seen && self.peers.note_handshake(&peer.key) {
+                self.apart.heard(&peer.key);
                 actions.event(Event::Handshake { key: peer.key });
             }
             self.handshake_looked_for(now, peer, actions);

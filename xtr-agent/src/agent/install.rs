@@ -79,6 +79,7 @@ impl Agent {
             refresh,
         };
         if self.hands_over(now, prefix, word, actions) {
+            self.apart.told(&prefix);
             self.resolver.refreshed(&prefix);
             return true;
         }
@@ -88,6 +89,7 @@ impl Agent {
             Some(entry) if entry.chosen.is_some() => {
                 entry.expires = expires;
                 entry.stale = None;
+                self.apart.told(&prefix);
                 self.resolver.refreshed(&prefix);
                 let before = entry.chosen.replace(chosen);
                 if before == Some(chosen) {
@@ -110,21 +112,13 @@ impl Agent {
                 }
             }
             Some(_) | None => {
-                let is_new = !self.peers.contains(&chosen.key);
-                if is_new && !self.has_room_for_peer(now, actions) {
-                    actions.count(DropReason::TooManyPeers);
-                    return false;
-                }
-                if self.cache.len() >= MAP_CACHE_ENTRIES {
-                    actions.count(DropReason::MapCacheFull);
-                    return false;
-                }
                 let state = State::Installing;
                 let mut entry = Entry::new(prefix, state, Some(chosen), now, expires);
                 entry.cause = cause;
                 entry.mutual = cause == Cause::Push && pending;
-                self.cache.insert(prefix, entry);
-                self.set_peer(now, prefix, chosen, actions);
+                if !self.begin(now, prefix, chosen, entry, actions) {
+                    return false;
+                }
             }
         }
         self.cache.set_region(prefix, region);
@@ -133,6 +127,29 @@ impl Agent {
         for packet in waiting {
             self.tun_packet(now, &packet, actions);
         }
+        true
+    }
+
+    /// Begins with a mapping that there was not, if there is room.
+    fn begin(
+        &mut self,
+        now: Timestamp,
+        prefix: IpNet,
+        chosen: Chosen,
+        entry: Entry,
+        actions: &mut Actions,
+    ) -> bool {
+        let is_new = !self.peers.contains(&chosen.key);
+        if is_new && !self.has_room_for_peer(now, actions) {
+            actions.count(DropReason::TooManyPeers);
+            return false;
+        }
+        if self.cache.len() >= MAP_CACHE_ENTRIES {
+            actions.count(DropReason::MapCacheFull);
+            return false;
+        }
+        self.cache.insert(prefix, entry);
+        self.set_peer(now, prefix, chosen, actions);
         true
     }
 

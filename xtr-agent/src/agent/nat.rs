@@ -41,6 +41,8 @@ pub(super) struct Nat {
     address: Option<IpAddr>,
     /// Where our data interface appears; nowhere yet, or we are not behind a NAT.
     at: Option<SocketAddr>,
+    /// Our own addresses when that was told.
+    own: BTreeSet<IpAddr>,
     /// The map server as a peer of the data interface, and since when.
     lookout: Option<(PublicKey, Timestamp)>,
 }
@@ -240,6 +242,7 @@ impl Agent {
         if self.nat.at != Some(seen) {
             self.nat.at = Some(seen);
             self.nat.since = now;
+            self.nat.own = self.config.rlocs.iter().copied().collect();
             actions.event(Event::SeenAt { endpoint: seen });
             self.register_afresh(now, actions);
         }
@@ -248,17 +251,22 @@ impl Agent {
     /// A NAT has come, or gone: peers get keepalives, or none any more.
     fn keep_ways_open(&mut self, keep_open: bool, actions: &mut Actions) {
         self.peers.keep_open(keep_open);
-        let specs: Vec<_> = self.peers.iter().collect();
-        for spec in specs {
+        let keys: Vec<_> = self.peers.each().map(|(key, _)| key).collect();
+        for key in keys {
             // Peers roam: that they are kept open is no reason to send to where they were before.
-            let (key, endpoint) = (spec.key, None);
-            let change = Change::SetPeer(PeerSpec { endpoint, ..spec });
-            self.change(What::Shrinking(key), change, actions);
+            if let Some(spec) = self.peers.spec(&key) {
+                self.change(What::Shrinking(key), Change::SetPeer(spec), actions);
+            }
         }
     }
 
-    /// We have another address, and a NAT may be another one: what it makes of our data interface, packets tell.
+    /// We have another address, and a NAT may be another one: what it makes of our data interface, packets tell. If we have
+    /// none of those left that we had, nobody finds us where we were seen.
     pub(super) fn look_out_anew(&mut self, now: Timestamp, actions: &mut Actions) {
+        let own = &self.nat.own;
+        if !self.config.rlocs.iter().any(|rloc| own.contains(rloc)) {
+            self.nat.at = None;
+        }
         if self.nat.lookout.is_some() {
             self.post_lookout(now, actions);
         }
@@ -327,7 +335,7 @@ impl Agent {
     /// Where a NAT lets us appear, as long as we have the addresses that we have now.
     pub(super) fn sighting(&self) -> Option<Sighting> {
         let endpoint = self.nat.at?;
-        let behind = self.config.rlocs.iter().copied().collect();
+        let behind = self.nat.own.clone();
         Some(Sighting { endpoint, behind })
     }
 
@@ -341,6 +349,7 @@ impl Agent {
         }
         self.nat.is(Found::Behind, now);
         (self.nat.address, self.nat.at) = (Some(at.ip()), Some(at));
+        self.nat.own = own;
         self.peers.keep_open(true);
     }
 

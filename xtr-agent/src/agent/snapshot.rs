@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use lisp_proto::{InstanceId, PublicKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::apart::Way;
 use super::event::Cause;
 use super::install::What;
 use super::limits::{MAP_CACHE_ENTRIES, RESTORED_REFRESH, refresh_after};
@@ -46,6 +47,9 @@ pub struct SavedMapping {
     /// Nobody used it: its peer was there, its routes were not.
     #[serde(default)]
     pub dozing: bool,
+    /// The peer is a relay, which only carries the packets.
+    #[serde(default)]
+    pub relayed: bool,
 }
 
 impl Agent {
@@ -66,6 +70,7 @@ impl Agent {
                 endpoint,
                 ttl_left_s: whole(entry.expires - now, Duration::from_secs(1)),
                 dozing: entry.state == State::Dozing,
+                relayed: self.apart.way(&prefix).relay == Some(key),
             })
         });
         Snapshot {
@@ -142,7 +147,7 @@ impl Agent {
         well_formed
             && !self.routes_for(prefix).is_empty()
             && !self.is_own(&self.eid(*prefix))
-            && saved.key != self.config.public_key
+            && self.may_be_peer(&saved.key)
             && self.is_reachable(&saved.endpoint)
             && self.cache.len() < MAP_CACHE_ENTRIES
             && (self.peers.len() < self.config.max_peers || self.peers.contains(&saved.key))
@@ -157,6 +162,7 @@ impl Agent {
             endpoint,
             ttl_left_s: _,
             dozing,
+            relayed,
         } = *saved;
         let chosen = Chosen { key, endpoint };
         let state = if dozing {
@@ -168,6 +174,11 @@ impl Agent {
         entry.cause = Cause::Restored;
         self.cache.insert(prefix, entry);
         self.cache.set_region(prefix, region);
+        let way = Way {
+            relay: relayed.then_some(key),
+            ..Way::default()
+        };
+        self.apart.recall(prefix, way);
         self.peers.install(key, endpoint, prefix);
         self.watch_liveness(now, key);
         if dozing {

@@ -227,6 +227,7 @@ mod tests {
                 endpoint: "192.0.2.2:51820".parse().unwrap(),
                 ttl_left_s: 600,
                 dozing: false,
+                relayed: false,
             }],
             seen_at: Some(Sighting {
                 endpoint: "192.0.2.9:1024".parse().unwrap(),
@@ -293,6 +294,7 @@ mod tests {
                 .unwrap(),
             ttl_left_s: u64::MAX,
             dozing: false,
+            relayed: false,
         };
         let bytes = serde_json::to_string(&longest).unwrap().len() + 1;
         assert!(

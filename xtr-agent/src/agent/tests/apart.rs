@@ -3,6 +3,7 @@
 use super::nat::behind;
 use super::*;
 use crate::agent::limits::{APART, RELAY_PRIORITY};
+use crate::agent::map_cache::Chosen;
 
 const RELAY: PublicKey = PublicKey([8; 32]);
 
@@ -131,4 +132,123 @@ fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() 
     assert_eq!(started_anew("192.168.1.2:51820"), ["kick"]);
     let elsewhere = started_anew("198.51.100.2:51820");
     assert_eq!(elsewhere, ["no peer", "peer [10.0.0.2/32]"]);
+}
+
+#[test]
+fn who_was_told_of_unasked_is_not_named_any_more() {
+    let (mut bench, _) = behind();
+    fire(&mut bench);
+    let asking = bench.after(APART);
+    let nonce = requests(&asking)[0].nonce;
+    assert_eq!(lost(&requests(&asking)[0]), [BIGGER]);
+    bench.notify(7, &far_end(BIGGER));
+    let late = bench.reply(nonce, &far_end(BIGGER));
+    assert_eq!(story(&late), ["UnknownNonce"]);
+    let fired = bench.handshake(BIGGER, 92);
+    bench.done(&fired);
+    let asking = bench.after(limits::refresh_after(Duration::from_secs(900)));
+    let refreshing = requests(&asking);
+    assert!(refreshing.iter().all(|it| lost(it).is_empty()));
+    assert!(bench.agent.apart_record(&net("10.0.0.2/32")).is_none());
+}
+
+#[test]
+fn who_is_heard_after_all_is_not_named_any_more() {
+    let (mut bench, _) = behind();
+    fire(&mut bench);
+    bench.after(APART);
+    assert!(bench.agent.apart_record(&net("10.0.0.2/32")).is_some());
+    let fired = bench.handshake(BIGGER, 92);
+    bench.done(&fired);
+    assert!(bench.agent.apart_record(&net("10.0.0.2/32")).is_none());
+    // The same when there was a session before.
+    let at = bench.agent.cache.get(&net("10.0.0.2/32")).unwrap().chosen;
+    bench.agent.is_apart(net("10.0.0.2/32"), at.unwrap());
+    bench.handshake(BIGGER, 92);
+    assert!(bench.agent.apart_record(&net("10.0.0.2/32")).is_some());
+    bench.handshake(BIGGER, 124);
+    assert!(bench.agent.apart_record(&net("10.0.0.2/32")).is_none());
+}
+
+#[test]
+fn one_that_we_have_left_is_not_named() {
+    let (mut bench, _) = behind();
+    fire(&mut bench);
+    let elsewhere = Chosen {
+        key: SMALLER,
+        endpoint: "192.0.2.9:51820".parse().unwrap(),
+    };
+    bench.agent.is_apart(net("10.0.0.2/32"), elsewhere);
+    assert!(bench.agent.apart_record(&net("10.0.0.2/32")).is_none());
+}
+
+#[test]
+fn what_waits_takes_the_relay_also_when_the_far_end_has_other_prefixes() {
+    let (mut bench, _) = behind();
+    fire(&mut bench);
+    let beside = record("fd00:1::2/128", BIGGER, Ttl::from_minutes(15));
+    let installing = bench.notify(3, &beside);
+    bench.done(&installing);
+    let asking = bench.after(APART);
+    let question = requests(&asking)
+        .into_iter()
+        .find(|it| !lost(it).is_empty());
+    let moving = bench.reply(question.unwrap().nonce, &over_relay());
+    let done = bench.done(&moving);
+    let sent: Vec<_> = [story(&moving), story(&done)].concat();
+    assert!(sent.contains(&"sent on 1".to_owned()), "{sent:?}");
+    assert!(is_relayed(&bench));
+}
+
+#[test]
+fn a_relay_is_known_as_such_after_a_restart_and_when_it_is_set_up_anew() {
+    let (mut bench, _) = behind();
+    let installing = bench.notify(1, &over_relay());
+    bench.done(&installing);
+    let fired = bench.handshake(RELAY, 92);
+    bench.done(&fired);
+    let snapshot = bench.agent.snapshot(bench.now);
+    let mut actions = Actions::default();
+    let mut next = Bench::with(bench.agent.config.clone());
+    next.agent
+        .restore(next.now, &snapshot, Duration::ZERO, &[RELAY], &mut actions);
+    assert!(is_relayed(&next));
+    bench.agent.set_up_anew(bench.now, &RELAY, &mut actions);
+    assert!(is_relayed(&bench));
+    // The same key may serve the prefix itself later.
+    let mut owner = over_relay();
+    owner.locators[0].priority = 1;
+    bench.notify(2, &owner);
+    assert!(!is_relayed(&bench));
+}
+
+#[test]
+fn a_question_names_a_lost_proxy_or_a_far_end_and_never_both() {
+    let (mut bench, _) = behind();
+    let mut shared = far_end(BIGGER);
+    shared.locators.extend(far_end(SMALLER).locators);
+    shared.locators[1].priority = 2;
+    let installing = bench.notify(1, &shared);
+    bench.done(&installing);
+    let fired = bench.handshake(BIGGER, 92);
+    bench.done(&fired);
+    let prefix = net("10.0.0.2/32");
+    let at = bench.agent.cache.get(&prefix).unwrap().chosen.unwrap();
+    bench.agent.is_apart(prefix, at);
+    let ask = |bench: &mut Bench| {
+        let mut actions = Actions::default();
+        let flags = RequestFlags::default();
+        bench.agent.resolver.refreshed(&prefix);
+        bench
+            .agent
+            .ask_again(bench.now, prefix, flags, &mut actions);
+        let actions: Vec<_> = actions.drain().collect();
+        lost(&requests(&actions)[0])
+    };
+    assert_eq!(ask(&mut bench), [BIGGER]);
+    let spare = "192.0.2.3:51820".parse().unwrap();
+    bench.agent.peers.arm(SMALLER, spare, prefix);
+    let mut actions = Actions::default();
+    bench.agent.mark_lost(bench.now, SMALLER, &mut actions);
+    assert_eq!(ask(&mut bench), [SMALLER]);
 }

@@ -219,10 +219,126 @@ fn with_another_address_the_nat_is_looked_at_anew() {
     let (mut bench, _) = behind();
     let moved = bench.input(Input::LocalRlocs(&[addr("192.0.2.77")]));
     assert_eq!(story(&moved), ["no peer", "peer []", "kick", "register"]);
+    let own = |address: &str| (1, true, format!("{address}:51820"));
+    assert_eq!(locators(&moved), [own("192.0.2.77")], "the hole is gone");
     let asking = bench.acknowledged(&moved);
     let direct = bench.told_where(asked(&asking), "192.0.2.77:0");
-    let own = (1, true, "192.0.2.77:51820".to_owned());
-    assert_eq!(locators(&direct), [own]);
+    assert_eq!(story(&direct), ["no peer"]);
+}
+
+#[test]
+fn with_one_more_address_we_are_still_where_we_were_seen() {
+    let (mut bench, _) = behind();
+    let more = [addr("192.0.2.1"), addr("192.0.2.77")];
+    let registering = bench.input(Input::LocalRlocs(&more));
+    assert_eq!(locators(&registering).last().unwrap().2, HOLE);
+    let snapshot = bench.agent.snapshot(bench.now);
+    let behind = snapshot.seen_at.unwrap().behind;
+    assert_eq!(Vec::from_iter(behind), [addr("192.0.2.1")]);
+}
+
+#[test]
+fn a_map_server_is_nobodys_far_end() {
+    let (mut bench, _) = behind();
+    let server = record("10.0.0.2/32", OUTER, Ttl::from_minutes(15));
+    let told = bench.notify(1, &server);
+    assert!(peer_set(&told).is_none(), "{:?}", story(&told));
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let answered = bench.reply(requests(&asked)[0].nonce, &server);
+    assert!(peer_set(&answered).is_none(), "{:?}", story(&answered));
+    // Another key beside it is used, and what an earlier run has kept is not.
+    let mut both = far_end(BIGGER);
+    both.locators.extend(server.locators.clone());
+    both.locators[0].priority = 2;
+    let installing = bench.notify(2, &both);
+    assert_eq!(peer_set(&installing).unwrap().key, BIGGER);
+    bench.done(&installing);
+    let mut snapshot = bench.agent.snapshot(bench.now);
+    snapshot.mappings[0].key = OUTER;
+    let mut next = Bench::with(bench.agent.config.clone());
+    let mut actions = Actions::default();
+    next.agent
+        .restore(next.now, &snapshot, Duration::ZERO, &[], &mut actions);
+    assert_eq!(next.agent.peers().count(), 0);
+}
+
+#[test]
+fn an_endpoint_that_was_refused_is_named_again_with_the_keepalives() {
+    let (mut bench, actions) = registered();
+    let installing = bench.notify(1, &far_end(BIGGER));
+    let spec = peer_set(&installing).unwrap().clone();
+    bench.done(&installing);
+    let mut elsewhere = far_end(BIGGER);
+    elsewhere.locators[0].rloc = Rloc::WireGuard {
+        endpoint: "192.0.2.22:51820".parse().unwrap(),
+        key: BIGGER,
+    };
+    let moving = bench.notify(2, &elsewhere);
+    bench.agent.peers.endpoint_told(&BIGGER, false);
+    let found = bench.told_where(asked(&actions), NAT);
+    let specs = found.iter().filter_map(|action| match action {
+        Action::Apply {
+            change: Change::SetPeer(it),
+            ..
+        } => Some(it),
+        _ => None,
+    });
+    let its: Vec<_> = specs.filter(|it| it.key == spec.key).collect();
+    assert_eq!(its[0].endpoint, peer_set(&moving).unwrap().endpoint);
+    assert!(its[0].endpoint.is_some());
+}
+
+#[test]
+fn those_behind_the_same_nat_are_met_inside_it_before_our_port_is_known() {
+    let (mut bench, actions) = registered();
+    bench.told_where(asked(&actions), NAT);
+    let mut neighbour = far_end(BIGGER);
+    let mut hole = neighbour.locators[0];
+    hole.rloc = Rloc::WireGuard {
+        endpoint: "198.51.100.7:2000".parse().unwrap(),
+        key: BIGGER,
+    };
+    neighbour.locators[0].priority = 2;
+    neighbour.locators.push(hole);
+    let installing = bench.notify(1, &neighbour);
+    let endpoint = peer_set(&installing).unwrap().endpoint;
+    assert_eq!(endpoint, "192.0.2.2:51820".parse().ok());
+}
+
+#[test]
+fn what_is_kept_ready_is_said_hello_to_so_that_the_far_end_counts_it() {
+    let (mut bench, _) = behind();
+    bench.agent.config.subscriptions = vec![net("10.0.0.2/32")];
+    let installing = bench.notify(1, &far_end(BIGGER));
+    bench.done(&installing);
+    let fired = bench.handshake(BIGGER, 92);
+    bench.done(&fired);
+    let mut hellos = Vec::new();
+    let mut bytes = 92;
+    // Keepalives of both ends, and nothing else, are what the counters show.
+    for second in (4..=400u64).step_by(4) {
+        let looked = bench.after(Duration::from_secs(4));
+        bench.done(&looked);
+        bytes += if second % 24 == 0 { 32 } else { 0 };
+        let stats = PeerStats {
+            key: BIGGER,
+            handshake_seen: true,
+            rx_bytes: bytes,
+            tx_bytes: bytes,
+            read_at: bench.now,
+        };
+        let told = bench.input(Input::PeerStats(&[stats]));
+        bench.done(&told);
+        let words = story(&told);
+        assert!(!words.iter().any(|it| it.starts_with("no ")), "{words:?}");
+        hellos.extend(told.into_iter().filter_map(|action| match action {
+            Action::Reinject(packet) => Some(packet),
+            _ => None,
+        }));
+    }
+    assert!((5..=6).contains(&hellos.len()), "{}", hellos.len());
+    let ends = Some((addr("10.0.0.1"), addr("10.0.0.2")));
+    assert_eq!(ip_header::addresses(&hellos[0]), ends);
 }
 
 #[test]
