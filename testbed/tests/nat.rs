@@ -106,10 +106,8 @@ fn one_end(data_plane: DataPlane) {
     };
     assert_eq!(nat(alpha)["behind"], true);
     for public in [beta, gamma, delta] {
-        for _ in 0..100 {
-            if nat(public)["behind"] != Value::Null {
-                break;
-            }
+        let mut tries = 0..100;
+        while nat(public)["behind"] == Value::Null && tries.next().is_some() {
             testbed::sleep(Duration::from_millis(100));
         }
         assert_eq!(nat(public)["behind"], false, "{}", public.name());
@@ -214,11 +212,12 @@ fn relayed(data_plane: DataPlane) {
         routers.iter().for_each(|router| router.scatter().unwrap());
         let relay = &network.endpoints[0];
         edit(&relay.node.config, |text| {
-            format!("role = \"proxy\"\nserves = [\"10.0.0.0/8\"]\n{text}")
+            format!("role = \"proxy\"\nserves = [\"10.0.0.0/8\", \"fd00:1::/48\"]\n{text}")
         });
         let own = format!("\"{}/32\"", relay.eids[0]);
         edit(&network.server.config, |text| {
-            let text = text.replacen(&own, &format!("{own}, \"10.0.0.0/8\""), 1);
+            let served = format!("{own}, \"10.0.0.0/8\", \"fd00:1::/48\"");
+            let text = text.replacen(&own, &served, 1);
             let name = format!("name = \"{}\"\n", relay.name());
             text.replacen(&name, &format!("{name}relay = true\n"), 1)
         });

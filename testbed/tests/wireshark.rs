@@ -129,10 +129,9 @@ fn wait_until_seen(network: &Network) {
             let status: Value = serde_json::from_slice(&status.stdout).unwrap();
             !status["instances"][0]["nat"]["behind"].is_null()
         };
-        for _ in 0..100 {
-            if is_told() {
-                break;
-            }
+        let mut tries = 0..100;
+        while !is_told() {
+            assert!(tries.next().is_some(), "{} was not told", endpoint.name());
             testbed::sleep(Duration::from_millis(100));
         }
     }
