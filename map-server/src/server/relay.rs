@@ -94,7 +94,7 @@ impl Relays {
                 *self.ends.entry(end).or_default() += 1;
             }
         }
-        let way = self.pairs.entry(pair).or_insert(Way {
+        let way = self.pairs.entry(pair).or_insert_with(|| Way {
             via: None,
             lifetime: limits::RELAY_LIFETIME_FIRST / 2,
             lost: BTreeSet::new(),
