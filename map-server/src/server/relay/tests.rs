@@ -21,12 +21,7 @@ const NATS: [(&str, &str); 3] = [
 
 /// Agents a, b and c, of which those in `hidden` are behind NATs, and d, which may be their relay.
 fn network(hidden: &[&str], relays: &[&str]) -> Bench {
-    let options = Options {
-        notify_floor: Nonce(1_000_000),
-        relays: relays.iter().map(|name| (*name).into()).collect(),
-        ..Options::default()
-    };
-    let mut bench = Bench::of(options, clients_and_proxies());
+    let mut bench = Bench::of(options(relays), clients_and_proxies());
     for name in ["a", "b", "c"] {
         bench.register(name, &own(name));
     }
@@ -38,6 +33,14 @@ fn network(hidden: &[&str], relays: &[&str]) -> Bench {
     }
     acknowledge_all(&mut bench);
     bench
+}
+
+fn options(relays: &[&str]) -> Options {
+    Options {
+        notify_floor: Nonce(1_000_000),
+        relays: relays.iter().map(|name| (*name).into()).collect(),
+        ..Options::default()
+    }
 }
 
 fn own(name: &str) -> [Record; 2] {
@@ -467,4 +470,22 @@ fn there_are_no_more_pairs_than_one_may_be_part_of() {
     assert!(relays.set(Timestamp::ZERO, pair(most + 2), via));
     assert_eq!(relays.len(), most);
     assert_eq!(relays.carried.len(), most * 2);
+}
+
+#[test]
+fn a_server_that_has_restarted_knows_of_no_relay_until_somebody_complains() {
+    let mut bench = network(&["a", "b"], &["d"]);
+    outcome(&mut bench, &lost("b"));
+    let mut next = Bench::of(options(&["d"]), clients_and_proxies());
+    for event in bench.stored {
+        next.input(Input::Restore(event));
+    }
+    assert_eq!(next.server.sizes().relayed, 0);
+    assert_eq!(answer(&mut next), [("192.0.2.2".into(), 1)]);
+    for (name, at) in &NATS[..2] {
+        hide(&mut next, name, at);
+    }
+    outcome(&mut next, &lost("b"));
+    let over = [("192.0.2.4".into(), limits::PRIORITY_RELAY)];
+    assert_eq!(answer(&mut next), over);
 }
