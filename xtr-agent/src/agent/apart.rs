@@ -4,7 +4,7 @@
 //! 5.4). Only who is behind a NAT complains: anybody else cannot be kept from somebody by NATs alone. A relay is one more
 //! far end to us; only the priority of its locator tells what it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -152,8 +152,8 @@ impl Agent {
         mark(&mut self.apart.hidden, prefix, key, is_hidden);
     }
 
-    /// Takes out what waits for a handshake with the far end of `prefix` before `next` takes the place of that: it goes
-    /// with the peer otherwise.
+    /// Takes out what waits for a handshake with the far end of `prefix`, and for nothing else, before `next` takes the
+    /// place of that: it goes with the peer otherwise.
     pub(super) fn take_over(&mut self, prefix: &IpNet, next: &Chosen) -> Vec<Bytes> {
         let entry = self.cache.get_mut(prefix);
         let Some(entry) = entry.filter(|entry| entry.state == State::Opening) else {
@@ -162,15 +162,28 @@ impl Agent {
         let Some(before) = entry.chosen else {
             return Vec::new();
         };
-        if before.key == next.key {
+        if before.key == next.key || self.peers.prefixes(&before.key) != [*prefix] {
             return Vec::new();
         }
-        let staged = self
-            .watches
-            .staged_for(&before.key, prefix, &mut self.budget);
-        let mut waiting: Vec<_> = staged.into();
+        let mut waiting: Vec<_> = self.watches.staged(&before.key, &mut self.budget).into();
         waiting.extend(entry.held.take(&mut self.budget));
         waiting
+    }
+
+    /// Takes out what the data plane has got for the peer `key`, whose last prefix `prefix` is, and could not send,
+    /// before a relay takes its place. Its other prefixes may have gone to the relay before: as long as the peer was
+    /// there, it might have sent it after all.
+    pub(super) fn stranded(
+        &mut self,
+        prefix: &IpNet,
+        key: &PublicKey,
+        next: &Chosen,
+    ) -> VecDeque<Bytes> {
+        let is_last = self.peers.prefixes(key) == [*prefix];
+        if !is_last || !self.apart.is_relay(prefix, next) || self.peers.handshake_seen(key) {
+            return VecDeque::new();
+        }
+        self.watches.staged(key, &mut self.budget)
     }
 }
 

@@ -165,8 +165,12 @@ impl Agent {
     ) {
         self.set_peer(now, prefix, after, actions);
         if before.key != after.key {
+            let stranded = self.stranded(&prefix, &before.key, &after);
             self.drop_prefix(prefix, before.key, actions);
             self.gap_moved(now, prefix, [before.key, after.key]);
+            for packet in stranded {
+                self.tun_packet(now, &packet, actions);
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use lisp_proto::{PublicKey, Timestamp};
 use super::event::{DropReason, Event};
 use super::hold::{Held, HoldBudget};
 use super::install::What;
-use super::ip_header::{Unreachable, addresses};
+use super::ip_header::Unreachable;
 use super::limits::{
     HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, LOOK_WHEN_TOLD, READING_A_PEER,
     READING_WHEN_TOLD, REKINDLE, REKINDLE_LOOK, REKINDLE_LOOK_SHARE, REKINDLE_MAX, STAGED,
@@ -92,28 +92,6 @@ impl Watches {
     pub(super) fn staged(&mut self, key: &PublicKey, budget: &mut HoldBudget) -> VecDeque<Bytes> {
         let watch = self.by_key.get_mut(key);
         watch.map_or_else(VecDeque::new, |watch| watch.staged.take(budget))
-    }
-
-    /// The same, of what goes to `prefix`; the rest stays.
-    pub(super) fn staged_for(
-        &mut self,
-        key: &PublicKey,
-        prefix: &IpNet,
-        budget: &mut HoldBudget,
-    ) -> VecDeque<Bytes> {
-        let Some(watch) = self.by_key.get_mut(key) else {
-            return VecDeque::new();
-        };
-        let staged = watch.staged.take(budget).into_iter();
-        let goes_there = |packet: &Bytes| {
-            let addresses = addresses(packet);
-            addresses.is_some_and(|(_, dst)| prefix.contains(&dst))
-        };
-        let (there, elsewhere): (VecDeque<_>, VecDeque<_>) = staged.partition(goes_there);
-        for packet in elsewhere {
-            watch.staged.keep(packet, budget);
-        }
-        there
     }
 
     /// When the first of them is to be started anew, given up, or looked for.

@@ -194,9 +194,21 @@ fn what_waits_takes_the_relay_also_when_the_far_end_has_other_prefixes() {
         .into_iter()
         .find(|it| !lost(it).is_empty());
     let moving = bench.reply(question.unwrap().nonce, &over_relay());
+    let first = bench.done(&moving);
+    assert!(
+        !story(&first).contains(&"sent on 1".to_owned()),
+        "not twice"
+    );
+    let fired = bench.handshake(RELAY, 92);
+    bench.done(&fired);
+    // The rest of the answer: now the peer goes, and what it kept with it.
+    let mut rest = over_relay();
+    rest.eid = beside.eid;
+    let moving = bench.notify(4, &rest);
     let done = bench.done(&moving);
-    let sent: Vec<_> = [story(&moving), story(&done)].concat();
-    assert!(sent.contains(&"sent on 1".to_owned()), "{sent:?}");
+    let told = [story(&moving), story(&done)].concat();
+    assert!(told.contains(&"no peer".to_owned()), "{told:?}");
+    assert!(told.contains(&"sent on 1".to_owned()), "{told:?}");
     assert!(is_relayed(&bench));
 }
 
