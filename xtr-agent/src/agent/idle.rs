@@ -12,7 +12,9 @@ use lisp_proto::{PublicKey, Timestamp};
 
 use super::install::What;
 use super::ip_header::echo;
-use super::limits::{DOZE, DOZE_LOOK, EVICTED_AT_ONCE, EVICTION_MARGIN, LIVENESS_POLL, LOOK_SLICE};
+use super::limits::{
+    DOZE, DOZE_LOOK, EVICTED_AT_ONCE, EVICTION_MARGIN, LIVENESS_POLL, LOOK_SLICE, WARM,
+};
 use super::map_cache::{Entry, State};
 use super::remove::Object;
 use super::{Action, Actions, Agent, Change, PeerStats, Timer};
@@ -53,8 +55,8 @@ impl Agent {
         }
         if self.is_kept(&key) {
             // The far end shall not take us for idle.
-            if self.liveness.is_to_be_greeted(now, &key) {
-                self.greet(key, actions);
+            if idle >= WARM {
+                self.greet(now, key, actions);
             }
             return;
         }
@@ -70,13 +72,17 @@ impl Agent {
 
     /// Says hello to a peer. Where keepalives keep a way open they tell the far end nothing, nor does a handshake: only a
     /// packet does. The far end's own address is asked for an echo, which it answers if it likes.
-    fn greet(&self, key: PublicKey, actions: &mut Actions) {
+    fn greet(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
         let prefixes = self.peers.prefixes(&key);
         let is_hidden = |prefix: &IpNet| self.apart.is_hidden(prefix, &key);
-        let is_kept_open = self.peers.are_kept_open() || prefixes.iter().any(is_hidden);
-        let hosts = prefixes
-            .iter()
-            .filter(|prefix| is_kept_open && prefix.prefix_len() == prefix.max_prefix_len());
+        if !self.peers.are_kept_open() && !prefixes.iter().any(is_hidden) {
+            return actions.push(Action::Kick(key));
+        }
+        if !self.liveness.is_to_be_greeted(now, &key) {
+            return;
+        }
+        let hosts = prefixes.iter();
+        let hosts = hosts.filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
         let mut echoes = hosts.filter_map(|host| echo(self.own_source(host)?, host.addr()));
         actions.push(match echoes.next() {
             Some(echo) => Action::Reinject(echo),

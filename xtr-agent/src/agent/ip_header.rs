@@ -214,6 +214,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_echo_request_is_whole_and_takes_80_bytes_in_a_message_of_wireguard() {
+        let ends = |src: &str, dst: &str| (src.parse().unwrap(), dst.parse().unwrap());
+        for (src, dst) in [ends("10.0.0.1", "10.0.0.2"), ends("fd00::1", "fd00::2")] {
+            let packet = echo(src, dst).unwrap();
+            assert_eq!(addresses(&packet), Some((src, dst)));
+            assert_eq!(32 + packet.len().next_multiple_of(16), 80);
+            if src.is_ipv4() {
+                assert_eq!(checksum(&[&packet[..20]]), [0, 0]);
+                assert_eq!(checksum(&[&packet[20..]]), [0, 0]);
+            } else {
+                let pseudo = [0, 0, 0, 8, 0, 0, 0, ICMPV6];
+                assert_eq!(checksum(&[&packet[8..40], &pseudo, &packet[40..]]), [0, 0]);
+            }
+        }
+        let (src, dst) = ends("10.0.0.1", "fd00::2");
+        assert_eq!(echo(src, dst), None);
+    }
+
+    #[test]
     fn an_error_comes_from_the_destination_and_its_checksums_fit() {
         for (src, dst) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
             let offending = packet(src, dst, &[7; 2000]);

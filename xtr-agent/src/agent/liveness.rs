@@ -94,13 +94,13 @@ impl Liveness {
         self.watches.get(key).map(|watch| now - watch.moved)
     }
 
-    /// Whether it is time to say hello to a peer that shall be ready; it is then done. What that does to its counters is
-    /// no matter: they may not show it.
+    /// Whether it is time to say hello once more to a peer that shall be ready; it is then done. Its counters may not show
+    /// that.
     pub(super) fn is_to_be_greeted(&mut self, now: Timestamp, key: &PublicKey) -> bool {
         let Some(watch) = self.watches.get_mut(key) else {
             return false;
         };
-        let is_due = now - watch.moved >= WARM && now - watch.greeted >= WARM;
+        let is_due = now - watch.greeted >= WARM;
         if is_due {
             watch.greeted = now;
         }
@@ -487,5 +487,27 @@ mod tests {
         assert_eq!(liveness.idle(now, &key), Some(LIVENESS_POLL));
         liveness.silent(now, &peer(KEEPALIVE + 128, tx + 128), true);
         assert_eq!(liveness.idle(now, &key), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn who_is_said_hello_to_once_a_minute_takes_nobody_for_idle() {
+        let key = PublicKey([1; 32]);
+        let longest = |hello: u64| {
+            let mut liveness = Liveness::default();
+            liveness.touch(Timestamp::ZERO, key);
+            let (mut now, mut rx, mut longest) = (Timestamp::ZERO, 0, Duration::ZERO);
+            for n in 1..=150 {
+                now = now + LIVENESS_POLL;
+                rx += if n % 7 == 0 { KEEPALIVE } else { 0 };
+                rx += if n % 15 == 0 { hello } else { 0 };
+                // A new session every two minutes.
+                rx += if n % 30 == 0 { HANDSHAKE_INITIATION } else { 0 };
+                liveness.silent(now, &peer(rx, 0), true);
+                longest = longest.max(liveness.idle(now, &key).unwrap_or_default());
+            }
+            longest
+        };
+        assert!(longest(80) <= WARM);
+        assert!(longest(0) > SESSION);
     }
 }
