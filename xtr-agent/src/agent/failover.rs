@@ -44,6 +44,8 @@ struct Echo {
 struct Lost {
     endpoint: SocketAddr,
     until: Timestamp,
+    /// Whether a witness had answered through it.
+    is_proven: bool,
 }
 
 /// What is known of the proxies in use.
@@ -61,6 +63,9 @@ pub(super) struct Failover {
     echoes: VecDeque<Echo>,
     next_number: u16,
     lost: BTreeMap<PublicKey, Lost>,
+    /// Peers that have been lost, and what had come from each by then: while that is all, a session with it may
+    /// be one that it does not know any more.
+    doubted: BTreeMap<PublicKey, u64>,
 }
 
 impl Failover {
@@ -89,13 +94,31 @@ impl Failover {
     /// Whether nobody is watched any more, and nothing is kept of those who were.
     #[cfg(test)]
     pub(super) fn is_over(&self) -> bool {
-        self.prefixes.is_empty() && self.guards.is_empty() && self.lost.is_empty()
+        let over = self.prefixes.is_empty() && self.guards.is_empty();
+        over && self.lost.is_empty() && self.doubted.is_empty()
+    }
+
+    /// Whether nothing has come from `key` since it was lost, when `received` is what has come in all.
+    pub(super) fn doubts(&self, key: &PublicKey, received: u64) -> bool {
+        self.doubted.get(key).is_some_and(|then| received <= *then)
     }
 
     /// The locators that cannot be reached, if there are any: the latest ones, if those are many.
-    fn unreachable(&self) -> Vec<Locator> {
+    ///
+    /// If of those who serve `prefix` none is left, it is only the latest one: another one may be back, which
+    /// nobody finds out who does not try it. But if no witness has ever answered through that one, it may be the
+    /// witnesses that are lost.
+    fn unreachable(&self, prefix: &IpNet) -> Vec<Locator> {
         let mut lost: Vec<_> = self.lost.iter().collect();
         lost.sort_by_key(|(_, lost)| Reverse(lost.until));
+        if !self.has_other(prefix, &[]) {
+            let keys = self.prefixes.get(prefix);
+            let serves = |key: &PublicKey| keys.is_some_and(|keys| keys.contains(key));
+            let latest = lost.iter().find(|(key, _)| serves(key));
+            if let Some(latest) = latest.filter(|(_, lost)| lost.is_proven).copied() {
+                lost = vec![latest];
+            }
+        }
         let lost = lost.into_iter().take(LOST_AT_ONCE);
         let locators = lost.map(|(key, lost)| Locator {
             priority: NOT_TO_BE_USED,
@@ -142,6 +165,16 @@ impl Failover {
         let place = self.echoes.iter().position(is_it)?;
         self.echoes.remove(place)
     }
+
+    /// Takes out what was sent to the same witness before `answered`, and says how much that was.
+    fn give_up_before(&mut self, answered: &Echo) -> u32 {
+        let before = self.echoes.len();
+        self.echoes.retain(|echo| {
+            let alike = echo.to == answered.to && echo.through == answered.through;
+            !alike || echo.at > answered.at
+        });
+        u32::try_from(before - self.echoes.len()).unwrap_or(u32::MAX)
+    }
 }
 
 impl Agent {
@@ -173,7 +206,10 @@ impl Agent {
     /// Wants the counters of the proxies in use.
     pub(super) fn guards_due(&mut self, now: Timestamp, actions: &mut Actions) {
         let Self {
-            failover, cache, ..
+            failover,
+            cache,
+            peers,
+            ..
         } = self;
         let mut used = BTreeSet::new();
         failover.prefixes.retain(|prefix, _| {
@@ -186,11 +222,13 @@ impl Agent {
         });
         failover.guards.retain(|key, _| used.contains(key));
         failover.lost.retain(|_, lost| lost.until > now);
+        failover.doubted.retain(|key, _| peers.contains(key));
         for key in &used {
             failover.guards.entry(*key).or_default();
         }
         if failover.prefixes.is_empty() {
             failover.lost.clear();
+            failover.doubted.clear();
             self.stop_listening(actions);
             return;
         }
@@ -322,11 +360,12 @@ impl Agent {
         let Some(echo) = failover.take_echo(ours) else {
             return;
         };
+        let missed = failover.give_up_before(&echo);
         failover.believe(from, &self.config.witnesses);
         let Some(guard) = failover.guards.get_mut(&echo.through) else {
             return;
         };
-        guard.is_answered(now, echo.at);
+        guard.is_answered(now, echo.at, missed);
         if failover.lost.remove(&echo.through).is_some() {
             self.proxy_found(now, &echo.through, actions);
         }
@@ -389,7 +428,17 @@ impl Agent {
             return;
         };
         let until = now + LOST_FOR;
-        self.failover.lost.insert(key, Lost { endpoint, until });
+        let guard = self.failover.guards.get(&key);
+        let is_proven = guard.is_some_and(|guard| guard.is_proven);
+        let received = guard.map_or(0, Guard::received);
+        let received = received.max(self.liveness.received(&key));
+        self.failover.doubted.insert(key, received);
+        let lost = Lost {
+            endpoint,
+            until,
+            is_proven,
+        };
+        self.failover.lost.insert(key, lost);
         actions.event(Event::ProxyLost { key });
     }
 
@@ -406,7 +455,7 @@ impl Agent {
 
     /// What a question about `prefix` says of locators that cannot be reached.
     pub(super) fn unreachable_record(&self, prefix: &IpNet) -> Option<Record> {
-        let locators = self.failover.unreachable();
+        let locators = self.failover.unreachable(prefix);
         let says = self.failover.has_alternatives(prefix) && !locators.is_empty();
         says.then(|| Record {
             locators,
@@ -438,10 +487,14 @@ mod tests {
                 endpoint: SocketAddr::new([192, 0, 2, number].into(), 51820),
                 // Those with the smaller keys are the later ones.
                 until: Timestamp(100 - u64::from(number % 16)),
+                is_proven: true,
             };
             failover.lost.insert(PublicKey([number; 32]), lost);
         }
-        let named = failover.unreachable();
+        let prefix = "10.0.0.0/8".parse().unwrap();
+        let keys = [16, 200].map(|number| PublicKey([number; 32]));
+        failover.prefixes.insert(prefix, keys.into());
+        let named = failover.unreachable(&prefix);
         assert_eq!(named.len(), LOST_AT_ONCE);
         let names = |number: u8| {
             let key = PublicKey([number; 32]);

@@ -16,8 +16,9 @@ use lisp_proto::Timestamp;
 
 use super::PeerStats;
 use super::limits::{
-    ECHO_BYTES, EVIDENCE, HANDSHAKE_BYTES, INITIATION_PAUSE, KEEPALIVE, PATIENCE, PATIENCE_MAX,
-    PROBE_CALM, PROBE_EVERY, PROBE_SEEKING, PROBES_LOST, QUIET, SEVERAL_WITNESSES, VERDICTS,
+    ECHO_BYTES, EVIDENCE, HANDSHAKE_BYTES, INITIATION_PAUSE, KEEPALIVE, LOSS_LEAST, LOSS_SHARE,
+    LOST_BY_CHANCE, PATIENCE, PATIENCE_MAX, PROBE_CALM, PROBE_EVERY, PROBE_SEEKING,
+    PROBES_LOST_MAX, QUIET, SEVERAL_WITNESSES, VERDICTS,
 };
 
 /// What is known of one proxy in use.
@@ -41,6 +42,8 @@ pub(super) struct Guard {
     silent: BTreeSet<IpAddr>,
     /// How long answers took lately.
     pub(super) round_trip: Duration,
+    /// The share of echoes that are lost on the way, as long as others are answered.
+    loss: f64,
     /// When the latest echo was sent.
     asked_at: Option<Timestamp>,
     /// How many were, to whoever it was.
@@ -84,6 +87,11 @@ impl Guard {
             self.silence = None;
         }
         true
+    }
+
+    /// What had come from it at the latest look, in bytes.
+    pub(super) fn received(&self) -> u64 {
+        self.counted.map_or(0, |(_, received, _)| received)
     }
 
     /// Whether packets wait for a handshake that nobody answers: they are not counted as sent.
@@ -155,13 +163,32 @@ impl Guard {
         }
     }
 
-    /// An echo that was sent at `sent` has come back.
-    pub(super) fn is_answered(&mut self, now: Timestamp, sent: Timestamp) {
+    /// An echo that was sent at `sent` has come back, and so many before it to the same witness have not.
+    pub(super) fn is_answered(&mut self, now: Timestamp, sent: Timestamp, missed: u32) {
+        // More than that is no chance.
+        if missed < PROBES_LOST_MAX {
+            for _ in 0..missed {
+                self.loss += (1.0 - self.loss) * LOSS_SHARE;
+            }
+            self.loss -= self.loss * LOSS_SHARE;
+        }
         let took = now - sent;
         self.round_trip = took.max((self.round_trip * 7 + took) / 8);
         self.answered += 1;
         self.forget_silence();
         self.is_proven = true;
+    }
+
+    /// So many echoes in a row are not lost by chance.
+    fn too_many(&self) -> u32 {
+        let loss = self.loss.max(LOSS_LEAST);
+        let mut chance = loss;
+        let mut number = 1;
+        while chance > LOST_BY_CHANCE && number < PROBES_LOST_MAX {
+            chance *= loss;
+            number += 1;
+        }
+        number
     }
 
     /// Whether it is lost, as far as anybody can tell. The same is not said again soon.
@@ -176,9 +203,10 @@ impl Guard {
         } else {
             patience * 2
         };
-        let lost = self.silence.is_some_and(|(since, unanswered)| {
-            unanswered >= PROBES_LOST && now - since >= patience
-        });
+        let too_many = self.too_many();
+        let lost = self
+            .silence
+            .is_some_and(|(since, unanswered)| unanswered >= too_many && now - since >= patience);
         if lost {
             self.settled_until = Some(now + VERDICTS);
         }
@@ -202,6 +230,8 @@ mod tests {
         /// How many witnesses there are, which are asked in turn, and how often they were.
         witnesses: usize,
         asked: usize,
+        /// How many in a row were not answered.
+        missed: u32,
     }
 
     impl Bench {
@@ -215,6 +245,7 @@ mod tests {
                 round_trip: Duration::from_millis(20),
                 witnesses: 1,
                 asked: 0,
+                missed: 0,
             };
             for _ in 0..20 {
                 bench.step(1_000, true);
@@ -249,8 +280,11 @@ mod tests {
                 self.tx += ECHO_BYTES;
                 if answers {
                     let at = self.now + self.round_trip;
-                    self.guard.is_answered(at, self.now);
+                    self.guard.is_answered(at, self.now, self.missed);
+                    self.missed = 0;
                     self.rx += ECHO_BYTES;
+                } else {
+                    self.missed += 1;
                 }
             }
             lost
@@ -277,10 +311,35 @@ mod tests {
     fn echoes_that_are_lost_by_chance_say_nothing() {
         let mut bench = Bench::proven();
         for _ in 0..100 {
-            for _ in 1..PROBES_LOST {
+            for _ in 1..bench.guard.too_many() {
                 assert!(!bench.step(1_000, false));
             }
             assert!(!bench.step(1_000, true));
+        }
+    }
+
+    /// A network that loses one packet in ten, or in five, is not one that a proxy is missing in; and a proxy that
+    /// is lost there is found out within a second all the same.
+    #[test]
+    fn where_more_is_lost_by_chance_more_is_needed() {
+        let mut random = 1u64;
+        for (loss, most) in [(2, 4), (10, 8), (20, 12), (35, PROBES_LOST_MAX)] {
+            let mut bench = Bench::proven();
+            let mut chance = || {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (random >> 33) % 100 < loss
+            };
+            let learning = 200;
+            for _ in 0..learning {
+                bench.step(1_000, !chance());
+            }
+            let found = (0..100_000).filter(|_| bench.step(1_000, !chance()));
+            assert_eq!(found.count(), 0, "{loss} % are lost");
+            bench.step(1_000, true);
+            let took = bench.lost_after(1_000).unwrap();
+            assert!(took <= PROBE_EVERY * (most + 2), "{loss} %: {took:?}");
         }
     }
 

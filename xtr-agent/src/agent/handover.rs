@@ -79,10 +79,12 @@ impl Agent {
             && (!is_new || self.has_room_for_peer(now, actions))
     }
 
-    /// Whether there may be a session with `key`: none outlives that time without a packet.
+    /// Whether there may be a session with `key`: none outlives that time without a packet, and whoever was lost
+    /// may have lost it.
     fn has_session(&self, now: Timestamp, key: &PublicKey) -> bool {
         let idle = self.liveness.idle(now, key);
-        self.peers.handshake_seen(key) && idle.is_some_and(|idle| idle < SESSION)
+        let doubted = self.failover.doubts(key, self.liveness.received(key));
+        self.peers.handshake_seen(key) && !doubted && idle.is_some_and(|idle| idle < SESSION)
     }
 
     fn arm(

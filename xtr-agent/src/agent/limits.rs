@@ -237,9 +237,16 @@ pub const EVIDENCE: u64 = 1_000;
 /// So many witnesses that are silent count more than packets of others: they do not fail together, while
 /// a proxy with a dead way out may still send a lot itself.
 pub const SEVERAL_WITNESSES: usize = 2;
-/// Echoes in a row that nobody answers before a proxy is lost: of those that a network loses by chance,
-/// 2 in 100, so many are lost together once in a week.
-pub const PROBES_LOST: u32 = 4;
+/// A proxy is lost when so many echoes in a row are not answered that chance, to the probability of
+/// [`LOST_BY_CHANCE`], is no reason, as far as it is known how many a network loses: 4 of those of which 2 in
+/// 100 are lost, which is at least assumed, 10 of those of which 19 are. More than this are never needed.
+pub const PROBES_LOST_MAX: u32 = 15;
+/// With that many echoes a second, it happens once in a week at most.
+pub const LOST_BY_CHANCE: f64 = 2e-7;
+/// The share of echoes that any network may lose.
+pub const LOSS_LEAST: f64 = 0.02;
+/// How much of what is known of that share each echo decides.
+pub const LOSS_SHARE: f64 = 1.0 / 64.0;
 /// How long they are unanswered at least, besides two round trips.
 pub const PATIENCE: Duration = Duration::from_millis(200);
 /// Longest such time.

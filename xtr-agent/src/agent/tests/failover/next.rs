@@ -105,3 +105,30 @@ fn one_that_is_drained_is_the_last_resort() {
     client.flow(2);
     assert_eq!(client.serves(addr(FAR)), THIRD);
 }
+
+/// The one that was lost first may be back, but what it knew of us may be gone: it must shake hands anew.
+#[test]
+fn of_two_that_are_lost_one_after_the_other_the_first_is_tried_again_at_once() {
+    let mut client = Client::proven();
+    // It is left as a proxy, but stays as a peer.
+    let own = record("10.0.0.9/32", SMALLER, Ttl::from_minutes(15));
+    let told = client.bench.notify(1, &own);
+    client.follow(told);
+    client.loses(&[BIGGER, SMALLER]);
+    client.counts.insert(BIGGER, (92, 148));
+    client.flow(2);
+    assert_eq!(client.serves(addr(FAR)), BIGGER);
+    client.answers.push((addr(FAR), BIGGER));
+    client.flow(30);
+    client.requests.clear();
+    client.answers.clear();
+    client.flow(15);
+    assert_eq!(client.unreachable(), [BIGGER]);
+    client.answered(&served_by(SMALLER, BIGGER));
+    client.flow(2);
+    assert_eq!(client.serves(addr(FAR)), BIGGER, "no session is trusted");
+    let (received, sent) = client.counts[&SMALLER];
+    client.counts.insert(SMALLER, (received + 92, sent));
+    client.flow(2);
+    assert_eq!(client.serves(addr(FAR)), SMALLER);
+}
