@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use testbed::{
-    Binaries, DataPlane, Endpoint, LinkParams, LogPosition, Network, NetworkOptions, Ping, Router,
+    Binaries, DataPlane, Endpoint, LinkParams, LogEvent, LogPosition, Network, NetworkOptions,
+    Ping, Router,
 };
 
 /// Time until it is known where an endpoint appears.
@@ -288,8 +289,9 @@ fn seen_at(endpoint: &Endpoint, position: LogPosition, timeout: Duration) -> Str
     let seen = daemon.wait_since(position, "seen_at", timeout, |_| true);
     let seen = seen.unwrap();
     let at = seen.text("endpoint").to_owned();
+    let later = |event: &LogEvent| event.timestamp >= seen.timestamp;
     daemon
-        .wait_since(position, "registered", timeout, |_| true)
+        .wait_since(position, "registered", timeout, later)
         .unwrap();
     testbed::sleep(Duration::from_millis(200));
     at

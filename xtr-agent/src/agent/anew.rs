@@ -111,7 +111,12 @@ impl Agent {
 /// Whether an address means something within one site only.
 pub(super) const fn is_private(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => address.is_private() || address.is_link_local(),
+        IpAddr::V4(address) => {
+            // Those between a carrier and its customers as well (RFC 6598).
+            let [first, second, ..] = address.octets();
+            let is_shared = first == 100 && second & 0xc0 == 64;
+            address.is_private() || address.is_link_local() || is_shared
+        }
         IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
     }
 }

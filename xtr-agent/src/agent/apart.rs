@@ -46,6 +46,11 @@ impl Apart {
         self.hidden.get(prefix) == Some(key)
     }
 
+    /// Whether any peer is behind a NAT, as far as is known.
+    pub(super) fn knows_hidden(&self) -> bool {
+        !self.hidden.is_empty()
+    }
+
     /// A map server has told of `prefix`, whether it was asked or not.
     pub(super) fn told(&mut self, prefix: &IpNet) {
         self.lost.remove(prefix);
@@ -112,6 +117,10 @@ impl Agent {
     /// What a question about `asked` says of a far end that cannot be reached.
     pub(super) fn apart_record(&self, asked: &IpNet) -> Option<Record> {
         let lost = *self.apart.lost.get(asked)?;
+        // Of what several serve, the map server would give us another one's: that is another matter.
+        if self.failover.has_alternatives(asked) {
+            return None;
+        }
         let used = self.cache.get(asked).and_then(|entry| entry.chosen);
         // Of one that we have left meanwhile nobody needs to know.
         let armed = self.handovers.armed.get(asked).map(|armed| armed.word.to);
@@ -137,15 +146,20 @@ impl Agent {
     }
 
     /// Takes note if `chosen` is a relay, as `record` says, or behind a NAT: then there are inner addresses of the same key
-    /// beside it.
+    /// after it.
     pub(super) fn note_way(&mut self, prefix: IpNet, record: &Record, chosen: Chosen) {
         let Chosen { key, endpoint } = chosen;
         let rloc = Rloc::WireGuard { endpoint, key };
         let mut locators = record.locators.iter();
-        let is_relay = locators.any(|it| it.rloc == rloc && it.priority == RELAY_PRIORITY);
+        let own = locators.find(|it| it.rloc == rloc);
+        let priority = own.map_or(u8::MAX, |it| it.priority);
+        let is_relay = priority == RELAY_PRIORITY;
         mark(&mut self.apart.relays, prefix, key, is_relay);
         let is_inner = |it: &Locator| match it.rloc {
-            Rloc::WireGuard { endpoint, key } => key == chosen.key && is_private(endpoint.ip()),
+            Rloc::WireGuard { endpoint, key } => {
+                let is_later = key == chosen.key && it.priority > priority;
+                is_later && is_private(endpoint.ip())
+            }
             Rloc::Plain(_) => false,
         };
         let is_hidden = !is_private(endpoint.ip()) && record.locators.iter().any(is_inner);

@@ -34,6 +34,8 @@ pub(super) struct Armed {
     pub(super) until: Timestamp,
     /// When it should have, if nobody carries the traffic and somebody else may.
     pub(super) patience: Timestamp,
+    /// Whether the map server was asked, which tells the new peer of us.
+    pub(super) asked: bool,
     /// Whether the old peer was found lost meanwhile: the map server believes that it is left.
     pub(super) was_lost: bool,
     /// Since when the data plane has it; what was counted before says nothing.
@@ -64,6 +66,7 @@ impl Armed {
             change,
             until,
             patience: until,
+            asked: false,
             was_lost: false,
             since: None,
             received: None,

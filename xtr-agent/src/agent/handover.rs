@@ -20,7 +20,9 @@ use lisp_proto::{Nonce, PublicKey, RequestFlags, Timestamp};
 use super::armed::{Armed, Word};
 use super::event::Event;
 use super::install::What;
-use super::limits::{HANDOVER_DOUBT, HANDOVER_TRIPS, HANDOVERS, HANDSHAKE_POLL, SESSION, SILENCE};
+use super::limits::{
+    APART, HANDOVER_DOUBT, HANDOVER_TRIPS, HANDOVERS, HANDSHAKE_POLL, SESSION, SILENCE,
+};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, Change, ChangeId, PeerStats, Timer};
 
@@ -232,12 +234,17 @@ impl Agent {
             return self.name_instead(now, prefix, actions);
         }
         if now < until {
-            // It may not have been told of us: a question makes up for that.
-            let next = match is_lost && has_other {
-                true => armed.patience.min(until),
-                false => until,
+            // It may not have been told of us: a question makes up for that. If it does not help, something
+            // keeps it from us.
+            let was_asked = std::mem::replace(&mut armed.asked, true);
+            let next = match (is_lost && has_other, was_asked) {
+                (true, _) => armed.patience.min(until),
+                (false, true) => until,
+                (false, false) => now + APART.min((until - now) / 2),
             };
-            self.is_apart(prefix, chosen);
+            if was_asked {
+                self.is_apart(prefix, chosen);
+            }
             self.ask_again(now, prefix, RequestFlags::default(), actions);
             self.deadlines.set(Timer::Handover(prefix), next);
             return;

@@ -10,9 +10,10 @@ use std::time::Duration;
 use lisp_proto::{PublicKey, Timestamp};
 
 use super::limits::{
-    ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, LIVENESS_POLL, REKINDLE_LOOK, SESSION, SILENCE,
-    SILENCE_BACKOFF_MAX, WARM,
+    ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, KEEPALIVE_S, LIVENESS_POLL, REKINDLE_LOOK, SESSION,
+    SILENCE, SILENCE_BACKOFF_MAX, WARM,
 };
+use super::upkeep::is_upkeep;
 use super::{Actions, Agent, PeerStats, Timer};
 
 /// How a peer has asked for us.
@@ -133,6 +134,11 @@ impl Liveness {
         let sent = peer.tx_bytes.wrapping_sub(watch.tx_bytes);
         let since = now - std::mem::replace(&mut watch.looked, now);
         let heard = peer.rx_bytes.wrapping_sub(watch.rx_bytes);
+        // Nobody answers keepalives, of which there are several if looks are rare.
+        let most_unanswered = match is_kept_open {
+            true => KEEPALIVE * (1 + since.as_secs() / u64::from(KEEPALIVE_S)),
+            false => KEEPALIVE,
+        };
         let used = match is_kept_open {
             true => !is_upkeep(sent, since) || !is_upkeep(heard, since),
             false => received || sent > 0,
@@ -151,7 +157,7 @@ impl Liveness {
             watch.asked_for = 0;
             watch.asked = None;
             watch.in_doubt = None;
-        } else if sent > KEEPALIVE && watch.unanswered.is_none() {
+        } else if sent > most_unanswered && watch.unanswered.is_none() {
             watch.unanswered = Some(now);
         }
         let Some(since) = watch.unanswered else {
@@ -271,6 +277,16 @@ impl Agent {
         }
     }
 
+    /// Whether keepalives are sent for the way to a peer, by us or by the peer itself.
+    fn is_kept_open(&self, key: &PublicKey) -> bool {
+        let by_far_end = || {
+            let prefixes = || self.peers.prefixes(key).into_iter();
+            let apart = &self.apart;
+            apart.knows_hidden() && prefixes().any(|it| apart.is_hidden(&it, key))
+        };
+        self.peers.are_kept_open() || by_far_end()
+    }
+
     /// Looks at the counters of peers.
     pub(super) fn check_liveness(
         &mut self,
@@ -289,13 +305,16 @@ impl Agent {
             if peer.rx_bytes != self.liveness.received(&peer.key) {
                 self.apart.heard(&peer.key);
             }
-            let is_kept_open = self.peers.are_kept_open();
+            let is_kept_open = self.is_kept_open(&peer.key);
             if self.liveness.silent(now, peer, is_kept_open) {
                 for prefix in self.peers.prefixes(&peer.key) {
                     // Whoever is named may be the better one by now.
                     self.handovers.forget_refusal(&prefix);
                     let entry = self.cache.get(&prefix);
-                    if let Some(chosen) = entry.and_then(|entry| entry.chosen) {
+                    // What has brought nothing may be due to a NAT.
+                    let again = self.liveness.times_asked(&peer.key) > 0;
+                    let chosen = entry.and_then(|entry| entry.chosen);
+                    if let Some(chosen) = chosen.filter(|_| again) {
                         self.is_apart(prefix, chosen);
                     }
                     self.ask_another(now, prefix, &peer.key, actions);
@@ -306,36 +325,6 @@ impl Agent {
         }
     }
 }
-
-/// Whether WireGuard sends so many bytes within `span` by itself, where nothing else is sent: persistent keepalives,
-/// and the handshakes that they lead to, in either role.
-fn is_upkeep(bytes: u64, span: Duration) -> bool {
-    let within = |interval: Duration| 1 + span.as_secs() / interval.as_secs().max(1);
-    let handshakes = within(HANDSHAKE_AGAIN);
-    let keepalives = within(KEEPALIVE_LEAST);
-    let is_made_of = |of: u64, count: u64| {
-        // Many of them are in vain, and then there is no session for a keepalive.
-        let most = if count > HANDSHAKES_OF_A_SESSION {
-            0
-        } else {
-            keepalives
-        };
-        let rest = bytes.checked_sub(of * count);
-        rest.is_some_and(|rest| rest.is_multiple_of(KEEPALIVE) && rest / KEEPALIVE <= most)
-    };
-    let parts = [HANDSHAKE_INITIATION, HANDSHAKE_RESPONSE];
-    (0..=handshakes).any(|count| parts.iter().any(|of| is_made_of(*of, count)))
-}
-
-/// Lengths of messages of WireGuard, in bytes.
-const HANDSHAKE_INITIATION: u64 = 148;
-const HANDSHAKE_RESPONSE: u64 = 92;
-/// WireGuard repeats an initiation that is not answered after that long.
-const HANDSHAKE_AGAIN: Duration = Duration::from_secs(5);
-/// How often one is repeated, at most, before a session comes about; more would look like data with keepalives.
-const HANDSHAKES_OF_A_SESSION: u64 = 3;
-/// Shortest time between two persistent keepalives.
-const KEEPALIVE_LEAST: Duration = Duration::from_secs(25);
 
 #[cfg(test)]
 mod tests {
@@ -444,27 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn what_wireguard_sends_to_keep_a_way_open_is_no_use_of_it() {
-        let look = LIVENESS_POLL;
-        for upkeep in [0, 32, 92, 92 + 32, 148, 148 + 32] {
-            assert!(is_upkeep(upkeep, look), "{upkeep}");
-        }
-        // The shortest packets, an echo request, and a full one.
-        for data in [64, 80, 96, 128, 148 + 128, 240, 1_452] {
-            assert!(!is_upkeep(data, look), "{data}");
-        }
-        assert!(
-            is_upkeep(16 * 148, Duration::from_secs(80)),
-            "nobody answers"
-        );
-        assert!(is_upkeep(3 * 32, Duration::from_secs(50)));
-        assert!(!is_upkeep(3 * 32, Duration::from_secs(49)));
-        // A packet that says hello is one, among very many peers as well.
-        for span in [4, 80, 200] {
-            let keepalives = 32 * (span / 25);
-            assert!(!is_upkeep(keepalives + 80, Duration::from_secs(span)));
-        }
-
+    fn what_keeps_a_way_open_is_no_use_of_it() {
         let key = PublicKey([1; 32]);
         let mut liveness = Liveness::default();
         liveness.touch(Timestamp::ZERO, key);
@@ -501,7 +470,7 @@ mod tests {
                 rx += if n % 7 == 0 { KEEPALIVE } else { 0 };
                 rx += if n % 15 == 0 { hello } else { 0 };
                 // A new session every two minutes.
-                rx += if n % 30 == 0 { HANDSHAKE_INITIATION } else { 0 };
+                rx += if n % 30 == 0 { 148 + 2 * KEEPALIVE } else { 0 };
                 liveness.silent(now, &peer(rx, 0), true);
                 longest = longest.max(liveness.idle(now, &key).unwrap_or_default());
             }

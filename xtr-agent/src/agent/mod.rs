@@ -49,6 +49,7 @@ mod status;
 mod storm;
 mod subscribe;
 mod trace;
+mod upkeep;
 mod watch;
 mod witnesses;
 

@@ -50,6 +50,9 @@ pub struct SavedMapping {
     /// The peer is a relay, which only carries the packets.
     #[serde(default)]
     pub relayed: bool,
+    /// The peer is behind a NAT.
+    #[serde(default)]
+    pub hidden: bool,
 }
 
 impl Agent {
@@ -63,6 +66,7 @@ impl Agent {
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
         let mappings = self.cache.iter().filter_map(|(prefix, entry)| {
             let Chosen { key, endpoint } = entry.chosen?;
+            let way = self.apart.way(&prefix);
             Some(SavedMapping {
                 prefix,
                 region: entry.region,
@@ -70,7 +74,8 @@ impl Agent {
                 endpoint,
                 ttl_left_s: whole(entry.expires - now, Duration::from_secs(1)),
                 dozing: entry.state == State::Dozing,
-                relayed: self.apart.way(&prefix).relay == Some(key),
+                relayed: way.relay == Some(key),
+                hidden: way.hidden == Some(key),
             })
         });
         Snapshot {
@@ -163,6 +168,7 @@ impl Agent {
             ttl_left_s: _,
             dozing,
             relayed,
+            hidden,
         } = *saved;
         let chosen = Chosen { key, endpoint };
         let state = if dozing {
@@ -176,7 +182,7 @@ impl Agent {
         self.cache.set_region(prefix, region);
         let way = Way {
             relay: relayed.then_some(key),
-            ..Way::default()
+            hidden: hidden.then_some(key),
         };
         self.apart.recall(prefix, way);
         self.peers.install(key, endpoint, prefix);

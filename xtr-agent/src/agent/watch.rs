@@ -383,6 +383,9 @@ impl Agent {
         let Some((at, pause)) = watch.rekindle.filter(|(at, _)| *at <= now) else {
             return;
         };
+        // A data plane that repeats itself needs no help where nothing waits. The far end may just have answered, and
+        // sent what waits there right behind it, which nobody could read without that session.
+        let nothing_waits = self.config.tells_handshakes && watch.staged_count == 0;
         // It may have shaken hands since the counters were read, and sent what it kept.
         let awaited = peer.read_at - watch.since;
         let believed_until = peer.read_at + REKINDLE_LOOK.max(awaited / REKINDLE_LOOK_SHARE);
@@ -404,7 +407,7 @@ impl Agent {
         // A NAT of its own lets nobody in, perhaps, but it may just have found us.
         let is_hidden = |prefix: &IpNet| self.apart.is_hidden(prefix, &key);
         let reaches = reaches && (self.nat.is_behind() || !prefixes.iter().any(is_hidden));
-        if !reaches || prefixes.iter().any(has_route) {
+        if !reaches || nothing_waits || prefixes.iter().any(has_route) {
             if !self.await_told(key, actions) {
                 actions.push(Action::Kick(key));
             }

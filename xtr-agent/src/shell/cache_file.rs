@@ -228,6 +228,7 @@ mod tests {
                 ttl_left_s: 600,
                 dozing: false,
                 relayed: false,
+                hidden: false,
             }],
             seen_at: Some(Sighting {
                 endpoint: "192.0.2.9:1024".parse().unwrap(),
@@ -295,6 +296,7 @@ mod tests {
             ttl_left_s: u64::MAX,
             dozing: false,
             relayed: false,
+            hidden: false,
         };
         let bytes = serde_json::to_string(&longest).unwrap().len() + 1;
         assert!(

@@ -98,9 +98,78 @@ fn a_direct_way_that_is_tried_in_vain_is_named_as_well() {
     assert!(is_relayed(&bench));
     let arming = bench.notify(2, &far_end(BIGGER));
     bench.done(&arming);
+    // The first question makes sure that the other end knows of us: it may still try it over the relay.
     let asking = bench.after(limits::HANDOVER_DOUBT);
+    let question = &requests(&asking)[0];
+    assert_eq!(lost(question), []);
+    bench.reply(question.nonce, &far_end(BIGGER));
+    let asking = bench.after(APART);
     assert_eq!(lost(&requests(&asking)[0]), [BIGGER]);
     assert!(is_relayed(&bench), "it carries the packets meanwhile");
+}
+
+/// The far end, which is at `inner` as well, it says.
+fn also_at(inner: &str) -> Record {
+    let mut record = far_end(BIGGER);
+    let mut beside = record.locators[0];
+    beside.priority = 2;
+    beside.rloc = Rloc::WireGuard {
+        endpoint: inner.parse().unwrap(),
+        key: BIGGER,
+    };
+    record.locators.push(beside);
+    record
+}
+
+/// Its keepalives are no use of the way here, as they are none there: it has forgotten us after a while.
+#[test]
+fn a_far_end_that_its_own_nat_is_kept_open_to_dozes_like_any_other() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &also_at("192.168.1.2:51820"));
+    bench.done(&installing);
+    let fired = bench.handshake(BIGGER, 92);
+    bench.done(&fired);
+    let snapshot = bench.agent.snapshot(bench.now);
+    assert!(snapshot.mappings[0].hidden);
+    let mut told = Vec::new();
+    for look in 1..=50 {
+        bench.after(limits::LIVENESS_POLL);
+        let stats = PeerStats {
+            key: BIGGER,
+            handshake_seen: true,
+            rx_bytes: 92 + look / 7 * limits::KEEPALIVE,
+            tx_bytes: 0,
+            read_at: bench.now,
+        };
+        let looked = bench.input(Input::PeerStats(&[stats]));
+        told.extend(story(&looked));
+        bench.done(&looked);
+    }
+    assert_eq!(told, ["no route 10.0.0.2/32"]);
+}
+
+/// Where the data plane repeats itself, the far end may just have answered it, and sent what waits there right behind
+/// that: nobody could read it if the session were thrown away.
+#[test]
+fn an_end_with_nothing_to_send_starts_anew_only_where_nothing_else_does() {
+    for tells_handshakes in [false, true] {
+        let (mut bench, _) = behind();
+        bench.agent.config.tells_handshakes = tells_handshakes;
+        let installing = bench.notify(1, &far_end(BIGGER));
+        bench.done(&installing);
+        bench.after(limits::PASSIVE_WAIT);
+        bench.after(limits::REKINDLE * 2);
+        let not_seen = PeerStats {
+            key: BIGGER,
+            handshake_seen: false,
+            rx_bytes: 0,
+            tx_bytes: 148,
+            read_at: bench.now,
+        };
+        let looked = story(&bench.input(Input::PeerStats(&[not_seen])));
+        let is_out = looked.contains(&"no peer".to_owned());
+        assert_eq!(is_out, !tells_handshakes, "{looked:?}");
+    }
 }
 
 #[test]
@@ -109,15 +178,7 @@ fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() 
         let mut bench = Bench::new();
         let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
         let nonce = requests(&asked)[0].nonce;
-        let mut record = far_end(BIGGER);
-        let mut beside = record.locators[0];
-        beside.priority = 2;
-        beside.rloc = Rloc::WireGuard {
-            endpoint: inner.parse().unwrap(),
-            key: BIGGER,
-        };
-        record.locators.push(beside);
-        let installing = bench.reply(nonce, &record);
+        let installing = bench.reply(nonce, &also_at(inner));
         assert_eq!(story(&bench.done(&installing)), ["sent on 1"]);
         bench.after(limits::REKINDLE);
         let not_seen = PeerStats {
@@ -130,6 +191,7 @@ fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() 
         story(&bench.input(Input::PeerStats(&[not_seen])))
     };
     assert_eq!(started_anew("192.168.1.2:51820"), ["kick"]);
+    assert_eq!(started_anew("100.64.1.2:51820"), ["kick"]);
     let elsewhere = started_anew("198.51.100.2:51820");
     assert_eq!(elsewhere, ["no peer", "peer [10.0.0.2/32]"]);
 }
@@ -235,7 +297,7 @@ fn a_relay_is_known_as_such_after_a_restart_and_when_it_is_set_up_anew() {
 }
 
 #[test]
-fn a_question_names_a_lost_proxy_or_a_far_end_and_never_both() {
+fn of_what_several_serve_a_question_names_lost_proxies_and_nobody_for_being_apart() {
     let (mut bench, _) = behind();
     let mut shared = far_end(BIGGER);
     shared.locators.extend(far_end(SMALLER).locators);
@@ -257,7 +319,7 @@ fn a_question_names_a_lost_proxy_or_a_far_end_and_never_both() {
         let actions: Vec<_> = actions.drain().collect();
         lost(&requests(&actions)[0])
     };
-    assert_eq!(ask(&mut bench), [BIGGER]);
+    assert_eq!(ask(&mut bench), []);
     let spare = "192.0.2.3:51820".parse().unwrap();
     bench.agent.peers.arm(SMALLER, spare, prefix);
     let mut actions = Actions::default();
