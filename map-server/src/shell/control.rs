@@ -97,10 +97,12 @@ impl ControlTunnel {
         mut stop: oneshot::Receiver<()>,
     ) {
         let mut stopped = false;
+        let mut refused = None;
         while !stopped {
             for (key, watch) in lookout.orders.open() {
-                if self.obey(key, watch).await {
-                    lookout.note(Clock::present(), key, watch);
+                match self.obey(key, watch).await {
+                    Ok(()) => lookout.note(Clock::present(), key, watch),
+                    Err(error) => refused = Some((key, error)),
                 }
             }
             let (earliest, searching) = (lookout.earliest(), lookout.is_searching());
@@ -121,17 +123,21 @@ impl ControlTunnel {
                 }
                 _ = timeout_at(latest, news) => {}
             }
+            // Said no more often than somebody looks: orders may come, and be refused, much more often.
+            if let Some((key, error)) = refused.take() {
+                warn!(key = key.short(), %error, "looking for an agent behind a NAT");
+            }
             self.note_endpoints(&mut lookout).await;
         }
     }
 
     /// Lets the holder of `key` shake hands, or no longer, who is no agent. He has no AllowedIPs: nothing that he
-    /// sends gets in, and nothing is sent to him. Returns whether that is done; otherwise it is tried again.
-    async fn obey(&self, key: PublicKey, watch: bool) -> bool {
+    /// sends gets in, and nothing is sent to him. What is refused is tried again.
+    async fn obey(&self, key: PublicKey, watch: bool) -> Result<(), DeviceError> {
         if self.enrolled.contains(&key) {
-            return true;
+            return Ok(());
         }
-        let done = if watch {
+        if watch {
             let peer = PeerSpec {
                 key,
                 endpoint: None,
@@ -141,11 +147,7 @@ impl ControlTunnel {
             self.device.set_peer(&peer).await
         } else {
             self.device.remove_peer(&key).await
-        };
-        if let Err(error) = &done {
-            warn!(key = key.short(), %error, "looking for an agent behind a NAT");
         }
-        done.is_ok()
     }
 
     /// Reports where the peers are, and writes down where the agents are, if that has changed. Failures
@@ -154,7 +156,10 @@ impl ControlTunnel {
         let began = Clock::present();
         let peers = match self.device.peer_stats().await {
             Ok(peers) => peers,
-            Err(error) => return warn!(%error, "reading the endpoints of the agents"),
+            Err(error) => {
+                lookout.failed(Clock::present());
+                return warn!(%error, "reading the endpoints of the agents");
+            }
         };
         let vouched = peers.iter().filter_map(|peer| {
             Some(Sight {

@@ -217,9 +217,20 @@ impl Lookout {
                 news.push((key, endpoint));
             }
         }
-        self.sought.retain(|_, since| now - *since < SEARCH);
+        self.search_on(now);
         // At the end nobody hears of it.
         self.reports.send(Look { began, news }).unwrap_or_default();
+    }
+
+    /// A look that ended at `now` could not tell anything: the next one comes no sooner than after any other.
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.last = now;
+        self.search_on(now);
+    }
+
+    /// Those who were looked for in vain for so long are looked for no harder than others.
+    fn search_on(&mut self, now: Instant) {
+        self.sought.retain(|_, since| now - *since < SEARCH);
     }
 }
 
@@ -317,6 +328,20 @@ mod tests {
         assert!(!lookout.is_searching());
         lookout.note(late, HIDDEN, false);
         assert_eq!(lookout.latest(), late + INTERVAL);
+    }
+
+    #[test]
+    fn a_look_that_fails_is_followed_by_a_pause_and_ends_a_search_as_well() {
+        let start = Clock::present();
+        let (mut lookout, _orders, mut reports) = Lookout::new(start);
+        lookout.note(start, HIDDEN, true);
+        for past in [SEARCH / 2, SEARCH, SEARCH * 2] {
+            let now = start + past;
+            lookout.failed(now);
+            assert!(lookout.latest() > now && lookout.earliest() > now);
+            assert_eq!(lookout.is_searching(), past < SEARCH);
+        }
+        assert!(reports.try_recv().is_err(), "nobody was seen, or not seen");
     }
 
     #[test]
