@@ -155,7 +155,13 @@ impl MapServer {
         let (_, locators) = offers.find(|(owner, _)| *owner == xtr)?;
         let own: Vec<_> = own_locators(&locators).collect();
         let (_, key) = *own.first()?;
-        if own.iter().any(|(address, _)| *address == control) {
+        // What it has of another family says nothing about the way of its tunnel.
+        let mut comparable = own
+            .iter()
+            .filter(|(address, _)| address.is_ipv4() == control.is_ipv4())
+            .peekable();
+        comparable.peek()?;
+        if comparable.any(|(address, _)| *address == control) {
             return None;
         }
         let may_watch = self.state.sightings.may_watch(&key);

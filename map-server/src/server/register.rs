@@ -107,7 +107,9 @@ impl MapServer {
         }
         self.dismiss_again(now, xtr, actions);
         self.hurry(now, terms.registrant, actions);
-        self.look_again(now, xtr, actions);
+        if changes.iter().any(|changed| changed.change != Change::None) {
+            self.look_again(now, xtr, actions);
+        }
     }
 
     /// Finds out who sent a Map-Register, and that it is authentic and fresh.

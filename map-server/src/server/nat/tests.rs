@@ -85,6 +85,43 @@ fn who_is_not_behind_a_nat_is_told_so_and_not_looked_out_for() {
 }
 
 #[test]
+fn who_calls_nothing_of_the_family_of_the_tunnel_its_own_is_not_looked_out_for() {
+    let watched = |own_addresses: &[&str]| {
+        let mut bench = Bench::new();
+        let mut own = own("a");
+        for record in &mut own {
+            let before = record.locators[0];
+            let Rloc::WireGuard { key, .. } = before.rloc else {
+                panic!("no key");
+            };
+            let locators = own_addresses.iter().map(|address| {
+                let endpoint = socket(address);
+                let rloc = Rloc::WireGuard { endpoint, key };
+                Locator { rloc, ..before }
+            });
+            record.locators = locators.collect();
+        }
+        bench.register("a", &own);
+        bench.ask_where("a", "10.0.0.1", 7);
+        bench.see(control_key("a"), NAT);
+        bench.watched.len()
+    };
+    assert_eq!(watched(&["[2001:db8::1]:51820"]), 0);
+    assert_eq!(watched(&["[2001:db8::1]:51820", "192.168.1.2:51820"]), 1);
+}
+
+#[test]
+fn a_refresh_gives_no_reason_to_look_again() {
+    let (mut bench, _) = asked();
+    bench.see(control_key("a"), "198.51.100.9:1");
+    let looks = bench.looks;
+    bench.register("a", &own("a"));
+    assert_eq!(bench.looks, looks);
+    bench.register("a", &with_key("a", PublicKey([0x55; 32])));
+    assert!(bench.looks > looks);
+}
+
+#[test]
 fn the_answer_follows_when_wireguard_has_told() {
     let mut bench = Bench::new();
     bench.register("a", &own("a"));
