@@ -281,7 +281,7 @@ impl MapServer {
     fn is_hidden(&self, xtr: XtrIndex) -> bool {
         let sightings = &self.state.sightings;
         let mut asked = sightings.asked_by(xtr);
-        asked.any(|question| question.is_watched())
+        asked.any(|(_, question)| question.is_watched())
     }
 
     /// Returns the relay for a pair: the one that it has, unless that is lost, or one of those that serve `eids` of both,

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use lisp_proto::{Deadlines, EidPrefix, Nonce, PublicKey, Timestamp};
+use ipnet::Ipv4Net;
+use lisp_proto::{Deadlines, EidPrefix, InstanceId, Nonce, PublicKey, Timestamp};
 
 use super::actions::Actions;
 use super::limits;
@@ -57,7 +58,7 @@ impl Question {
 pub(crate) struct Sightings {
     /// Where the holders of keys were last seen: of control keys, and of those that are watched.
     seen: BTreeMap<PublicKey, SocketAddr>,
-    questions: BTreeMap<XtrIndex, BTreeMap<EidPrefix, Question>>,
+    questions: BTreeMap<Subject, Question>,
     /// For which questions each data key is watched. Several xTRs may claim one: none of them keeps the others out.
     watched: BTreeMap<PublicKey, BTreeSet<Subject>>,
     /// Those whose answer waits for a look at the peers.
@@ -79,36 +80,34 @@ impl Sightings {
     /// Takes a question in, until `until`; false if its xTR has too many others.
     pub(super) fn ask(
         &mut self,
-        (xtr, eid): Subject,
+        subject: Subject,
         mut question: Question,
         until: Timestamp,
     ) -> bool {
-        let own = self.questions.entry(xtr).or_default();
-        match own.get(&eid) {
-            Some(before) => (question.told, question.watched) = (before.told, before.watched),
-            None if own.len() >= limits::SIGHTINGS_PER_XTR => return false,
-            None => {}
+        if let Some(before) = self.questions.get(&subject) {
+            (question.told, question.watched) = (before.told, before.watched);
+        } else if self.asked_by(subject.0).count() >= limits::SIGHTINGS_PER_XTR {
+            return false;
         }
-        own.insert(eid, question);
-        self.expiry.set((xtr, eid), until);
+        self.questions.insert(subject, question);
+        self.expiry.set(subject, until);
         true
     }
 
-    pub(super) fn question(&mut self, (xtr, eid): &Subject) -> Option<&mut Question> {
-        self.questions.get_mut(xtr)?.get_mut(eid)
+    pub(super) fn question(&mut self, subject: &Subject) -> Option<&mut Question> {
+        self.questions.get_mut(subject)
     }
 
-    /// Returns the questions of `xtr`.
-    pub(super) fn asked_by(&self, xtr: XtrIndex) -> impl Iterator<Item = &Question> {
-        let asked = self.questions.get(&xtr).into_iter();
-        asked.flat_map(BTreeMap::values)
+    /// Returns the questions of `xtr`, with their subjects.
+    pub(super) fn asked_by(&self, xtr: XtrIndex) -> impl Iterator<Item = (&Subject, &Question)> {
+        let least = EidPrefix::new(InstanceId(0), Ipv4Net::default().into());
+        let from = self.questions.range((xtr, least)..);
+        from.take_while(move |((by, _), _)| *by == xtr)
     }
 
     /// Returns what `xtr` has asked about.
     pub(super) fn of(&self, xtr: XtrIndex) -> Vec<Subject> {
-        let asked = self.questions.get(&xtr).into_iter();
-        let asked = asked.flat_map(BTreeMap::keys);
-        asked.map(|eid| (xtr, *eid)).collect()
+        self.asked_by(xtr).map(|(subject, _)| *subject).collect()
     }
 
     /// Forgets the questions that were not asked again until `now`.
@@ -116,13 +115,7 @@ impl Sightings {
         while let Some(subject) = self.expiry.pop_due(now) {
             self.watch(subject, None, actions);
             self.waiting.remove(&subject);
-            let (xtr, eid) = subject;
-            if let Some(own) = self.questions.get_mut(&xtr) {
-                own.remove(&eid);
-                if own.is_empty() {
-                    self.questions.remove(&xtr);
-                }
-            }
+            self.questions.remove(&subject);
         }
     }
 
@@ -197,5 +190,49 @@ impl Sightings {
                 actions.unwatch(key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_finds_its_own_questions_in_whatever_instance_and_family() {
+        let mut sightings = Sightings::default();
+        let source = SocketAddr::from(([10, 0, 0, 1], 4342));
+        let question = Question::new(Timestamp::ZERO, Nonce(1), source, false);
+        let eids = ["0.0.0.0/0", "::/0", "255.255.255.255", "10.0.0.0/8"];
+        let mut subjects = BTreeSet::new();
+        for (xtr, eid) in (0..3).flat_map(|xtr| eids.map(|eid| (xtr, eid))) {
+            let net = eid.parse::<EidPrefix>().unwrap().net();
+            for iid in [0, u32::MAX] {
+                let subject = (XtrIndex::nth(xtr), EidPrefix::new(InstanceId(iid), net));
+                assert!(sightings.ask(subject, question, Timestamp::ZERO));
+                subjects.insert(subject);
+            }
+        }
+        for xtr in [0, 1, 2].map(XtrIndex::nth) {
+            let own = subjects.iter().copied().filter(|(by, _)| *by == xtr);
+            assert_eq!(sightings.of(xtr), own.collect::<Vec<_>>());
+        }
+        sightings.expire(Timestamp::ZERO, &mut Actions::new());
+        assert!(sightings.questions.is_empty());
+    }
+
+    #[test]
+    fn nobody_has_more_questions_than_he_may() {
+        let mut sightings = Sightings::default();
+        let source = SocketAddr::from(([10, 0, 0, 1], 4342));
+        let question = Question::new(Timestamp::ZERO, Nonce(1), source, false);
+        let net = "10.0.0.1".parse::<EidPrefix>().unwrap().net();
+        let about = |iid: usize| EidPrefix::new(InstanceId(u32::try_from(iid).unwrap()), net);
+        let asks = |sightings: &mut Sightings, iid| {
+            sightings.ask((XtrIndex::nth(0), about(iid)), question, Timestamp::ZERO)
+        };
+        let most = limits::SIGHTINGS_PER_XTR;
+        assert!((0..most).all(|iid| asks(&mut sightings, iid)));
+        assert!(!asks(&mut sightings, most));
+        assert!(asks(&mut sightings, 0), "it is there");
     }
 }
