@@ -42,6 +42,7 @@ pub(crate) fn run(target: &Target, request: &Request, json: bool) -> Result<bool
         _ => Vec::new(),
     };
     lines.extend(report.failures());
+    lines.extend(report.relaying());
     let (gap, moves, all) = report.longest_ms();
     let counts = report.counts.line();
     let gap = gap.map_or_else(String::new, |gap| {
@@ -118,6 +119,7 @@ pub(crate) fn list(target: &Target, json: bool) -> Result<bool> {
     lines.extend(report.failures());
     lines.push(report.counts.line());
     lines.push(report.drained());
+    lines.extend(report.relaying());
     print(json, &answer, &lines);
     Ok(true)
 }

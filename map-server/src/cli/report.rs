@@ -1,5 +1,7 @@
 //! What a list of migrations looks like.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,6 +16,8 @@ pub(super) struct Report {
     pub(super) clients: Vec<Client>,
     #[serde(default)]
     drained: Vec<String>,
+    #[serde(default)]
+    relaying: BTreeMap<String, u64>,
 }
 
 /// How many clients have come how far.
@@ -84,6 +88,17 @@ impl Report {
             [] => "drained: none".to_owned(),
             drained => format!("drained: {}", drained.join(", ")),
         }
+    }
+
+    /// Which xTRs that are drained still relay packets, and what to do about it.
+    pub(super) fn relaying(&self) -> Vec<String> {
+        let relaying = self.relaying.iter().map(|(relay, pairs)| {
+            format!(
+                "{relay} still relays the packets of {pairs} pairs that NATs keep apart, and no other relay serves both \
+                 ends of each: start one, and drain {relay} again"
+            )
+        });
+        relaying.collect()
     }
 
     /// A table of all clients.
@@ -161,6 +176,7 @@ mod tests {
             "counts": { "queued": 0, "armed": 0, "switched": 0, "confirmed": 1, "failed": 1 },
             "clients": [entry("host-1", "confirmed"), failed],
             "drained": ["proxy-a"],
+            "relaying": { "proxy-a": 3 },
         });
         let report = Report::read(answer).unwrap();
         assert_eq!(
@@ -185,6 +201,10 @@ mod tests {
         assert_eq!(
             (report.drained().as_str(), report.longest_ms()),
             ("drained: proxy-a", (Some(12), 48, 1_200))
+        );
+        let relaying = report.relaying();
+        assert!(
+            matches!(&relaying[..], [line] if line.starts_with("proxy-a still relays the packets of 3 pairs"))
         );
         assert_eq!((report.counts.total(), report.counts.under_way()), (2, 0));
     }

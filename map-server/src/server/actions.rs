@@ -162,6 +162,8 @@ pub enum Event {
         xtr: XtrName,
         /// Whether it is to get none.
         draining: bool,
+        /// Pairs whose packets it relays: no other relay can, or it may have them again.
+        relaying: usize,
     },
     /// NATs keep two xTRs apart: a third carries their packets.
     Relayed {

@@ -29,7 +29,7 @@ pub(crate) struct Claims {
 
 impl Claims {
     /// Whether `client` is heeded once more.
-    fn allow(&mut self, now: Timestamp, client: XtrIndex) -> bool {
+    pub(super) fn allow(&mut self, now: Timestamp, client: XtrIndex) -> bool {
         let until = self.until.entry(client).or_insert(now);
         let before = now.max(*until);
         let burst = limits::FAILOVER_PAUSE * (limits::FAILOVERS - 1);
@@ -51,6 +51,9 @@ impl MapServer {
         request: &MapRequest<'_>,
         actions: &mut Actions,
     ) -> Vec<Rehomed> {
+        if request.source_record().is_none() {
+            return Vec::new();
+        }
         let is_shared = |eid: &EidPrefix| match self.state.mappings.find(eid) {
             Found::Registered(mapping) => self.is_shared(mapping),
             Found::Unregistered(_) | Found::Unknown => false,

@@ -34,10 +34,10 @@ impl MapServer {
         self.state.moves.last_run()
     }
 
-    /// Lists the xTRs that get no new clients.
-    pub fn drained(&self) -> impl Iterator<Item = &XtrName> {
+    /// Lists the xTRs that get no new clients, with the number of pairs whose packets each still relays.
+    pub fn drained(&self) -> impl Iterator<Item = (&XtrName, usize)> {
         let drained = self.state.assignments.draining();
-        drained.map(|xtr| &self.sites.site(xtr).name)
+        drained.map(|xtr| (&self.sites.site(xtr).name, self.relayed_over(xtr)))
     }
 
     /// Carries out what an operator asks for; nothing happens if [`Self::plan`] refuses it.
@@ -54,7 +54,7 @@ impl MapServer {
             Command::Undrain { from } => Some((from, false)),
         };
         if let Some((name, draining)) = drained {
-            self.drain(name, draining, actions);
+            self.drain(now, name, draining, actions);
         }
         self.carry_out(now, planned, actions);
     }
@@ -81,15 +81,23 @@ impl MapServer {
         self.carry_out(now, planned, actions);
     }
 
-    fn drain(&mut self, name: &XtrName, draining: bool, actions: &mut Actions) {
+    fn drain(&mut self, now: Timestamp, name: &XtrName, draining: bool, actions: &mut Actions) {
         let Some(owner) = self.sites.by_name(name) else {
             return;
         };
-        if self.state.assignments.drain(owner, draining) {
+        let is_news = self.state.assignments.drain(owner, draining);
+        if draining {
+            self.relieve(now, owner, actions);
+        }
+        if is_news {
             let xtr = name.clone();
             actions.persist(StoreEvent::Draining { xtr, draining });
-            let xtr = name.clone();
-            actions.event(Event::Draining { xtr, draining });
+            let (xtr, relaying) = (name.clone(), self.relayed_over(owner));
+            actions.event(Event::Draining {
+                xtr,
+                draining,
+                relaying,
+            });
         }
     }
 

@@ -53,7 +53,7 @@ impl MapServer {
         for changed in &changes {
             self.gather(changed.eid, &mut news);
         }
-        self.gather_relayed(&changes, &mut news);
+        let relayed = self.gather_relayed(now, &changes, &mut news, actions);
         for one in rehomed.iter().filter(|one| one.to.is_some()) {
             let records = self.news_for(one.eid, one.client);
             let known = news.entry(one.client).or_default();
@@ -64,11 +64,28 @@ impl MapServer {
         for (newcomer, iid) in self.newcomers(&changes) {
             introduced.extend(self.welcome(now, newcomer, iid, &mut news, actions));
         }
-        let handed_over = self.hand_over(now, &rehomed, actions);
+        let mut first = relayed;
+        first.extend(self.hand_over(now, &rehomed, actions));
+        self.spread(now, news, &first, &introduced, actions);
+        for one in &rehomed {
+            self.dismiss(now, one.ties(), true, actions);
+        }
+    }
+
+    /// Tells everybody the `news`, when what is said to far ends `first`, or to those to whom they are `introduced`, is
+    /// acknowledged.
+    pub(super) fn spread(
+        &mut self,
+        now: Timestamp,
+        news: News,
+        first: &BTreeMap<XtrIndex, NotifyKey>,
+        introduced: &BTreeMap<XtrIndex, NotifyKey>,
+        actions: &mut Actions,
+    ) {
         let mut told = 0;
         for (subscriber, records) in news {
             // The far end first: its acknowledgement usually takes less than this.
-            let (first, hold) = match (handed_over.get(&subscriber), introduced.get(&subscriber)) {
+            let (first, hold) = match (first.get(&subscriber), introduced.get(&subscriber)) {
                 (Some(first), _) => (Some(first), self.options.reply_hold),
                 (None, Some(first)) => (Some(first), limits::NOTIFY_INTERVAL),
                 (None, None) => (None, Duration::ZERO),
@@ -85,9 +102,6 @@ impl MapServer {
                     self.state.notifier.follow(first, next);
                 }
             }
-        }
-        for one in &rehomed {
-            self.dismiss(now, one.ties(), true, actions);
         }
     }
 

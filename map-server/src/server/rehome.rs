@@ -89,15 +89,25 @@ impl MapServer {
                 clients.insert(one.client);
             }
         }
+        self.present_all(now, by_owner, actions)
+    }
+
+    /// Tells each of several about others in one instance; returns what has to be acknowledged about whom.
+    pub(super) fn present_all(
+        &mut self,
+        now: Timestamp,
+        by_receiver: BTreeMap<(XtrIndex, InstanceId), BTreeSet<XtrIndex>>,
+        actions: &mut Actions,
+    ) -> BTreeMap<XtrIndex, NotifyKey> {
         let mut awaited = BTreeMap::new();
-        for ((owner, iid), clients) in by_owner {
+        for ((receiver, iid), clients) in by_receiver {
             let mut about = Vec::new();
             for client in clients {
                 let theirs = self.whole_records(client, iid);
-                let theirs = self.as_told(theirs, client, owner, actions);
+                let theirs = self.as_told(theirs, client, receiver, actions);
                 about.extend(theirs.into_iter().map(|record| (client, record)));
             }
-            awaited.extend(self.present(now, owner, about, actions));
+            awaited.extend(self.present(now, receiver, about, actions));
         }
         awaited
     }

@@ -12,12 +12,13 @@
 //!
 //! Who complains does not choose the relay: he can only say that the one that he has is of no use.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use lisp_proto::{
-    Deadlines, EidPrefix, InstanceId, Locator, MapRequest, PublicKey, Record, Rloc, Timestamp, Ttl,
+    EidPrefix, InstanceId, Locator, MapRequest, PublicKey, Record, Rloc, Timestamp, Ttl,
 };
+
+use self::ways::{Family, Pair, pair};
 
 use super::actions::{Actions, Event};
 use super::counters::DropReason;
@@ -25,177 +26,14 @@ use super::failover::unreachable;
 use super::mappings::{Found, Mapping};
 use super::notify::NotifyKey;
 use super::preference::score;
-use super::publish::{Changed, News};
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
 use crate::config::XtrName;
 
-/// Two ends in one instance, in the order of their indices.
-type Pair = (XtrIndex, XtrIndex, InstanceId);
+mod rerouting;
+mod ways;
 
-/// How the packets of a pair go.
-#[derive(Clone, Debug)]
-struct Way {
-    /// Their relay; none while they try without.
-    via: Option<XtrIndex>,
-    /// How long they use one before they try without.
-    lifetime: Duration,
-    /// Relays that one of the two could not reach.
-    lost: BTreeSet<XtrIndex>,
-}
-
-/// Which pairs use which relay.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Relays {
-    pairs: BTreeMap<Pair, Way>,
-    /// How many pairs each end is part of.
-    ends: BTreeMap<XtrIndex, usize>,
-    /// Each pair that uses a relay, by that, and by either end.
-    carried: BTreeSet<(XtrIndex, InstanceId, XtrIndex, Pair)>,
-    expiry: Deadlines<Pair>,
-}
-
-impl Relays {
-    /// Returns how many pairs there are that use one, or did so lately.
-    pub(crate) fn len(&self) -> usize {
-        self.pairs.len()
-    }
-
-    /// Returns when the next pair is to try without, or is forgotten.
-    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.expiry.next()
-    }
-
-    /// Returns what carries the packets of the two.
-    fn via(&self, one: XtrIndex, other: XtrIndex, iid: InstanceId) -> Option<XtrIndex> {
-        self.way(&pair(one, other, iid))?.via
-    }
-
-    fn way(&self, pair: &Pair) -> Option<&Way> {
-        if self.pairs.is_empty() {
-            return None;
-        }
-        self.pairs.get(pair)
-    }
-
-    /// Has `via` carry the packets of a pair that cannot do without; false if there are too many others.
-    fn set(&mut self, now: Timestamp, pair: Pair, via: XtrIndex) -> bool {
-        let (one, other, _) = pair;
-        if !self.pairs.contains_key(&pair) {
-            let count = |end| self.ends.get(&end).copied().unwrap_or(0);
-            let most = limits::RELAYED_PAIRS_PER_XTR;
-            if self.pairs.len() >= limits::RELAYED_PAIRS
-                || count(one) >= most
-                || count(other) >= most
-            {
-                return false;
-            }
-            for end in [one, other] {
-                *self.ends.entry(end).or_default() += 1;
-            }
-        }
-        let way = self.pairs.entry(pair).or_insert_with(|| Way {
-            via: None,
-            lifetime: limits::RELAY_LIFETIME_FIRST / 2,
-            lost: BTreeSet::new(),
-        });
-        if way.via == Some(via) {
-            return true;
-        }
-        if way.via.is_none() {
-            // They have tried without, in vain.
-            way.lifetime = (way.lifetime * 2).min(limits::RELAY_LIFETIME);
-        }
-        let before = way.via.replace(via);
-        let until = now + way.lifetime;
-        self.expiry.set(pair, until);
-        self.index(pair, before, Some(via));
-        true
-    }
-
-    /// Notes that a pair cannot use the relay that it has.
-    fn lose(&mut self, pair: &Pair) {
-        if let Some(way) = self.pairs.get_mut(pair) {
-            way.lost.extend(way.via);
-        }
-    }
-
-    /// Those that are lost get another chance, except the one in use.
-    fn forgive(&mut self, pair: &Pair) {
-        if let Some(way) = self.pairs.get_mut(pair) {
-            let present = way.via;
-            way.lost.retain(|lost| Some(*lost) == present);
-        }
-    }
-
-    fn is_lost(&self, pair: &Pair, via: XtrIndex) -> bool {
-        self.way(pair).is_some_and(|way| way.lost.contains(&via))
-    }
-
-    fn index(&mut self, pair: Pair, before: Option<XtrIndex>, after: Option<XtrIndex>) {
-        let (one, other, iid) = pair;
-        for end in [one, other] {
-            if let Some(via) = before {
-                self.carried.remove(&(via, iid, end, pair));
-            }
-            if let Some(via) = after {
-                self.carried.insert((via, iid, end, pair));
-            }
-        }
-    }
-
-    /// The time of a pair is over: it tries without a relay, or has done so for long enough and is forgotten.
-    fn end(&mut self, now: Timestamp, pair: Pair) {
-        let Some(way) = self.pairs.get_mut(&pair) else {
-            return;
-        };
-        let Some(via) = way.via.take() else {
-            return self.remove(&pair);
-        };
-        way.lost.clear();
-        let until = now + way.lifetime * limits::RELAY_REMEMBERED;
-        self.expiry.set(pair, until);
-        self.index(pair, Some(via), None);
-    }
-
-    fn remove(&mut self, pair: &Pair) {
-        let (one, other, _) = *pair;
-        let Some(way) = self.pairs.remove(pair) else {
-            return;
-        };
-        self.index(*pair, way.via, None);
-        self.expiry.cancel(pair);
-        for end in [one, other] {
-            if let Some(count) = self.ends.get_mut(&end) {
-                *count -= 1;
-                if *count == 0 {
-                    self.ends.remove(&end);
-                }
-            }
-        }
-    }
-
-    /// Whether `via` carries packets of `end` in one instance.
-    pub(super) fn carries(&self, via: XtrIndex, end: XtrIndex, iid: InstanceId) -> bool {
-        let first = (via, iid, end, pair(XtrIndex::MIN, XtrIndex::MIN, iid));
-        let next = self.carried.range(first..).next();
-        next.is_some_and(|(by, within, of, _)| (*by, *within, *of) == (via, iid, end))
-    }
-
-    /// Lists the pairs that `via` carries in one instance.
-    fn over(&self, via: XtrIndex, iid: InstanceId) -> Vec<Pair> {
-        let first = (
-            via,
-            iid,
-            XtrIndex::MIN,
-            pair(XtrIndex::MIN, XtrIndex::MIN, iid),
-        );
-        let carried = self.carried.range(first..);
-        let carried = carried.take_while(|(by, within, ..)| (*by, *within) == (via, iid));
-        let once = carried.filter(|(_, _, end, pair)| *end == pair.0);
-        once.map(|(.., pair)| *pair).collect()
-    }
-}
+pub(crate) use self::ways::Relays;
 
 impl MapServer {
     /// Takes note of an agent that cannot reach the owners of what it asks for: if only a relay helps, they get one.
@@ -213,54 +51,85 @@ impl MapServer {
         };
         let unreachable = unreachable(record);
         let source = EidPrefix::host(iid, source);
-        if unreachable.is_empty()
-            || !self.is_hidden(requester)
-            || self.own_record(requester, &source).is_none()
-        {
+        if unreachable.is_empty() || !self.is_hidden(requester) {
             return;
         }
+        let Some(own) = self.own_record(requester, &source) else {
+            return;
+        };
         let asked = request.eids().map(|asked| asked.eid);
         let asked = asked.filter(|eid| eid.iid() == iid);
         for eid in asked.take(limits::EIDS_PER_REQUEST) {
-            let Some(owner) = self.owner_apart(&eid, requester, &unreachable) else {
-                continue;
-            };
-            let pair = pair(requester, owner, iid);
-            if self.is_relay_lost(&pair, &eid, &unreachable) {
-                self.state.relays.lose(&pair);
-            }
-            let Some(via) = self.relay_for(pair, [&source, &eid]) else {
-                continue;
-            };
-            let is_known = self.state.relays.via(requester, owner, iid) == Some(via);
-            if !self.state.relays.set(now, pair, via) {
-                actions.count(DropReason::TableFull);
-            } else if !is_known {
-                let [one, other, via] = [requester, owner, via].map(|xtr| self.name(xtr));
-                actions.event(Event::Relayed { one, other, via });
+            if let Some((owner, theirs)) = self.owner_apart(&eid, requester, &unreachable) {
+                let ends = [(requester, own.eid), (owner, theirs)];
+                self.bring_together(now, ends, &unreachable, actions);
             }
         }
     }
 
-    /// Returns who alone has registered what covers `eid`, if it is behind a NAT and all that it offers there, or its
-    /// relay, is `unreachable` to `requester`. Those who share a prefix take each other's place: none of them needs a relay.
+    /// Has a relay carry the packets between the mappings of the two `ends`, the first of which has complained.
+    fn bring_together(
+        &mut self,
+        now: Timestamp,
+        [(requester, own), (owner, theirs)]: [(XtrIndex, EidPrefix); 2],
+        unreachable: &BTreeSet<PublicKey>,
+        actions: &mut Actions,
+    ) {
+        let (pair, family) = (pair(requester, owner, own.iid()), Family::of(&theirs));
+        if self.is_relay_lost(&pair, &theirs, unreachable) {
+            self.state.relays.lose(&pair, family);
+        }
+        let Some(via) = self.relay_for(&pair, family, &[own, theirs]) else {
+            return;
+        };
+        let present = self.state.relays.via(&pair, family);
+        if present == Some(via) {
+            return;
+        }
+        if present.is_some() && !self.state.claims.allow(now, requester) {
+            return actions.count(DropReason::FailoverLimited);
+        }
+        if !self.state.relays.set(now, pair, family, via) {
+            return actions.count(DropReason::TableFull);
+        }
+        self.tell_relayed([requester, owner], via, actions);
+        // It is one tunnel that has failed, whatever is inside.
+        for other in Family::ALL {
+            let present = self.state.relays.via(&pair, other);
+            let is_sound = present.is_some_and(|via| !self.state.relays.is_lost(&pair, via));
+            let eids = self.eids_of(&pair, other);
+            if !is_sound && !eids.is_empty() && self.may_relay_all(via, &eids) {
+                self.state.relays.set(now, pair, other, via);
+            }
+        }
+    }
+
+    fn tell_relayed(&self, ends: [XtrIndex; 2], via: XtrIndex, actions: &mut Actions) {
+        let [one, other] = ends.map(|xtr| self.name(xtr));
+        let via = self.name(via);
+        actions.event(Event::Relayed { one, other, via });
+    }
+
+    /// Returns who alone has registered what covers `eid`, and the prefix of that, if it is behind a NAT and all that it
+    /// offers there, or its relay, is `unreachable` to `requester`. Those who share a prefix take each other's place: none of
+    /// them needs a relay.
     fn owner_apart(
         &self,
         eid: &EidPrefix,
         requester: XtrIndex,
         unreachable: &BTreeSet<PublicKey>,
-    ) -> Option<XtrIndex> {
+    ) -> Option<(XtrIndex, EidPrefix)> {
         let Found::Registered(mapping) = self.state.mappings.find(eid) else {
             return None;
         };
         if self.is_shared(mapping) {
             return None;
         }
-        let owner = single_owner(mapping)?;
+        let (owner, eid) = (single_owner(mapping)?, mapping.eid());
         let locators = mapping.offers().flat_map(|(_, locators)| locators);
         let is_apart = are_lost(locators, unreachable)
-            || self.is_relay_lost(&pair(requester, owner, eid.iid()), eid, unreachable);
-        (owner != requester && is_apart && self.is_hidden(owner)).then_some(owner)
+            || self.is_relay_lost(&pair(requester, owner, eid.iid()), &eid, unreachable);
+        (owner != requester && is_apart && self.is_hidden(owner)).then_some((owner, eid))
     }
 
     /// Whether a pair has a relay, and it is `unreachable` for what goes to `eid`.
@@ -270,11 +139,8 @@ impl MapServer {
         eid: &EidPrefix,
         unreachable: &BTreeSet<PublicKey>,
     ) -> bool {
-        let via = self.state.relays.way(pair).and_then(|way| way.via);
-        via.is_some_and(|via| {
-            let locators = self.relay_locators(via, eid);
-            !locators.is_empty() && are_lost(locators, unreachable)
-        })
+        let via = self.state.relays.via(pair, Family::of(eid));
+        via.is_some_and(|via| are_lost(self.relay_locators(via, eid), unreachable))
     }
 
     /// Whether `xtr` is behind a NAT, as far as we see.
@@ -284,26 +150,32 @@ impl MapServer {
         asked.any(|(_, question)| question.is_watched())
     }
 
-    /// Returns the relay for a pair: the one that it has, unless that is lost, or one of those that serve `eids` of both,
-    /// by a hash of all three names. When all others are lost as well, they get another chance.
-    fn relay_for(&mut self, pair: Pair, eids: [&EidPrefix; 2]) -> Option<XtrIndex> {
-        let (first, second, iid) = pair;
+    /// Returns the relay for a pair: the one that it has, or one of those that serve all `eids`. One that is drained or
+    /// lost comes last. Otherwise one that serves all of both is better, and then a hash of all three names decides. When all
+    /// others are lost as well, they get another chance.
+    fn relay_for(&mut self, pair: &Pair, family: Family, eids: &[EidPrefix]) -> Option<XtrIndex> {
+        let (first, second, _) = *pair;
         let suits = |via: &XtrIndex| {
-            *via != first
-                && *via != second
-                && !self.is_hidden(*via)
-                && !self.state.assignments.is_draining(*via)
-                && eids
-                    .iter()
-                    .all(|eid| !self.relay_locators(*via, eid).is_empty())
+            let is_end = *via == first || *via == second;
+            !is_end && !self.is_hidden(*via) && self.may_relay_all(*via, eids)
         };
-        let present = self.state.relays.via(first, second, iid);
-        let is_lost = |via: &XtrIndex| self.state.relays.is_lost(&pair, *via);
-        if let Some(via) = present.filter(suits).filter(|via| !is_lost(via)) {
-            return Some(via);
+        let is_lost = |via: &XtrIndex| self.state.relays.is_lost(pair, *via);
+        let is_kept = |via: &XtrIndex| !self.state.assignments.is_draining(*via);
+        let present = self.state.relays.via(pair, family);
+        let sound = present.filter(|via| suits(via) && is_kept(via) && !is_lost(via));
+        if sound.is_some() {
+            return sound;
         }
         let ends = format!("{} {}", self.name(first), self.name(second));
-        let preference = |via: &XtrIndex| score(&ends, &self.name(*via), 1);
+        let all = Family::ALL
+            .map(|family| self.eids_of(pair, family))
+            .concat();
+        let preference = |via: &XtrIndex| {
+            let is_whole = self.may_relay_all(*via, &all);
+            let is_present = Some(*via) == present;
+            let score = score(&ends, &self.name(*via), 1);
+            (is_kept(via), is_whole, is_present, score)
+        };
         let relays: Vec<_> = self.sites.relays().filter(suits).collect();
         let sound = relays.iter().filter(|via| !is_lost(via)).copied();
         let chosen = sound.max_by_key(preference);
@@ -312,8 +184,24 @@ impl MapServer {
         }
         let others = relays.into_iter().filter(|via| Some(*via) != present);
         let chosen = others.max_by_key(preference);
-        self.state.relays.forgive(&pair);
+        self.state.relays.forgive(pair, family);
         chosen
+    }
+
+    /// Lists what the ends of a pair have registered in one family.
+    fn eids_of(&self, (one, other, iid): &Pair, family: Family) -> Vec<EidPrefix> {
+        let mappings = &self.state.mappings;
+        let of = |end| mappings.registered_by(end, *iid, limits::RECORDS_PER_XTR);
+        let eids = [*one, *other].into_iter().flat_map(of);
+        eids.filter(|eid| Family::of(eid) == family).collect()
+    }
+
+    fn may_relay(&self, via: XtrIndex, eid: &EidPrefix) -> bool {
+        !self.relay_locators(via, eid).is_empty()
+    }
+
+    fn may_relay_all(&self, via: XtrIndex, eids: &[EidPrefix]) -> bool {
+        eids.iter().all(|eid| self.may_relay(via, eid))
     }
 
     /// Returns the locators of a relay for what goes to `eid`: it serves a prefix around that.
@@ -343,7 +231,9 @@ impl MapServer {
         if self.state.relays.len() == 0 || mapping.leads_nowhere() {
             return None;
         }
-        let owner = single_owner(mapping)?;
+        let (owner, eid) = (single_owner(mapping)?, mapping.eid());
+        let relays = &self.state.relays;
+        relays.via(&pair(owner, receiver, eid.iid()), Family::of(&eid))?;
         self.relayed_from(&mapping.record(), owner, receiver)
     }
 
@@ -356,12 +246,11 @@ impl MapServer {
     /// Returns `record` of `owner` with the locators of the relay through which `receiver` reaches it. It is good for as
     /// long as the two use that: then they ask, and are told of each other as they are.
     fn relayed_from(&self, record: &Record, owner: XtrIndex, receiver: XtrIndex) -> Option<Record> {
-        let way = self
-            .state
-            .relays
-            .way(&pair(owner, receiver, record.eid.iid()))?;
-        let locators = self.relay_locators(way.via?, &record.eid);
-        let minutes = u32::try_from(way.lifetime.as_secs() / 60).unwrap_or(u32::MAX);
+        let (relays, pair) = (&self.state.relays, pair(owner, receiver, record.eid.iid()));
+        let via = relays.via(&pair, Family::of(&record.eid))?;
+        let locators = self.relay_locators(via, &record.eid);
+        let minutes = relays.lifetime(&pair)?.as_secs() / 60;
+        let minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
         let ttl = Ttl::from_minutes(record.ttl.minutes().min(minutes.max(1)));
         (!locators.is_empty()).then(|| Record {
             ttl,
@@ -378,60 +267,26 @@ impl MapServer {
         iid: InstanceId,
         actions: &mut Actions,
     ) -> Vec<NotifyKey> {
-        let Some(via) = self.state.relays.via(one, other, iid) else {
-            return Vec::new();
-        };
-        let mut records = self.whole_records(one, iid);
-        records.extend(self.whole_records(other, iid));
-        self.introduce(now, now, via, records, actions)
-    }
-
-    /// What a relay has registered may have changed: those whose packets it carries hear of it, or have to do without.
-    pub(super) fn gather_relayed(&mut self, changes: &[&Changed], news: &mut News) {
-        if self.state.relays.len() == 0 {
-            return;
-        }
-        for eid in changes.iter().map(|changed| changed.eid) {
-            let relays = self.sites.relays();
-            let concerned = relays.filter(|via| self.sites.may_register(*via, &eid));
-            for via in concerned.collect::<Vec<_>>() {
-                for pair in self.state.relays.over(via, eid.iid()) {
-                    self.news_of_relay(pair, via, news);
-                }
+        let mut awaited = Vec::new();
+        for via in self.state.relays.vias(&pair(one, other, iid)) {
+            let mut records = Vec::new();
+            for end in [one, other] {
+                let theirs = self.whole_records(end, iid);
+                records.extend(self.as_told(theirs, end, via, actions));
             }
+            awaited.extend(self.introduce(now, now, via, records, actions));
         }
-    }
-
-    fn news_of_relay(&mut self, pair: Pair, via: XtrIndex, news: &mut News) {
-        let (one, other, iid) = pair;
-        if !self.state.mappings.has_registered(via, iid) {
-            self.state.relays.remove(&pair);
-        }
-        for (receiver, owner) in [(one, other), (other, one)] {
-            let most = limits::RECORDS_PER_XTR;
-            for eid in self.state.mappings.registered_by(owner, iid, most) {
-                let records = self.news_for(eid, receiver).into_iter();
-                let known = news.entry(receiver).or_default();
-                known.extend(records.map(|record| (record.eid, record)));
-            }
-        }
+        awaited
     }
 
     /// Lets pairs try without a relay after a while.
     pub(super) fn expire_relays(&mut self, now: Timestamp) {
-        let relays = &mut self.state.relays;
-        while let Some(pair) = relays.expiry.pop_due(now) {
-            relays.end(now, pair);
-        }
+        self.state.relays.expire(now);
     }
 
     fn name(&self, xtr: XtrIndex) -> XtrName {
         self.sites.site(xtr).name.clone()
     }
-}
-
-fn pair(one: XtrIndex, other: XtrIndex, iid: InstanceId) -> Pair {
-    (one.min(other), one.max(other), iid)
 }
 
 /// Returns who has registered `mapping`, if that is one only.
@@ -441,15 +296,17 @@ fn single_owner(mapping: Mapping<'_>) -> Option<XtrIndex> {
     owners.all(|other| other == owner).then_some(owner)
 }
 
-/// Whether the keys of all `locators` are `unreachable`.
+/// Whether there are `locators`, and the keys of all are `unreachable`.
 fn are_lost(
     locators: impl IntoIterator<Item = Locator>,
     unreachable: &BTreeSet<PublicKey>,
 ) -> bool {
-    locators.into_iter().all(|locator| match locator.rloc {
-        Rloc::WireGuard { key, .. } => unreachable.contains(&key),
-        Rloc::Plain(_) => false,
-    })
+    let mut locators = locators.into_iter().peekable();
+    locators.peek().is_some()
+        && locators.all(|locator| match locator.rloc {
+            Rloc::WireGuard { key, .. } => unreachable.contains(&key),
+            Rloc::Plain(_) => false,
+        })
 }
 
 #[cfg(test)]

@@ -79,7 +79,11 @@ pub(super) fn narrate(event: &Event) {
             from,
             to,
         } => info!(event = "failed_over", %client, %eid, %from, %to),
-        Event::Draining { xtr, draining } => info!(event = "draining", %xtr, draining),
+        Event::Draining {
+            xtr,
+            draining,
+            relaying,
+        } => info!(event = "draining", %xtr, draining, relaying),
         Event::Relayed { one, other, via } => info!(event = "relayed", %one, %other, %via),
         Event::Seen { xtr, eid, at } => info!(event = "seen", %xtr, %eid, %at),
         Event::NegativeReply { eid } => info!(event = "negative_reply", %eid),

@@ -1,5 +1,6 @@
 //! What does an operator get to read about migrations?
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lisp_proto::Timestamp;
@@ -54,9 +55,13 @@ pub(super) fn migrations(
     let all = server.migrations();
     let wanted = all.filter(|it| run.is_none_or(|run| it.run == run));
     let mut report = report(clock, wanted, !counts);
-    let drained: Vec<_> = server.drained().map(|name| &**name).collect();
+    let drained: Vec<_> = server.drained().collect();
+    let names: Vec<_> = drained.iter().map(|(name, _)| &***name).collect();
+    let relaying = drained.iter().filter(|(_, pairs)| *pairs > 0);
+    let relaying: BTreeMap<_, _> = relaying.map(|(name, pairs)| (&***name, *pairs)).collect();
     if let Some(fields) = report.as_object_mut() {
-        fields.insert("drained".into(), json!(drained));
+        fields.insert("drained".into(), json!(names));
+        fields.insert("relaying".into(), json!(relaying));
     }
     report
 }

@@ -5,12 +5,14 @@ use lisp_proto::{
 };
 
 use super::*;
-use crate::config::Options;
+use crate::config::{Options, XtrConfig};
 use crate::server::bench::{Bench, Sent, control, control_key, empty, key, own_records, socket};
 use crate::server::proxies::{
     acknowledge_all, clients_and_proxies, default_routes, locators, name_of, share, told,
 };
 use crate::server::{Input, Via};
+
+mod rerouting;
 
 /// Where the NATs are.
 const NATS: [(&str, &str); 3] = [
@@ -21,7 +23,12 @@ const NATS: [(&str, &str); 3] = [
 
 /// Agents a, b and c, of which those in `hidden` are behind NATs, and d, which may be their relay.
 fn network(hidden: &[&str], relays: &[&str]) -> Bench {
-    let mut bench = Bench::of(options(relays), clients_and_proxies());
+    network_of(clients_and_proxies(), hidden, relays)
+}
+
+/// The same with these xTRs enrolled.
+fn network_of(xtrs: Vec<XtrConfig>, hidden: &[&str], relays: &[&str]) -> Bench {
+    let mut bench = Bench::of(options(relays), xtrs);
     for name in ["a", "b", "c"] {
         bench.register(name, &own(name));
     }
@@ -277,18 +284,26 @@ fn with_two_relays() -> (Bench, &'static str, &'static str) {
     (bench, first, other)
 }
 
+fn index(bench: &Bench, name: &str) -> XtrIndex {
+    bench.server.sites.by_name(&name.into()).unwrap()
+}
+
+/// Whether `via` carries packets of `end`.
+fn carries(bench: &Bench, via: &str, end: &str) -> bool {
+    let relays = &bench.server.state.relays;
+    relays.carries(index(bench, via), index(bench, end), InstanceId(0))
+}
+
 #[test]
 fn a_relay_that_cannot_be_reached_either_gives_way_to_another_one() {
     let (mut bench, first, other) = with_two_relays();
     outcome(&mut bench, &lost_relays(&[first]));
     assert_eq!(relay_of_a(&mut bench), other);
     assert_eq!(bench.server.sizes().relayed, 1);
-    let relays = &bench.server.state.relays;
-    let index = |name: &str| bench.server.sites.by_name(&name.into()).unwrap();
-    let carries = |via, end| relays.carries(index(via), index(end), InstanceId(0));
+    let carries = |via, end| carries(&bench, via, end);
     assert!(carries(other, "a") && carries(other, "b"));
     assert!(!carries(first, "a") && !carries(other, "c"));
-    let one = |via| relays.over(index(via), InstanceId(0)).len();
+    let one = |via| bench.server.relayed_over(index(&bench, via));
     assert_eq!([one(first), one(other)], [0, 1]);
     // It is remembered: the other end may still speak of the far end itself.
     outcome(&mut bench, &lost("b"));
@@ -453,23 +468,6 @@ fn without_their_relay_both_hear_of_each_other_as_they_are() {
         assert!(news.contains(&line.to_owned()), "{news:?}");
     }
     assert_eq!(bench.server.sizes().relayed, 0);
-}
-
-#[test]
-fn there_are_no_more_pairs_than_one_may_be_part_of() {
-    let mut relays = Relays::default();
-    let (near, via) = (XtrIndex::nth(0), XtrIndex::nth(1));
-    let pair = |other| pair(near, XtrIndex::nth(other), InstanceId(0));
-    let most = limits::RELAYED_PAIRS_PER_XTR;
-    for other in 2..most + 2 {
-        assert!(relays.set(Timestamp::ZERO, pair(other), via));
-    }
-    assert!(!relays.set(Timestamp::ZERO, pair(most + 2), via));
-    assert!(relays.set(Timestamp::ZERO, pair(2), via), "it is there");
-    relays.remove(&pair(2));
-    assert!(relays.set(Timestamp::ZERO, pair(most + 2), via));
-    assert_eq!(relays.len(), most);
-    assert_eq!(relays.carried.len(), most * 2);
 }
 
 #[test]
