@@ -2,13 +2,13 @@
 //! of its data plane.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lisp_proto::{
-    InstanceId, Message, Nonce, NotifyParams, ReplyParams, RequestFlags, RequestParams,
-    RequestedEid, SiteId, Timestamp, Ttl, XtrId, decode, encode_map_notify, encode_map_reply,
-    encode_map_request,
+    EidPrefix, InstanceId, Message, Nonce, NotifyParams, ReplyParams, RequestFlags, RequestParams,
+    RequestedEid, SiteId, Timestamp, Ttl, XtrId, decode, encode_info_reply, encode_map_notify,
+    encode_map_reply, encode_map_request,
 };
 use xtr_agent::agent::{
     Action, Actions, Agent, ChangeId, Config, Event, Input, MapServer, PeerStats,
@@ -28,7 +28,7 @@ fn new_agent(keyless: bool) -> Agent {
             key: key(SERVER),
             outer: Some((
                 lisp_proto::PublicKey([0xee; 32]),
-                std::net::SocketAddr::from(([203, 0, 113, 1], 51820)),
+                SocketAddr::from(([203, 0, 113, 1], 51820)),
             )),
         }],
         iid: InstanceId(0),
@@ -67,6 +67,7 @@ pub fn run(bytes: &[u8]) {
         now: Timestamp::ZERO,
         asked: Vec::new(),
         registered: Nonce(0),
+        whereabouts: None,
         changes: Vec::new(),
         awaited: Vec::new(),
         echoes: Vec::new(),
@@ -92,6 +93,8 @@ struct World {
     now: Timestamp,
     asked: Vec<Nonce>,
     registered: Nonce,
+    /// The last question where it is seen.
+    whereabouts: Option<(Nonce, EidPrefix)>,
     changes: Vec<ChangeId>,
     /// Peers whose handshakes the agent wants to be told of.
     awaited: Vec<lisp_proto::PublicKey>,
@@ -146,7 +149,10 @@ impl World {
             }
             4 => self.reply(choices, &mut datagram),
             5 => self.notify(choices, &mut datagram),
-            6 => question(choices, &mut datagram),
+            6 => match self.whereabouts {
+                Some(asked) if choices.below(4) != 0 => info_reply(asked, choices, &mut datagram),
+                _ => question(choices, &mut datagram),
+            },
             _ => datagram.extend(choices.bytes()),
         }
         bend(&mut datagram, choices);
@@ -235,13 +241,16 @@ impl World {
                     match decode(&bytes).expect("what we send is well-formed") {
                         Message::MapRequest(request) => self.asked.push(request.nonce),
                         Message::MapRegister(register) => self.registered = register.nonce,
+                        Message::InfoRequest(info) => {
+                            let eid = info.eid().expect("it has one");
+                            self.whereabouts = Some((info.nonce, eid));
+                        }
                         _ => {}
                     }
                 }
                 Action::Apply { id, .. } => self.changes.push(id),
                 // A hello to a far end, of which there are many: an echo request.
-                Action::Reinject(packet)
-                    if packet.get(9) == Some(&1) || packet.get(6) == Some(&58) => {}
+                Action::Reinject(packet) if is_icmp(&packet) => {}
                 Action::Reinject(packet) => {
                     let serial = packet.last_chunk::<4>().expect("it has a number");
                     let times = self.fate.entry(u32::from_be_bytes(*serial)).or_insert(0);
@@ -283,6 +292,31 @@ impl World {
         }
         panic!("the same deadline for ever");
     }
+}
+
+fn is_icmp(packet: &[u8]) -> bool {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => packet.get(9) == Some(&1),
+        Some(6) => packet.get(6) == Some(&58),
+        _ => false,
+    }
+}
+
+/// The map server sees the agent where that says that it is, behind a NAT, or in another family; or only its address.
+fn info_reply((nonce, eid): (Nonce, EidPrefix), choices: &mut Choices<'_>, out: &mut Vec<u8>) {
+    let address = match choices.below(4) {
+        0 => IpAddr::from([192, 0, 2, 1]),
+        1 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+        n => IpAddr::from([198, 51, 100, n]),
+    };
+    let port = u16::from(choices.below(3)) * 7_000;
+    encode_info_reply(
+        nonce,
+        eid,
+        SocketAddr::new(address, port),
+        &key(SERVER),
+        out,
+    );
 }
 
 fn question(choices: &mut Choices<'_>, out: &mut Vec<u8>) {

@@ -1,13 +1,14 @@
 //! A map server under a sequence of good, bent and senseless messages.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lisp_proto::{
-    EidPrefix, Gap, Message, Nonce, NotifyParams, RegisterFlags, RegisterParams, RequestFlags,
-    RequestParams, RequestedEid, SiteId, Timestamp, XtrId, decode, encode_ecm,
-    encode_map_notify_ack, encode_map_register, encode_map_request,
+    EidPrefix, Gap, Message, Nonce, NotifyParams, PublicKey, RegisterFlags, RegisterParams,
+    RequestFlags, RequestParams, RequestedEid, SiteId, Timestamp, XtrId, decode, encode_ecm,
+    encode_info_request, encode_map_notify_ack, encode_map_register, encode_map_request,
 };
-use map_server::config::{Options, XtrConfig};
+use map_server::config::{ControlKeys, Options, XtrConfig};
 use map_server::{Action, Actions, Config, Input, MapServer, Via};
 
 use super::{Choices, bend, control, key, prefix, record};
@@ -15,6 +16,8 @@ use super::{Choices, bend, control, key, prefix, record};
 /// Sources that nobody vouches for.
 const STRANGER: u8 = 200;
 const XTRS: u8 = 4;
+/// Who may be a relay: it may serve everybody.
+const RELAY: u8 = 1;
 
 fn new_server() -> MapServer {
     // The last one shares what the one before it may register.
@@ -23,6 +26,10 @@ fn new_server() -> MapServer {
         prefixes.map(|prefix| prefix.parse().expect("a prefix"))
     };
     let shared = |n: u8| (n == XTRS - 1).then(|| of(n - 1));
+    let served = |n: u8| {
+        let all = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().expect("a prefix"));
+        (n == RELAY).then_some(all)
+    };
     let xtrs = (0..XTRS).map(|n| XtrConfig {
         name: n.to_string().into(),
         control_address: (n > 0).then(|| control(n).ip()),
@@ -33,11 +40,26 @@ fn new_server() -> MapServer {
         eid_prefixes: of(n)
             .into_iter()
             .chain(shared(n).into_iter().flatten())
+            .chain(served(n).into_iter().flatten())
             .collect(),
         more_specifics: n != 1,
     });
-    let config = Config::new(Options::default(), xtrs.collect()).expect("no contradictions");
+    let options = Options {
+        relays: [RELAY.to_string().into()].into(),
+        ..Options::default()
+    };
+    let config = Config::new(options, xtrs.collect()).expect("no contradictions");
+    let agents = (1..XTRS).map(|n| (control(n).ip(), control_key(n)));
+    let config = config.with_control_keys(ControlKeys {
+        own: Some(control_key(0)),
+        agents: agents.collect(),
+    });
     MapServer::new(config, [7; 32])
+}
+
+/// The key of xTR `n` in the control tunnel; 0 is the server.
+fn control_key(n: u8) -> PublicKey {
+    PublicKey([0xc0 + n; 32])
 }
 
 /// Runs the sequence that `bytes` describe.
@@ -66,9 +88,14 @@ pub fn run(bytes: &[u8]) {
             2 => request(xtr, nonce, &mut choices, &mut datagram),
             3 => acknowledge(&mut pushed, &mut choices, &mut datagram),
             4 => datagram.extend(choices.bytes()),
-            _ => {}
+            _ => match choices.below(3) {
+                0 => ask_where(xtr, nonce, &mut choices, &mut datagram),
+                1 => look(&mut server, now, &mut choices, &mut actions),
+                _ => {}
+            },
         }
-        let authenticated = matches!(datagram.first().map(|byte| byte >> 4), Some(3 | 5));
+        let kind = datagram.first().map(|byte| byte >> 4);
+        let authenticated = matches!(kind, Some(3 | 5 | 7));
         if authenticated {
             bent = bend(&mut datagram, &mut choices);
         }
@@ -110,7 +137,7 @@ pub fn run(bytes: &[u8]) {
         }
         // Whoever knows the secret is no stranger, wherever it comes from, nor is who comes from
         // there later.
-        vouched |= stranger && authenticated && !bent;
+        vouched |= stranger && matches!(kind, Some(3 | 5)) && !bent;
         assert!(
             !stranger || vouched || answered <= datagram.len(),
             "a stranger was answered with more"
@@ -214,6 +241,40 @@ fn request(xtr: u8, nonce: u64, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
         control(xtr)
     };
     encode_ecm(from, std::net::SocketAddr::new(to, 4342), &inner, out).expect("it fits");
+}
+
+/// Where is the data interface of `xtr` seen?
+fn ask_where(xtr: u8, nonce: u64, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
+    let owner = if choices.below(4) == 0 {
+        choices.below(XTRS)
+    } else {
+        xtr
+    };
+    encode_info_request(Nonce(nonce), prefix(owner, choices), &key(xtr), out);
+}
+
+/// A look at the control tunnel, which may have begun a while ago, finds peers somewhere: agents, data interfaces, or
+/// nobody's.
+fn look(server: &mut MapServer, now: Timestamp, choices: &mut Choices<'_>, actions: &mut Actions) {
+    let ago = u64::from(choices.below(3)) * 250_000_000;
+    let began = Timestamp(now.0.saturating_sub(ago));
+    let peers: Vec<_> = (0..choices.below(6))
+        .map(|_| {
+            let key = match choices.below(2) {
+                0 => control_key(choices.below(XTRS)),
+                _ => PublicKey([1 + choices.below(9); 32]),
+            };
+            let nat = [198, 51, 100, choices.below(2)];
+            (key, SocketAddr::from((nat, choices.byte().into())))
+        })
+        .collect();
+    let peers = &peers;
+    server.handle(now, Input::Seen { began, peers }, actions);
+    for action in actions.drain() {
+        if let Action::Send { bytes, .. } = action {
+            decode(&bytes).expect("what we send is well-formed");
+        }
+    }
 }
 
 fn acknowledge(
