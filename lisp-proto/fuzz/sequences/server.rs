@@ -73,7 +73,7 @@ pub fn run(bytes: &[u8]) {
     let mut now = Timestamp::ZERO;
     let mut nonce = 1;
     let mut vouched = false;
-    let mut pushed: Vec<(std::net::SocketAddr, Nonce)> = Vec::new();
+    let mut pushed: Vec<(SocketAddr, Nonce)> = Vec::new();
     for _ in 0..64 {
         if !choices.more() {
             break;
@@ -90,7 +90,11 @@ pub fn run(bytes: &[u8]) {
             4 => datagram.extend(choices.bytes()),
             _ => match choices.below(3) {
                 0 => ask_where(xtr, nonce, &mut choices, &mut datagram),
-                1 => look(&mut server, now, &mut choices, &mut actions),
+                1 => {
+                    look(&mut server, now, &mut choices, &mut actions);
+                    let told = hear(&mut actions, &mut pushed);
+                    assert!(vouched || told == 0, "a stranger was told");
+                }
                 _ => {}
             },
         }
@@ -123,18 +127,7 @@ pub fn run(bytes: &[u8]) {
                 "a bent message changed the state"
             );
         }
-        let mut answered = 0;
-        for action in actions.drain() {
-            if let Action::Send { dst, bytes, .. } = action {
-                if dst.ip() == control(STRANGER).ip() {
-                    answered += bytes.len();
-                }
-                match decode(&bytes).expect("what we send is well-formed") {
-                    Message::MapNotify(notify) => pushed.push((dst, notify.nonce)),
-                    _ => {}
-                }
-            }
-        }
+        let answered = hear(&mut actions, &mut pushed);
         // Whoever knows the secret is no stranger, wherever it comes from, nor is who comes from
         // there later.
         vouched |= stranger && matches!(kind, Some(3 | 5)) && !bent;
@@ -144,6 +137,23 @@ pub fn run(bytes: &[u8]) {
         );
         settle(&mut server, &mut now, &mut actions);
     }
+}
+
+/// Takes note of what is to be acknowledged; returns how many bytes a stranger gets.
+fn hear(actions: &mut Actions, pushed: &mut Vec<(SocketAddr, Nonce)>) -> usize {
+    let mut answered = 0;
+    for action in actions.drain() {
+        if let Action::Send { dst, bytes, .. } = action {
+            if dst.ip() == control(STRANGER).ip() {
+                answered += bytes.len();
+            }
+            match decode(&bytes).expect("what we send is well-formed") {
+                Message::MapNotify(notify) => pushed.push((dst, notify.nonce)),
+                _ => {}
+            }
+        }
+    }
+    answered
 }
 
 /// Time must pass: a deadline that was served may not come again at once for ever.
@@ -236,11 +246,11 @@ fn request(xtr: u8, nonce: u64, choices: &mut Choices<'_>, out: &mut Vec<u8>) {
     let eid = eids.first().map(|asked: &RequestedEid| asked.eid);
     let to = eid.map_or_else(|| control(0).ip(), |eid: EidPrefix| eid.net().addr());
     let from = if to.is_ipv4() {
-        std::net::SocketAddr::from(([10, 0, 0, 1], 4342))
+        SocketAddr::from(([10, 0, 0, 1], 4342))
     } else {
         control(xtr)
     };
-    encode_ecm(from, std::net::SocketAddr::new(to, 4342), &inner, out).expect("it fits");
+    encode_ecm(from, SocketAddr::new(to, 4342), &inner, out).expect("it fits");
 }
 
 /// Where is the data interface of `xtr` seen?
@@ -270,15 +280,10 @@ fn look(server: &mut MapServer, now: Timestamp, choices: &mut Choices<'_>, actio
         .collect();
     let peers = &peers;
     server.handle(now, Input::Seen { began, peers }, actions);
-    for action in actions.drain() {
-        if let Action::Send { bytes, .. } = action {
-            decode(&bytes).expect("what we send is well-formed");
-        }
-    }
 }
 
 fn acknowledge(
-    pushed: &mut Vec<(std::net::SocketAddr, Nonce)>,
+    pushed: &mut Vec<(SocketAddr, Nonce)>,
     choices: &mut Choices<'_>,
     out: &mut Vec<u8>,
 ) {
