@@ -12,7 +12,6 @@ use testbed::{
     UdpReport, sleep,
 };
 
-use super::scene::DELAY;
 use crate::plane_name;
 
 /// Time from one packet to the next.
@@ -56,10 +55,10 @@ pub(super) const fn name(failure: Failure) -> &'static str {
 }
 
 /// Lets proxies fail in each way, so many times.
-pub(super) fn measure(plane: DataPlane, runs: u32) -> Result<Failovers> {
+pub(super) fn measure(plane: DataPlane, runs: u32, links: LinkParams) -> Result<Failovers> {
     let options = NetworkOptions {
         endpoints: TwoProxies::PROXIES + 1,
-        links: LinkParams::delayed(DELAY),
+        links,
         data_plane: plane,
         ..NetworkOptions::default()
     };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use command_line::say;
+use testbed::{LinkParams, Share};
 
 use crate::plan::Plan;
 use crate::{guest, plane_name};
@@ -27,7 +28,7 @@ const GUEST_EACH: Duration = Duration::from_secs(120);
 /// One client sends 10,000 packets a second and holds a TCP connection while it moves; so does, in the
 /// same run, one whose tunnel is taken down and set up anew to the other proxy, as one does with
 /// `wg-quick down` and `wg-quick up`. Then many clients, which send as much together, move at once.
-/// What is lost while nobody moves is what the machine loses by itself. At last proxies fail while a
+/// What is lost while nobody moves is what the machine loses by itself, and the links, if they are to. At last proxies fail while a
 /// client sends: their process is killed, their link is cut, or they forward nothing any more.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -43,6 +44,9 @@ pub(crate) struct Args {
     /// Packets per second [default: 10000, with --quick 1000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
+    /// Share of what each link loses, each way, in percent; a path crosses two
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=50))]
+    loss: u8,
     #[command(flatten)]
     plan: Plan,
 }
@@ -76,7 +80,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn in_guest(args: &Args, out: &Path) -> Result<Option<Plane>> {
-    let [runs, clients, rate] = [args.runs(), args.clients(), args.rate()].map(|n| n.to_string());
+    let [runs, clients, rate, loss] =
+        [args.runs(), args.clients(), args.rate(), args.loss.into()].map(|n| n.to_string());
     let arguments = [
         "migrate",
         "--data-plane",
@@ -87,6 +92,8 @@ fn in_guest(args: &Args, out: &Path) -> Result<Option<Plane>> {
         &clients,
         "--rate",
         &rate,
+        "--loss",
+        &loss,
     ];
     let patience = GUEST + GUEST_EACH * args.runs();
     let report: Option<Report> = guest::run(&arguments, out, FILE, patience)?;
@@ -97,10 +104,14 @@ fn in_guest(args: &Args, out: &Path) -> Result<Option<Plane>> {
 fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
     let runs = args.runs();
     let pace = Duration::from_secs(1) / args.rate();
-    let mut scene = Scene::start(plane, args.clients(), pace)?;
+    let links = LinkParams {
+        loss: Share::percent(args.loss.into()),
+        ..LinkParams::delayed(scene::DELAY)
+    };
+    let mut scene = Scene::start(plane, args.clients(), pace, links)?;
     let round_trip = scene.round_trip()?;
     let name = plane_name(plane);
-    let mut measured = Measured::at(pace);
+    let mut measured = Measured::at(pace, args.loss);
     let mut baseline = Baseline::start(plane, &scene)?;
     for number in 1..=runs {
         measured.still.push(&scene.stay()?, pace);
@@ -118,6 +129,6 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
     let by = baseline.name();
     drop(baseline);
     scene.stop()?;
-    measured.failovers = failover::measure(plane, runs)?;
+    measured.failovers = failover::measure(plane, runs, links)?;
     Ok(Plane::new(name, by, round_trip, measured))
 }

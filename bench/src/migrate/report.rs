@@ -39,6 +39,7 @@ impl Streams {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Measured {
     pace: Duration,
+    loss_percent: u8,
     pub(super) still: Streams,
     pub(super) baseline: Streams,
     pub(super) one: Streams,
@@ -52,10 +53,11 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Nothing yet, with a packet after so much time each.
-    pub(super) fn at(pace: Duration) -> Self {
+    /// Nothing yet, with a packet after so much time each, on links that lose so much.
+    pub(super) fn at(pace: Duration, loss_percent: u8) -> Self {
         Self {
             pace,
+            loss_percent,
             ..Self::default()
         }
     }
@@ -93,6 +95,8 @@ pub(crate) struct Plane {
     round_trip_ms: f64,
     /// Packets per second, of one client or of many together.
     rate: f64,
+    /// What each link loses, each way; a path crosses two.
+    loss_percent: u8,
     /// Nobody moves.
     still: Summary,
     /// One client moves.
@@ -130,6 +134,7 @@ impl Plane {
     ) -> Self {
         let Measured {
             pace,
+            loss_percent,
             still,
             baseline,
             one,
@@ -155,6 +160,7 @@ impl Plane {
             plane: plane.into(),
             round_trip_ms: milliseconds(round_trip),
             rate: 1.0 / pace.as_secs_f64().max(1e-9),
+            loss_percent,
             still: still.into(),
             one: one.into(),
             tcp_survived: [survived, tcp.len()],
@@ -226,8 +232,8 @@ impl fmt::Display for Plane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} data plane, round trip {:.1} ms, {:.0} packets/s; longest time without an arrival, ms:",
-            self.plane, self.round_trip_ms, self.rate
+            "{} data plane, round trip {:.1} ms, {} % lost, {:.0} packets/s; longest time without arrival, ms:",
+            self.plane, self.round_trip_ms, self.loss_percent, self.rate
         )?;
         writeln!(f, "{}", Distribution::head())?;
         let many = format!("{} clients move at once", self.clients);
@@ -295,7 +301,7 @@ mod tests {
                 baseline: streams(500.0, 90),
                 one: streams(gap, lost),
                 failovers,
-                ..Measured::at(Duration::from_micros(100))
+                ..Measured::at(Duration::from_micros(100), 0)
             };
             Plane::new(
                 name,

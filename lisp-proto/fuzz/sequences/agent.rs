@@ -11,7 +11,7 @@ use lisp_proto::{
     encode_map_reply, encode_map_request,
 };
 use xtr_agent::agent::{
-    Action, Actions, Agent, ChangeId, Config, Event, Input, MapServer, PeerStats,
+    Action, Actions, Agent, Change, ChangeId, Config, Input, MapServer, PeerStats,
 };
 
 use super::{Choices, bend, control, key, prefix, record};
@@ -248,7 +248,13 @@ impl World {
                         _ => {}
                     }
                 }
-                Action::Apply { id, .. } => self.changes.push(id),
+                Action::Apply { id, change } => {
+                    // What a peer that is taken out had kept may be sent again.
+                    if matches!(change, Change::RemovePeer(_)) {
+                        self.fate.clear();
+                    }
+                    self.changes.push(id);
+                }
                 // A hello to a far end, of which there are many: an echo request.
                 Action::Reinject(packet) if is_icmp(&packet) => {}
                 Action::Reinject(packet) => {
@@ -257,8 +263,6 @@ impl World {
                     *times += 1;
                     assert_eq!(*times, 1, "a packet was sent on twice");
                 }
-                // What a peer that is taken out had kept may be sent again.
-                Action::Event(Event::HandshakeRestarted { .. }) => self.fate.clear(),
                 Action::AwaitHandshake(key) => self.awaited.push(key),
                 Action::Echo { to, number } => self.echoes.push((to, number)),
                 Action::Hear => heard = true,
