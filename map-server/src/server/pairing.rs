@@ -147,7 +147,8 @@ impl MapServer {
         for (position, owner) in (0..).zip(&owners) {
             let late = u32::saturating_sub(position, limits::NOTIFIES_AT_ONCE);
             let at = now + limits::NOTIFY_SPACING * late;
-            let records = self.as_told(records.clone(), requester, *owner, actions);
+            let mut records = self.as_told(records.clone(), requester, *owner, actions);
+            records.extend(self.own_of_relays((requester, *owner), source.iid(), actions));
             let relay = self.tell_relay(now, (requester, *owner), source.iid(), actions);
             let waits = !relay.is_empty() && self.options.reply_after == ReplyAfter::Ack;
             let at = if waits {
@@ -193,6 +194,7 @@ impl MapServer {
         for owner in &reply.owners {
             let theirs = self.whole_records(*owner, asked.iid());
             let mut theirs = self.as_told(theirs, *owner, requester, actions);
+            theirs.extend(self.own_of_relays((*owner, requester), asked.iid(), actions));
             if theirs.iter().any(is_new) {
                 theirs.retain(|record| may_be_lost || is_new(record));
                 records.extend(theirs);

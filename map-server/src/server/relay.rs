@@ -279,6 +279,22 @@ impl MapServer {
         awaited
     }
 
+    /// Returns what the relays of two ends, if they use any, have registered for themselves, as `receiver` is told it:
+    /// whoever knows a key has to know that as well, or drops what comes from there.
+    pub(super) fn own_of_relays(
+        &mut self,
+        (other, receiver): (XtrIndex, XtrIndex),
+        iid: InstanceId,
+        actions: &mut Actions,
+    ) -> Vec<Record> {
+        let mut own = Vec::new();
+        for via in self.state.relays.vias(&pair(other, receiver, iid)) {
+            let records = self.whole_records(via, iid);
+            own.extend(self.as_told(records, via, receiver, actions));
+        }
+        own
+    }
+
     /// Lets pairs try without a relay after a while.
     pub(super) fn expire_relays(&mut self, now: Timestamp) {
         self.state.relays.expire(now);

@@ -184,6 +184,20 @@ fn the_relay_hears_of_both_ends_then_the_far_end_and_then_the_near_one() {
 }
 
 #[test]
+fn both_ends_hear_what_the_relay_has_for_itself() {
+    let mut bench = network(&["a", "b"], &["d"]);
+    bench.register("d", &own("d"));
+    acknowledge_all(&mut bench);
+    let news = outcome(&mut bench, &lost("b"));
+    for end in ["a", "b"] {
+        for eid in ["10.0.0.4/32", "fd00:1::4/128"] {
+            let expected = format!("{end}: {eid} at 192.0.2.4");
+            assert!(news.contains(&expected), "{expected} is not in {news:?}");
+        }
+    }
+}
+
+#[test]
 fn it_stays_so_for_both_until_it_is_time_to_try_without() {
     let mut bench = network(&["a", "b"], &["d"]);
     outcome(&mut bench, &lost("b"));
