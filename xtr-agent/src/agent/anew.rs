@@ -36,9 +36,16 @@ impl Agent {
             self.deadlines
                 .set(Timer::Kick(chosen.key), now + PASSIVE_WAIT);
         }
-        let reachable = self.reaches(chosen.endpoint.ip());
+        let is_relay = self.apart.is_relay(&prefix, &chosen);
+        if is_relay {
+            // Its far end has asked. What a map server says of the relay beside that means no more.
+            self.liveness.excuse(now, &chosen.key);
+        }
+        let is_hidden = self.apart.is_hidden(&prefix, &chosen.key);
+        let reachable = self.reaches(chosen.endpoint.ip()) && (self.nat.is_behind() || !is_hidden);
         if repeated
             && reachable
+            && !is_relay
             && !self.resolver.is_refreshing(&prefix)
             && self.liveness.asks_in_vain(now, &chosen.key)
         {
@@ -62,6 +69,14 @@ impl Agent {
     /// something within its own site only has to find us.
     pub(super) fn reaches(&self, endpoint: IpAddr) -> bool {
         !is_private(endpoint) || self.config.rlocs.iter().any(|own| is_private(*own))
+    }
+
+    /// A mapping is good for no longer than the map server has said, to the second.
+    fn expires_at(&mut self, prefix: IpNet, expires: Timestamp) {
+        if let Some(entry) = self.cache.get_mut(&prefix) {
+            entry.expires = expires;
+            self.deadlines.set(Timer::Entry(prefix), expires);
+        }
     }
 
     /// Takes a peer out and puts it in again with all its mappings, where the latest of them says that
@@ -99,6 +114,7 @@ impl Agent {
             };
             if self.positive(now, &record, region, chosen, Cause::Push, actions) {
                 self.apart.recall(prefix, way);
+                self.expires_at(prefix, expires);
             }
         }
         self.liveness.stay_patient(key, patience);

@@ -13,9 +13,10 @@ use lisp_proto::{
 };
 
 use super::anew::is_private;
+use super::ip_header::addresses;
 use super::limits::{APART, RELAY_PRIORITY};
-use super::map_cache::{Chosen, State};
-use super::{Actions, Agent, Timer};
+use super::map_cache::{Chosen, Entry, State};
+use super::{Action, Actions, Agent, Timer};
 
 /// What is known of far ends that cannot be reached.
 #[derive(Debug, Default)]
@@ -114,6 +115,27 @@ impl Agent {
         self.nat.is_behind()
     }
 
+    /// Asks a silent far end for an echo before it is said that it cannot be reached: a data plane that does not count
+    /// keepalives cannot tell it from one that has nothing to say. False if nobody can be asked, or was in vain.
+    pub(super) fn asks_for_sign(
+        &mut self,
+        now: Timestamp,
+        key: &PublicKey,
+        actions: &mut Actions,
+    ) -> bool {
+        if !self.config.tells_handshakes || !self.nat.is_behind() {
+            return false;
+        }
+        let Some(echo) = self
+            .echo_to(key)
+            .filter(|_| self.liveness.await_sign(now, key))
+        else {
+            return false;
+        };
+        actions.push(Action::Reinject(echo));
+        true
+    }
+
     /// What a question about `asked` says of a far end that cannot be reached.
     pub(super) fn apart_record(&self, asked: &IpNet) -> Option<Record> {
         let lost = *self.apart.lost.get(asked)?;
@@ -198,6 +220,46 @@ impl Agent {
             return VecDeque::new();
         }
         self.watches.staged(key, &mut self.budget)
+    }
+
+    /// Sends packets before those that wait for the same prefixes, which came later.
+    pub(super) fn send_first(
+        &mut self,
+        now: Timestamp,
+        packets: VecDeque<Bytes>,
+        actions: &mut Actions,
+    ) {
+        let mut later = BTreeMap::new();
+        let mut others = Vec::new();
+        for packet in packets {
+            let dst = addresses(&packet).map(|(_, dst)| dst);
+            let found = dst.and_then(|dst| self.cache.lookup(dst));
+            let waits = |entry: &Entry| {
+                let waits = matches!(entry.state, State::Installing | State::Awaiting(_));
+                waits || entry.state == State::Opening
+            };
+            if let Some((prefix, entry)) = found.filter(|(_, entry)| waits(entry)) {
+                later
+                    .entry(prefix)
+                    .or_insert_with(|| std::mem::take(&mut entry.held));
+                entry.held.keep(packet, &mut self.budget);
+            } else {
+                others.push(packet);
+            }
+        }
+        for (prefix, held) in later {
+            let entry = self.cache.get_mut(&prefix);
+            let is_opening = entry.is_some_and(|entry| {
+                entry.held.append(held);
+                entry.state == State::Opening
+            });
+            if is_opening {
+                self.pump(now, prefix, actions);
+            }
+        }
+        for packet in others {
+            self.tun_packet(now, &packet, actions);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! destination, which tells the far end of us. Only the peer that stays until then lets packets of
 //! a far end in that has not noticed yet.
 
+use bytes::Bytes;
 use ipnet::IpNet;
 use lisp_proto::{PublicKey, Timestamp};
 
@@ -81,13 +82,19 @@ impl Agent {
         if !self.liveness.is_to_be_greeted(now, &key) {
             return;
         }
-        let hosts = prefixes.iter();
-        let hosts = hosts.filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
-        let mut echoes = hosts.filter_map(|host| echo(self.own_source(host)?, host.addr()));
-        actions.push(match echoes.next() {
+        actions.push(match self.echo_to(&key) {
             Some(echo) => Action::Reinject(echo),
             None => Action::Kick(key),
         });
+    }
+
+    /// A packet that asks the far end behind a peer for an echo, if an address of it is known.
+    pub(super) fn echo_to(&self, key: &PublicKey) -> Option<Bytes> {
+        let prefixes = self.peers.prefixes(key);
+        let hosts = prefixes.iter();
+        let hosts = hosts.filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
+        let mut echoes = hosts.filter_map(|host| echo(self.own_source(host)?, host.addr()));
+        echoes.next()
     }
 
     /// Whether a peer stays although nothing goes there: it shall be ready, or packets wait.

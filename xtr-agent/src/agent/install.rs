@@ -124,9 +124,7 @@ impl Agent {
         self.cache.set_region(prefix, region);
         self.deadlines.set(Timer::Entry(prefix), expires);
         self.deadlines.set(Timer::Refresh(prefix), refresh);
-        for packet in waiting {
-            self.tun_packet(now, &packet, actions);
-        }
+        self.send_first(now, waiting.into(), actions);
         true
     }
 
@@ -168,9 +166,7 @@ impl Agent {
             let stranded = self.stranded(&prefix, &before.key, &after);
             self.drop_prefix(prefix, before.key, actions);
             self.gap_moved(now, prefix, [before.key, after.key]);
-            for packet in stranded {
-                self.tun_packet(now, &packet, actions);
-            }
+            self.send_first(now, stranded, actions);
         }
     }
 

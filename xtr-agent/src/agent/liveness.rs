@@ -49,6 +49,8 @@ struct Watch {
     looked: Timestamp,
     /// When it was last said hello to.
     greeted: Timestamp,
+    /// It was asked for a sign of life, and not heard since.
+    asked_for_sign: bool,
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
 }
@@ -108,6 +110,20 @@ impl Liveness {
         is_due
     }
 
+    /// A silent peer is asked for a sign of life, which is awaited at the next look; false if that was in vain before.
+    pub(super) fn await_sign(&mut self, now: Timestamp, key: &PublicKey) -> bool {
+        let Some(watch) = self.watches.get_mut(key) else {
+            return false;
+        };
+        if std::mem::replace(&mut watch.asked_for_sign, true) {
+            watch.patience = watch.patience.max(SILENCE * 2);
+            return false;
+        }
+        watch.unanswered = Some(now);
+        watch.patience = LIVENESS_POLL;
+        true
+    }
+
     /// Some of the peers that have not answered what was sent to them.
     pub(super) fn suspects(&self, most: usize) -> impl Iterator<Item = PublicKey> + '_ {
         let suspects = self.watches.iter();
@@ -157,6 +173,7 @@ impl Liveness {
             watch.asked_for = 0;
             watch.asked = None;
             watch.in_doubt = None;
+            watch.asked_for_sign = false;
         } else if sent > most_unanswered && watch.unanswered.is_none() {
             watch.unanswered = Some(now);
         }
@@ -175,6 +192,13 @@ impl Liveness {
     pub(super) fn answered(&mut self, now: Timestamp, key: &PublicKey) {
         if let Some(watch) = self.watches.get_mut(key) {
             watch.answered = Some(now);
+        }
+    }
+
+    /// What is said of a peer now does not say that it has asked for us.
+    pub(super) fn excuse(&mut self, now: Timestamp, key: &PublicKey) {
+        if let Some(watch) = self.watches.get_mut(key) {
+            watch.excused = Some(now);
         }
     }
 
@@ -306,7 +330,8 @@ impl Agent {
                 self.apart.heard(&peer.key);
             }
             let is_kept_open = self.is_kept_open(&peer.key);
-            if self.liveness.silent(now, peer, is_kept_open) {
+            let is_silent = self.liveness.silent(now, peer, is_kept_open);
+            if is_silent && !self.asks_for_sign(now, &peer.key, actions) {
                 for prefix in self.peers.prefixes(&peer.key) {
                     // Whoever is named may be the better one by now.
                     self.handovers.forget_refusal(&prefix);

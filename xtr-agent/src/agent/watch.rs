@@ -16,7 +16,7 @@ use lisp_proto::{PublicKey, Timestamp};
 use super::event::{DropReason, Event};
 use super::hold::{Held, HoldBudget};
 use super::install::What;
-use super::ip_header::Unreachable;
+use super::ip_header::{Unreachable, addresses};
 use super::limits::{
     HANDSHAKE_LOOKS, HANDSHAKE_POLL, HANDSHAKE_POLL_LATER, LOOK_WHEN_TOLD, READING_A_PEER,
     READING_WHEN_TOLD, REKINDLE, REKINDLE_LOOK, REKINDLE_LOOK_SHARE, REKINDLE_MAX, STAGED,
@@ -421,6 +421,13 @@ impl Agent {
         self.change(What::Rekindled(key), Change::SetPeer(spec), actions);
     }
 
+    /// Whether a packet goes to the peer `key`.
+    fn goes_to(&mut self, packet: &[u8], key: &PublicKey) -> bool {
+        let dst = addresses(packet).map(|(_, dst)| dst);
+        let found = dst.and_then(|dst| self.cache.lookup(dst));
+        found.is_some_and(|(_, entry)| entry.chosen.is_some_and(|chosen| chosen.key == *key))
+    }
+
     /// The peer is back, or not: what it kept when it was taken out is sent on again.
     pub(super) fn rekindled(
         &mut self,
@@ -447,7 +454,16 @@ impl Agent {
         let packets: Vec<Bytes> = staged.cloned().collect();
         watch.is_out = false;
         let is_kicked = packets.is_empty();
+        if !is_kicked {
+            watch.staged.take(&mut self.budget);
+        }
         for packet in packets {
+            // What goes to another peer by now is not this one's to keep.
+            if self.goes_to(&packet, &key)
+                && let Some(watch) = self.watches.by_key.get_mut(&key)
+            {
+                watch.staged.keep(packet.clone(), &mut self.budget);
+            }
             actions.push(Action::Reinject(packet));
         }
         if !self.await_told(key, actions) && is_kicked {

@@ -2,7 +2,7 @@
 
 use super::nat::behind;
 use super::*;
-use crate::agent::limits::{APART, RELAY_PRIORITY};
+use crate::agent::limits::{APART, RELAY_PRIORITY, STAGED};
 use crate::agent::map_cache::Chosen;
 
 const RELAY: PublicKey = PublicKey([8; 32]);
@@ -272,6 +272,146 @@ fn what_waits_takes_the_relay_also_when_the_far_end_has_other_prefixes() {
     assert!(told.contains(&"no peer".to_owned()), "{told:?}");
     assert!(told.contains(&"sent on 1".to_owned()), "{told:?}");
     assert!(is_relayed(&bench));
+}
+
+#[test]
+fn who_may_have_nothing_to_say_is_asked_for_an_echo_before_anybody_hears_of_it() {
+    let (mut bench, _) = behind();
+    bench.agent.config.tells_handshakes = true;
+    fire(&mut bench);
+    let fired = bench.handshake(BIGGER, 92);
+    bench.done(&fired);
+    let mut tx_bytes = 1_000;
+    let mut look = |bench: &mut Bench, rx_bytes| {
+        tx_bytes += 1_000;
+        let mut told = bench.after(limits::LIVENESS_POLL);
+        told.extend(bench.input(Input::PeerStats(&[PeerStats {
+            key: BIGGER,
+            handshake_seen: true,
+            rx_bytes,
+            tx_bytes,
+            read_at: bench.now,
+        }])));
+        let echoes = told.iter().filter(|it| matches!(it, Action::Reinject(_)));
+        let asked = !requests(&told).is_empty();
+        (echoes.count(), asked)
+    };
+    let silent = [92; 4].map(|rx| look(&mut bench, rx));
+    assert_eq!(silent, [(0, false), (0, false), (0, false), (1, false)]);
+    // It answers.
+    let silent = [192; 4].map(|rx| look(&mut bench, rx));
+    assert_eq!(silent, [(0, false); 4]);
+    assert_eq!(look(&mut bench, 192), (1, false));
+    assert_eq!(look(&mut bench, 192), (0, true), "now it does not");
+}
+
+#[test]
+fn what_waits_in_the_data_plane_goes_before_what_came_later() {
+    let (mut bench, _) = behind();
+    fire(&mut bench);
+    let beside = record("fd00:1::2/128", BIGGER, Ttl::from_minutes(15));
+    let installing = bench.notify(3, &beside);
+    bench.done(&installing);
+    for number in 2..=STAGED + 1 {
+        let number = u8::try_from(number).unwrap();
+        bench.input(Input::TunPacket(&to_far_end(&[number])));
+    }
+    let asking = bench.after(APART);
+    let mut questions = requests(&asking).into_iter();
+    let question = questions.find(|it| !lost(it).is_empty()).unwrap();
+    let mut rest = over_relay();
+    rest.eid = beside.eid;
+    let mut sent = bench.reply(question.nonce, &over_relay());
+    // The data plane has yet to do that when the rest of the answer is there.
+    sent.extend(bench.notify(4, &rest));
+    let done = bench.done(&sent);
+    let told = story(&done);
+    let order: Vec<_> = told.iter().filter(|it| it.starts_with("sent on")).collect();
+    let expected: Vec<_> = (1..=STAGED).map(|it| format!("sent on {it}")).collect();
+    assert_eq!(order, expected.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn what_has_gone_to_another_peer_is_not_sent_by_the_one_before_once_more() {
+    let mut bench = Bench::new();
+    let beside = record("fd00:1::2/128", BIGGER, Ttl::from_minutes(15));
+    let installing = bench.notify(3, &beside);
+    bench.done(&installing);
+    fire(&mut bench);
+    let moving = bench.notify(4, &far_end(SMALLER));
+    bench.done(&moving);
+    let mut sent = Vec::new();
+    for _ in 0..8 {
+        bench.after(limits::REKINDLE);
+        let not_seen = PeerStats {
+            key: BIGGER,
+            handshake_seen: false,
+            rx_bytes: 0,
+            tx_bytes: 148,
+            read_at: bench.now,
+        };
+        let anew = bench.input(Input::PeerStats(&[not_seen]));
+        let done = bench.done(&anew);
+        sent.extend(story(&done).into_iter().filter(|it| it == "sent on 1"));
+    }
+    assert!(sent.len() <= 1, "{sent:?}");
+}
+
+#[test]
+fn a_mapping_that_is_set_up_anew_lasts_no_longer() {
+    let mut bench = Bench::new();
+    let installing = bench.notify(1, &far_end(BIGGER));
+    bench.done(&installing);
+    let expires = |bench: &Bench| {
+        let entry = bench.agent.cache.get(&net("10.0.0.2/32"));
+        entry.unwrap().expires
+    };
+    let before = expires(&bench);
+    for _ in 0..3 {
+        bench.after(Duration::from_secs(7));
+        let mut actions = Actions::default();
+        bench.agent.set_up_anew(bench.now, &BIGGER, &mut actions);
+        assert_eq!(expires(&bench), before);
+    }
+}
+
+#[test]
+fn a_far_end_that_asks_over_a_relay_says_nothing_of_the_relay() {
+    let (mut bench, _) = behind();
+    let own = record("10.0.0.8/32", RELAY, Ttl::from_minutes(15));
+    let mut looks = 0;
+    for nonce in 1..6 {
+        bench.after(limits::SILENCE);
+        let mut told = bench.notify(2 * nonce, &over_relay());
+        told.extend(bench.notify(2 * nonce + 1, &own));
+        bench.done(&told);
+        let read = |it: &&Action| matches!(it, Action::ReadPeerStatsAnew(_));
+        looks += told.iter().filter(read).count();
+        let fired = bench.handshake(RELAY, 92);
+        bench.done(&fired);
+    }
+    assert_eq!(looks, 0);
+}
+
+#[test]
+fn who_is_behind_a_nat_of_its_own_and_asks_again_keeps_its_session() {
+    let looks = |inner: &str| {
+        let mut bench = Bench::new();
+        let record = also_at(inner);
+        let mut looks = 0;
+        for nonce in 1..6 {
+            bench.after(limits::SILENCE);
+            let told = bench.notify(nonce, &record);
+            let read = |it: &&Action| matches!(it, Action::ReadPeerStatsAnew(_));
+            looks += told.iter().filter(read).count();
+            bench.done(&told);
+            let fired = bench.handshake(BIGGER, 92);
+            bench.done(&fired);
+        }
+        looks
+    };
+    assert_eq!(looks("192.168.1.2:51820"), 0);
+    assert!(looks("198.51.100.2:51820") > 0);
 }
 
 #[test]
