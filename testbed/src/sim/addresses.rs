@@ -116,7 +116,7 @@ pub(super) fn rloc(number: u32, ipv6: bool) -> IpAddr {
             [number >> 16, number & 0xffff].map(|half| u16::try_from(half).unwrap_or(0));
         return Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, high, low).into();
     }
-    Ipv4Addr::from(0x6440_0000 + number).into()
+    Ipv4Addr::from(0xc612_0000 + number).into()
 }
 
 /// What an agent behind a NAT thinks its address is.
@@ -127,6 +127,15 @@ pub(super) fn private_rloc(agent: u32, ipv6: bool) -> IpAddr {
         return Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, high, low).into();
     }
     Ipv4Addr::from(0xc0a8_0000 | (agent & 0xffff)).into()
+}
+
+/// The address of the host number `number` behind a NAT; they are the same behind each.
+pub(super) fn inner_rloc(number: usize, ipv6: bool) -> IpAddr {
+    let low = u8::try_from(number).unwrap_or(u8::MAX).saturating_add(10);
+    if ipv6 {
+        return Ipv6Addr::new(0xfdaa, 1, 0, 0, 0, 0, 0, low.into()).into();
+    }
+    Ipv4Addr::new(192, 168, 1, low).into()
 }
 
 /// A public key: the same for the same arguments, and in no order that means anything.

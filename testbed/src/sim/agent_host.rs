@@ -143,6 +143,7 @@ impl World {
         let config = agent_config(
             &self.scenario,
             number,
+            &servers,
             registers,
             rloc,
             (key, host.data_port),
@@ -175,8 +176,8 @@ impl World {
         self.agent_input(number, Input::Start);
     }
 
-    /// Lets an agent that has just been made know what it knew, where proxies are concerned: elsewhere
-    /// agents begin with nothing.
+    /// Lets an agent that has just been made know what it knew, where proxies or NATs are concerned:
+    /// elsewhere agents begin with nothing.
     fn restore_agent(&mut self, number: u32) {
         let now = self.now();
         let mut actions = Actions::default();
@@ -193,10 +194,10 @@ impl World {
         }
     }
 
-    /// Keeps what agents know on their disks, where proxies are concerned.
+    /// Keeps what agents know on their disks, where proxies or NATs are concerned.
     pub(super) fn keep_caches(&mut self) {
         let now = self.now();
-        if self.scenario.proxies.is_none() {
+        if self.scenario.proxies.is_none() && !self.scenario.detects_nats() {
             return;
         }
         for host in &mut self.agents {
@@ -275,7 +276,11 @@ impl World {
         };
         if behind_nat {
             // Whoever carries his router along keeps his inner address.
-            self.network.restart_nat(number);
+            if self.scenario.detects_nats() {
+                self.network.renumber_nat(number);
+            } else {
+                self.network.restart_nat(number);
+            }
             return;
         }
         host.rloc = self.network.renumber(Host::Agent(number), Some(host.rloc));

@@ -109,6 +109,7 @@ impl World {
                 if self.sabotage_agent_send(&bytes) || self.sabotage_word(&bytes) {
                     return;
                 }
+                let bytes = self.sabotage_question(number, bytes);
                 self.stats.agent_sent(&bytes);
                 self.note_registration(number, &bytes);
                 self.note_subscription(number, &bytes);
@@ -127,6 +128,7 @@ impl World {
                 });
             }
             Action::Apply { id, change } => self.task(number, Task::Apply(id, change)),
+            Action::Kick(key) if self.sabotage_hello(number, &key) => {}
             Action::Kick(key) => self.task(number, Task::Kick(key)),
             Action::AwaitHandshake(key) => self.task(number, Task::AwaitHandshake(key)),
             Action::RenewControlTunnel(index) => self.renew_control(number, index),

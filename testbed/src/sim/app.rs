@@ -12,6 +12,7 @@ use super::addresses;
 use super::agent_host::Which;
 use super::checks::RECOVERY;
 use super::data_plane::Way;
+use super::faults::SCANS;
 use super::invariant::Invariant;
 use super::ledger::Misdeed;
 use super::nat;
@@ -24,7 +25,7 @@ use super::wireguard::{Backend, Inner, Lost};
 use super::world::{Event, World};
 
 /// The first packet to a new destination is answered within this time.
-const COLD_START_MAX: Duration = Duration::from_secs(1);
+pub(super) const COLD_START_MAX: Duration = Duration::from_secs(1);
 
 impl World {
     /// The next packet of a flow is due.
@@ -108,7 +109,9 @@ impl World {
             }
             Way::Miss => {
                 let wakes = running.plane.miss(packet);
-                self.ledger.caught(now, number, probe);
+                if !proxies::is_echo(probe) {
+                    self.ledger.caught(now, number, probe);
+                }
                 if wakes {
                     let wait = Duration::from_micros(self.streams.data_plane.random_range(5..50));
                     self.queue.after(wait, Event::Missed(number, life));
@@ -135,7 +138,7 @@ impl World {
         let by_proxies = flow.is_some_and(|it| matches!(it.flow.to, Target::Outside(_)));
         match sent {
             Ok(()) => {}
-            Err(Misdeed::Overtook) if by_proxies && probe.echo => {}
+            Err(Misdeed::Overtook) if by_proxies && probe.echo || probe.flow == SCANS => {}
             Err(Misdeed::Overtook) => {
                 self.broken(Invariant::Order, || format!("agent {number}: {probe:?}"));
             }
@@ -161,9 +164,10 @@ impl World {
         let Some(probe) = Probe::of_packet(&inner.body) else {
             return;
         };
-        if self.comes_out(number, &probe, inner) {
+        if self.comes_out(number, &probe, inner) || self.passes_on(number, &probe, inner) {
             return;
         }
+        let (probe, via) = self.unwrap_carried(number, &probe);
         let Some(state) = self.flows.get(probe.flow as usize) else {
             return;
         };
@@ -188,19 +192,10 @@ impl World {
                 format!("agent {number} got {probe:?} of {flow:?}")
             });
         }
-        match self.ledger.delivered(&probe) {
-            Ok(()) => {}
-            Err(Misdeed::FromNowhere) => {
-                self.broken(Invariant::Delivery, || {
-                    format!("agent {number} got {probe:?}, which nobody sent")
-                });
-            }
-            Err(misdeed) => {
-                self.broken(Invariant::Once, || {
-                    format!("agent {number} got {probe:?} {misdeed:?}")
-                });
-            }
+        if via.is_none() {
+            self.comes_through(number, &probe);
         }
+        self.note_way(from, to, via);
         self.met.insert(pair(from, to), now);
         self.trace.say(now, || {
             let what = if probe.echo { "answer" } else { "packet" };
@@ -213,6 +208,23 @@ impl World {
             self.answer(number, &probe, inner);
         } else {
             self.confirm(&probe, &flow);
+        }
+    }
+
+    /// A packet has come through a tunnel: it may do so once, after it was sent.
+    pub(super) fn comes_through(&mut self, number: u32, probe: &Probe) {
+        match self.ledger.delivered(probe) {
+            Ok(()) => {}
+            Err(Misdeed::FromNowhere) => {
+                self.broken(Invariant::Delivery, || {
+                    format!("agent {number} got {probe:?}, which nobody sent")
+                });
+            }
+            Err(misdeed) => {
+                self.broken(Invariant::Once, || {
+                    format!("agent {number} got {probe:?} {misdeed:?}")
+                });
+            }
         }
     }
 
@@ -270,6 +282,8 @@ impl World {
             && sent > woken.max(self.bounds.quiet_from) + bound + deafness
             && reopened.is_none_or(|at| sent > at + RECOVERY + deafness)
             && self.can_work(&flow)
+            && !self.is_between_ways(number, sent)
+            && !self.is_crossing(number, sent)
         {
             let late = (sent - self.bounds.quiet_from).as_secs();
             self.broken(Invariant::Convergence, || {
@@ -290,12 +304,13 @@ impl World {
         }
     }
 
-    /// Whether one of the two hosts is behind a NAT.
+    /// Whether one of the two hosts is behind a NAT, and does not know.
     fn is_behind_nat(&self, flow: &Flow) -> bool {
         let Target::Agent(to, _) = flow.to else {
             return false;
         };
-        self.network.behind_nat(flow.from) || self.network.behind_nat(to)
+        let is_kept_open = self.scenario.detects_nats();
+        !is_kept_open && (self.network.behind_nat(flow.from) || self.network.behind_nat(to))
     }
 
     /// Whether two hosts can reach each other at all, and are up.
@@ -303,10 +318,9 @@ impl World {
         let Target::Agent(to, _) = flow.to else {
             return false;
         };
-        let both_behind_nat = self.network.behind_nat(flow.from) && self.network.behind_nat(to);
         self.is_up(flow.from)
             && self.is_up(to)
-            && !both_behind_nat
+            && self.has_way(flow.from, to)
             && !self.is_unheard(flow.from)
             && !self.is_unheard(to)
     }
@@ -363,6 +377,7 @@ impl World {
         let Target::Agent(to, _) = flow.to else {
             return;
         };
+        let most = self.scenario.cold_start_max(flow.from, to);
         let (from, to, server) = (Host::Agent(flow.from), Host::Agent(to), Host::Server(0));
         let path = self.network.delay(from, to);
         let resolve = (self.network.delay(from, server) + self.network.delay(to, server)) * 2;
@@ -376,7 +391,7 @@ impl World {
             return;
         }
         self.stats.set_ups.push(set_up);
-        if set_up.took > COLD_START_MAX && self.can_work(flow) {
+        if set_up.took > most && self.can_work(flow) {
             self.broken(Invariant::ColdStart, || {
                 let took = set_up.took.as_millis();
                 format!(
@@ -402,7 +417,7 @@ impl World {
 }
 
 /// Two agents in the order of their numbers.
-fn pair(one: u32, other: u32) -> (u32, u32) {
+pub(super) fn pair(one: u32, other: u32) -> (u32, u32) {
     (one.min(other), one.max(other))
 }
 

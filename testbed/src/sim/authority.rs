@@ -53,7 +53,8 @@ impl World {
         let owner = addresses::owner(prefix.addr(), self.scenario.agents);
         let own = owner.map(addresses::eid_prefixes);
         let all = own.into_iter().flatten().chain(proxies::served());
-        all.into_iter()
-            .any(|own| own.contains(prefix) && self.registered.contains(&(spec.key, own)))
+        // Only relays register all of the overlay.
+        let mut all = all.chain(addresses::overlay());
+        all.any(|own| own.contains(prefix) && self.registered.contains(&(spec.key, own)))
     }
 }

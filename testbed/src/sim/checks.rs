@@ -5,6 +5,7 @@ use std::time::Duration;
 use lisp_proto::{PublicKey, Timestamp};
 use xtr_agent::agent::limits;
 
+use super::hidden::NOTICED;
 use super::invariant::Invariant;
 use super::scenario::{Disk, FaultKind, Scenario, Target, millis};
 use super::stats::peak;
@@ -37,6 +38,10 @@ impl Scenario {
     /// server has lost from its disk it hears again within one refresh interval of the agents.
     #[must_use]
     pub fn convergence_bound(&self) -> Duration {
+        let noticed = match self.detects_nats() {
+            true => NOTICED,
+            false => Duration::ZERO,
+        };
         let bounds = self.faults.iter().map(|fault| match &fault.kind {
             FaultKind::Attack { .. } | FaultKind::Scan { .. } => Duration::ZERO,
             FaultKind::CrashServer {
@@ -51,11 +56,10 @@ impl Scenario {
             | FaultKind::CrashServer {
                 disk: Disk::Kept, ..
             }
-            | FaultKind::Move { .. }
-            | FaultKind::NatRestart { .. }
             | FaultKind::ClockJump { .. }
             | FaultKind::NotForwarding { .. }
             | FaultKind::DataPlane { .. } => RECOVERY,
+            FaultKind::Move { .. } | FaultKind::NatRestart { .. } => RECOVERY + noticed,
         });
         bounds.max().unwrap_or(Duration::ZERO)
     }
@@ -110,7 +114,7 @@ impl Bounds {
         Self {
             quiet_from: scenario.quiet_from(),
             convergence: scenario.convergence_bound(),
-            warm_from: millis(scenario.start_within_ms) + WARM_UP,
+            warm_from: millis(scenario.start_within_ms) + WARM_UP + scenario.finds_out_within(),
             freshness: scenario.freshness_bound(),
             subscribed: scenario.subscribed_bound(),
         }
@@ -138,6 +142,7 @@ impl World {
     pub(super) fn final_check(&mut self) {
         self.inspect();
         self.check_registered();
+        self.check_relays_rest();
         let quiet = self.bounds.quiet_from;
         for state in &self.flows {
             if !matches!(state.flow.to, Target::Agent(..)) || !self.can_work(&state.flow) {

@@ -10,9 +10,8 @@ use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 
 use super::failure::Failure;
-use super::generate::generate;
 use super::invariant::Violation;
-use super::options::{FaultClasses, Options};
+use super::options::{FaultClasses, Options, Setting};
 use super::run::{self, Outcome, Progress, run_twice};
 use super::sabotage::Sabotage;
 use super::scenario::Scenario;
@@ -46,8 +45,14 @@ pub struct Args {
     /// What may go wrong: all, none, or names separated by commas ("all,-nat" leaves one out)
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     faults: FaultClasses,
+    /// Agents that lead the others out of the overlay: clients are moved, and proxies fail
+    #[arg(long)]
+    proxied: bool,
+    /// Agents behind NATs that they find out about, and relays for those whom these keep apart
+    #[arg(long, conflicts_with = "proxied")]
+    hidden: bool,
     /// Run the scenario in this file
-    #[arg(long, conflicts_with_all = ["agents", "servers", "minutes", "faults"])]
+    #[arg(long, conflicts_with_all = ["agents", "servers", "minutes", "faults", "proxied", "hidden"])]
     replay: Option<PathBuf>,
     /// Write the smallest scenario that fails to this file instead of the terminal
     #[arg(long)]
@@ -88,7 +93,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
             serde_json::from_str(&text).with_context(|| path.display().to_string())?
         }
-        None => generate(args.seed, &args.options()),
+        None => args.options().scenario(args.seed),
     };
     let started = monotonic_ns();
     let outcome = if args.twice {
@@ -117,6 +122,11 @@ impl Args {
             servers: self.servers,
             minutes: self.minutes,
             faults: self.faults.clone(),
+            setting: match (self.proxied, self.hidden) {
+                (true, _) => Setting::Proxied,
+                (false, true) => Setting::Hidden,
+                (false, false) => Setting::Plain,
+            },
             sabotage: self.sabotage,
         }
     }
@@ -128,7 +138,7 @@ fn many(args: &Args, seeds: Range<u64>) -> Result<ExitCode> {
     let (mut runs, mut events, mut agent_hours, mut failures) = (0u64, 0u64, 0.0, 0u64);
     let mut shown = started;
     for seed in seeds {
-        let scenario = generate(seed, &args.options());
+        let scenario = args.options().scenario(seed);
         let outcome = if args.twice {
             run_twice(&scenario)
         } else {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use lisp_proto::{EidPrefix, InstanceId, Nonce, PublicKey, Ttl};
-use map_server::config::{Config as ServerConfig, ConfigError, Options, ReplyAfter, XtrConfig};
+use map_server::config::{
+    Config as ServerConfig, ConfigError, ControlKeys, Options, ReplyAfter, XtrConfig, XtrName,
+};
 use xtr_agent::agent::{Config, MapServer};
 
 use super::addresses::{self, CONTROL_TUNNEL_PORT, Role};
@@ -34,6 +36,7 @@ impl World {
                 ReplyAfter::Ack
             },
             notify_floor: Nonce(wall_us.saturating_mul(1_000)),
+            relays: self.relays().map(name).collect(),
             ..Options::default()
         };
         let xtrs = (0..self.scenario.agents)
@@ -44,7 +47,7 @@ impl World {
                 let eids = all.map(|prefix| EidPrefix::new(InstanceId(0), prefix));
                 let (xtr_id, site_id) = addresses::ids(agent);
                 XtrConfig {
-                    name: format!("agent-{agent}").into(),
+                    name: name(agent),
                     control_address: Some(addresses::control(agent).ip()),
                     xtr_id: Some(xtr_id),
                     site_id: Some(site_id),
@@ -54,7 +57,32 @@ impl World {
                     more_specifics: false,
                 }
             });
-        ServerConfig::new(options, xtrs.collect())
+        let config = ServerConfig::new(options, xtrs.collect())?;
+        if !self.scenario.detects_nats() {
+            return Ok(config);
+        }
+        let agents = (0..self.scenario.agents).filter(|agent| self.scenario.has(*agent));
+        let seed = self.scenario.seed;
+        let keys = agents.map(|agent| {
+            let key = addresses::key(seed, Role::Control, agent, 0);
+            (addresses::control(agent).ip(), key)
+        });
+        Ok(config.with_control_keys(ControlKeys {
+            own: Some(addresses::key(seed, Role::Server, number, 0)),
+            agents: keys.collect(),
+        }))
+    }
+
+    /// Whether a key is one of the control tunnels.
+    pub(super) fn is_control_key(&self, key: &PublicKey) -> bool {
+        let mut agents = 0..self.scenario.agents;
+        let seed = self.scenario.seed;
+        agents.any(|agent| addresses::key(seed, Role::Control, agent, 0) == *key)
+    }
+
+    /// The agents that may carry the packets of others.
+    pub(super) fn relays(&self) -> impl Iterator<Item = u32> {
+        (0..self.scenario.agents).filter(|agent| self.scenario.is_relay(*agent))
     }
 
     /// The agents as peers of a map server, at the endpoints where it has last seen them.
@@ -85,19 +113,32 @@ impl World {
     }
 }
 
-/// The configuration of an agent that starts now.
+/// What the map servers call an agent.
+pub(super) fn name(agent: u32) -> XtrName {
+    format!("agent-{agent}").into()
+}
+
+/// The agent that the map servers call so.
+pub(super) fn named(name: &str) -> Option<u32> {
+    name.strip_prefix("agent-")?.parse().ok()
+}
+
+/// The configuration of an agent that starts now; `servers` are the peers of its control interface.
 pub(super) fn agent_config(
     scenario: &Scenario,
     number: u32,
+    servers: &[PeerSpec],
     eid_prefixes: [IpNet; 2],
     rloc: IpAddr,
     (public_key, listen_port): (PublicKey, u16),
     first_nonce: Nonce,
 ) -> Config {
-    let map_servers = (0..scenario.servers).map(|server| MapServer {
+    let detects = scenario.detects_nats();
+    let outer = |peer: &PeerSpec| peer.endpoint.map(|at| (peer.key, at));
+    let map_servers = (0..).zip(servers).map(|(server, peer)| MapServer {
         address: addresses::server(server),
         key: addresses::secret(scenario.seed, number, server),
-        outer: None,
+        outer: outer(peer).filter(|_| detects),
     });
     Config {
         map_servers: map_servers.collect(),

@@ -11,6 +11,9 @@ use super::packet::Probe;
 use super::scenario::FaultKind;
 use super::world::{Event, World};
 
+/// The flow that the packets of all scans belong to.
+pub(super) const SCANS: u32 = u32::MAX;
+
 impl World {
     /// A fault begins.
     pub(super) fn fault_begins(&mut self, number: usize) {
@@ -132,7 +135,7 @@ impl World {
             let id = self.ledger.issue();
             let probe = Probe {
                 id,
-                flow: u32::MAX,
+                flow: SCANS,
                 sequence: target,
                 echo: false,
                 about: target,

@@ -65,6 +65,7 @@ pub fn generate(seed: u64, options: &Options) -> Scenario {
         subscriptions: subscriptions(seed, agents),
         faults: Vec::new(),
         proxies: None,
+        routers: Vec::new(),
         sabotage: options.sabotage,
     };
     let flows = agents * rng.random_range(1..=2);

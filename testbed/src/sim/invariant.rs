@@ -37,6 +37,10 @@ invariants! {
     /// A packet comes out of the tunnel only at the owner of its destination, and only if the
     /// owner of its source sent it.
     Delivery => "delivery",
+    /// Nobody takes a relay to somebody whom he can reach without.
+    Direct => "direct",
+    /// Nothing is left of a relay that nobody uses.
+    Resting => "resting",
     /// Bytes that nobody authenticated change no state.
     Silence => "silence",
     /// Nobody gets more bytes than he sent unless he is authenticated.

@@ -8,8 +8,10 @@
 //! |---|---|
 //! | What happens in a run? | `scenario.rs`, made from a seed by `generate.rs`, `generate_faults.rs` |
 //! | What must be true? | `invariant.rs`, checked in `checks.rs`, `app.rs`, `ledger.rs`, `attack.rs`, `authority.rs` |
-//! | Who gets which input when? | `world.rs`, `agent_host.rs`, `agent_io.rs`, `server_host.rs`, `server_disk.rs` |
+//! | Who gets which input when? | `world.rs`, `agent_host.rs`, `agent_io.rs`, `server_host.rs`, `server_disk.rs`, `lookout.rs` |
 //! | Who leads clients to the world, and what must be true then? | `proxies.rs`, `proxied.rs` |
+//! | Who is behind a NAT and finds out, and what must be true then? | `routers.rs`, `hidden.rs` |
+//! | What do relays pass on? | `carried.rs` |
 //! | Who is enrolled where? | `enrolment.rs` |
 //! | Does a datagram arrive? | `net.rs`, `nat.rs` |
 //! | How does WireGuard behave? | `wireguard/` |
@@ -23,6 +25,7 @@ mod agent_io;
 mod app;
 mod attack;
 mod authority;
+mod carried;
 mod checks;
 pub mod cli;
 mod clock;
@@ -33,8 +36,10 @@ mod faults;
 mod former;
 mod generate;
 mod generate_faults;
+mod hidden;
 mod invariant;
 mod ledger;
+mod lookout;
 mod nat;
 mod net;
 mod options;
@@ -42,9 +47,11 @@ mod packet;
 mod proxied;
 mod proxies;
 mod report;
+mod routers;
 mod run;
 mod sabotage;
 mod saboteur;
+mod saboteur_nat;
 mod scenario;
 mod seeds;
 mod server_disk;
@@ -61,10 +68,12 @@ mod world;
 pub use failure::Failure;
 pub use generate::generate;
 pub use invariant::{Invariant, Violation};
+pub use nat::Ports;
 pub use net::Host;
-pub use options::{FaultClass, FaultClasses, Options};
+pub use options::{FaultClass, FaultClasses, Options, Setting};
 pub use proxies::{Moving, Proxies};
 pub use report::{Percentiles, Report};
+pub use routers::Router;
 pub use run::{Outcome, Progress, run, run_twice};
 pub use sabotage::Sabotage;
 pub use scenario::{Disk, Fault, FaultKind, Flow, Scenario, Subscription, Target};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::addresses;
 use super::nat::Nat;
+use super::routers::Router;
 
 /// Delay between two hosts at the same place.
 const DELAY_MIN: Duration = Duration::from_micros(500);
@@ -60,7 +61,9 @@ pub(super) struct Network {
     places: BTreeMap<Host, (f64, f64)>,
     attached: BTreeMap<IpAddr, Attached>,
     next_rloc: u32,
-    nats: BTreeMap<u32, Nat>,
+    routers: BTreeMap<u32, Home>,
+    /// Behind which of them an agent is, and under which address.
+    behind: BTreeMap<u32, (u32, IpAddr)>,
     weather: BTreeMap<usize, Weather>,
     cuts: BTreeMap<usize, Cut>,
 }
@@ -68,8 +71,26 @@ pub(super) struct Network {
 #[derive(Clone, Copy, Debug)]
 enum Attached {
     Host(Host),
-    /// The NAT of this agent.
+    /// The NAT of this number.
     Nat(u32),
+}
+
+/// A NAT, and who is behind it.
+#[derive(Debug)]
+struct Home {
+    nat: Nat,
+    hosts: BTreeMap<IpAddr, u32>,
+}
+
+/// A datagram that was sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Passage {
+    /// From which address it will seem to come.
+    pub(super) src: SocketAddr,
+    /// The NAT behind which it stays, if it does not leave.
+    pub(super) inside: Option<u32>,
+    /// After how long each copy of it arrives.
+    pub(super) copies: [Option<Duration>; 2],
 }
 
 impl Network {
@@ -79,7 +100,8 @@ impl Network {
             places: BTreeMap::new(),
             attached: BTreeMap::new(),
             next_rloc: 0,
-            nats: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            behind: BTreeMap::new(),
             weather: BTreeMap::new(),
             cuts: BTreeMap::new(),
         }
@@ -93,12 +115,53 @@ impl Network {
 
     /// Puts an agent behind a NAT of its own; returns what it takes for its address.
     pub(super) fn attach_behind_nat(&mut self, agent: u32, rng: &mut StdRng) -> IpAddr {
-        self.places
-            .insert(Host::Agent(agent), (rng.random(), rng.random()));
-        let public = self.new_rloc();
-        self.attached.insert(public, Attached::Nat(agent));
-        self.nats.insert(agent, Nat::new(public));
-        addresses::private_rloc(agent, self.ipv6)
+        let place = (rng.random(), rng.random());
+        self.places.insert(Host::Agent(agent), place);
+        let inner = addresses::private_rloc(agent, self.ipv6);
+        self.put_behind(agent, agent, inner, Nat::plain);
+        inner
+    }
+
+    /// Puts an agent behind the NAT `number`, where others may be; returns what it takes for its address. Behind
+    /// another NAT somebody else may have the same one.
+    pub(super) fn attach_inside(
+        &mut self,
+        agent: u32,
+        (number, router): (u32, &Router),
+        rng: &mut StdRng,
+    ) -> IpAddr {
+        let present = self.routers.get(&number).map(|home| &home.hosts);
+        let neighbour = present.and_then(|hosts| hosts.values().next());
+        let place = neighbour.and_then(|agent| self.places.get(&Host::Agent(*agent)));
+        let place = place
+            .copied()
+            .unwrap_or_else(|| (rng.random(), rng.random()));
+        self.places.insert(Host::Agent(agent), place);
+        let count = present.map_or(0, BTreeMap::len);
+        let inner = addresses::inner_rloc(count, self.ipv6);
+        self.put_behind(agent, number, inner, |public| {
+            Nat::new(public, router.ports, router.forgets())
+        });
+        inner
+    }
+
+    fn put_behind(
+        &mut self,
+        agent: u32,
+        number: u32,
+        inner: IpAddr,
+        make: impl FnOnce(IpAddr) -> Nat,
+    ) {
+        if !self.routers.contains_key(&number) {
+            let nat = make(self.new_rloc());
+            self.attached.insert(nat.public(), Attached::Nat(number));
+            let hosts = BTreeMap::new();
+            self.routers.insert(number, Home { nat, hosts });
+        }
+        if let Some(home) = self.routers.get_mut(&number) {
+            home.hosts.insert(inner, agent);
+        }
+        self.behind.insert(agent, (number, inner));
     }
 
     /// Gives `host` another address in place of `old`.
@@ -113,14 +176,32 @@ impl Network {
 
     /// Whether the agent is behind a NAT.
     pub(super) fn behind_nat(&self, agent: u32) -> bool {
-        self.nats.contains_key(&agent)
+        self.behind.contains_key(&agent)
     }
 
-    /// Makes a NAT forget everything.
+    /// Makes the NAT of an agent forget everything.
     pub(super) fn restart_nat(&mut self, agent: u32) {
-        if let Some(nat) = self.nats.get_mut(&agent) {
-            nat.forget();
+        if let Some(home) = self.home_of(agent) {
+            home.nat.forget();
         }
+    }
+
+    /// Gives the NAT of an agent another address.
+    pub(super) fn renumber_nat(&mut self, agent: u32) {
+        let Some((number, _)) = self.behind.get(&agent).copied() else {
+            return;
+        };
+        let public = self.new_rloc();
+        if let Some(home) = self.routers.get_mut(&number) {
+            let before = home.nat.renumber(public);
+            self.attached.remove(&before);
+            self.attached.insert(public, Attached::Nat(number));
+        }
+    }
+
+    fn home_of(&mut self, agent: u32) -> Option<&mut Home> {
+        let (number, _) = self.behind.get(&agent)?;
+        self.routers.get_mut(number)
     }
 
     /// Starts the weather, or the cut, that fault `fault` brings.
@@ -148,8 +229,7 @@ impl Network {
         DELAY_MIN + DELAY_ACROSS.mul_f64(distance)
     }
 
-    /// Sends a datagram on its way: from which address it will seem to come, and after how long
-    /// each copy of it arrives.
+    /// Sends a datagram on its way.
     pub(super) fn send(
         &mut self,
         now: Timestamp,
@@ -157,22 +237,16 @@ impl Network {
         src: SocketAddr,
         dst: SocketAddr,
         rng: &mut StdRng,
-    ) -> (SocketAddr, [Option<Duration>; 2]) {
-        let src = match from {
-            Host::Agent(agent) => match self.nats.get_mut(&agent) {
-                Some(nat) => nat.outbound(now, src.port(), dst),
-                None => src,
-            },
-            Host::Server(_) => src,
+    ) -> Passage {
+        let (src, inside, to) = self.way(now, from, src, dst);
+        let mut passage = Passage {
+            src,
+            inside,
+            copies: [None; 2],
         };
-        let to = match self.attached.get(&dst.ip()) {
-            Some(Attached::Host(host)) => *host,
-            Some(Attached::Nat(agent)) => Host::Agent(*agent),
-            None => return (src, [None; 2]),
+        let Some(to) = to.filter(|to| !self.is_cut(from, *to)) else {
+            return passage;
         };
-        if self.is_cut(from, to) {
-            return (src, [None; 2]);
-        }
         let base = self.delay(from, to);
         let weather = self.total_weather();
         let first = self.copy(base, weather, rng);
@@ -182,21 +256,66 @@ impl Network {
         } else {
             None
         };
-        (src, [first, second])
+        passage.copies = [first, second];
+        passage
     }
 
-    /// Who receives a datagram that arrives now, and at which port of its own.
+    /// From which address a datagram seems to come, behind which NAT it stays, and whom it is for: behind a NAT
+    /// that is somebody at least whom the same may happen to.
+    fn way(
+        &mut self,
+        now: Timestamp,
+        from: Host,
+        src: SocketAddr,
+        dst: SocketAddr,
+    ) -> (SocketAddr, Option<u32>, Option<Host>) {
+        let mut seen = src;
+        if let Host::Agent(agent) = from
+            && let Some((number, _)) = self.behind.get(&agent).copied()
+            && let Some(home) = self.routers.get_mut(&number)
+        {
+            if let Some(neighbour) = home.hosts.get(&dst.ip()) {
+                return (src, Some(number), Some(Host::Agent(*neighbour)));
+            }
+            if dst.ip() == home.nat.public() {
+                // It sends nothing back in that comes from inside.
+                return (src, None, None);
+            }
+            seen = home.nat.outbound(now, src, dst);
+        }
+        let to = self.attached.get(&dst.ip()).and_then(|to| match to {
+            Attached::Host(host) => Some(*host),
+            Attached::Nat(number) => {
+                let home = self.routers.get(number)?;
+                let holder = home.nat.holder(dst.port());
+                let holder = holder.and_then(|inside| home.hosts.get(&inside.ip()));
+                let agent = holder.or_else(|| home.hosts.values().next());
+                agent.copied().map(Host::Agent)
+            }
+        });
+        (seen, None, to)
+    }
+
+    /// Who receives a datagram that arrives now, and at which port of its own; `inside` says behind which NAT it
+    /// has stayed.
     pub(super) fn receiver(
         &mut self,
         now: Timestamp,
         src: SocketAddr,
         dst: SocketAddr,
+        inside: Option<u32>,
     ) -> Option<(Host, u16)> {
+        if let Some(number) = inside {
+            let agent = self.routers.get(&number)?.hosts.get(&dst.ip())?;
+            return Some((Host::Agent(*agent), dst.port()));
+        }
         match self.attached.get(&dst.ip())? {
             Attached::Host(host) => Some((*host, dst.port())),
-            Attached::Nat(agent) => {
-                let port = self.nats.get(agent)?.inbound(now, dst.port(), src)?;
-                Some((Host::Agent(*agent), port))
+            Attached::Nat(number) => {
+                let home = self.routers.get_mut(number)?;
+                let inside = home.nat.inbound(now, dst.port(), src)?;
+                let agent = home.hosts.get(&inside.ip())?;
+                Some((Host::Agent(*agent), inside.port()))
             }
         }
     }
@@ -253,8 +372,11 @@ mod tests {
 
     fn arrivals(network: &mut Network, from: Host, src: SocketAddr, dst: SocketAddr) -> usize {
         let mut rng = stream(1, "test");
-        let copies =
-            (0..1_000).flat_map(|_| network.send(Timestamp::ZERO, from, src, dst, &mut rng).1);
+        let copies = (0..1_000).flat_map(|_| {
+            network
+                .send(Timestamp::ZERO, from, src, dst, &mut rng)
+                .copies
+        });
         copies.flatten().count()
     }
 
@@ -327,7 +449,10 @@ mod tests {
         let (a, b) = (network.attach(A, &mut rng), network.attach(B, &mut rng));
         let moved = network.renumber(A, Some(a));
         let [a, b, moved] = [a, b, moved].map(|address| SocketAddr::new(address, 7));
-        assert_eq!(network.receiver(Timestamp::ZERO, b, a), None);
-        assert_eq!(network.receiver(Timestamp::ZERO, b, moved), Some((A, 7)));
+        assert_eq!(network.receiver(Timestamp::ZERO, b, a, None), None);
+        assert_eq!(
+            network.receiver(Timestamp::ZERO, b, moved, None),
+            Some((A, 7))
+        );
     }
 }

@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
+use super::generate::generate;
 use super::sabotage::Sabotage;
+use super::scenario::Scenario;
 
 /// A class of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -91,6 +93,33 @@ impl fmt::Display for FaultClasses {
     }
 }
 
+/// What kind of network a run has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Setting {
+    /// Agents that reach each other, but for NATs among the faults.
+    #[default]
+    Plain,
+    /// Proxies and their clients ([`Scenario::proxied`]): an operator moves clients, and proxies fail in half of the runs, in all
+    /// that have other faults.
+    Proxied,
+    /// Agents behind NATs ([`Scenario::hidden`]): NATs forget and move, and relays fail, where there are other faults.
+    Hidden,
+}
+
+impl Options {
+    /// The run that `seed` stands for.
+    #[must_use]
+    pub fn scenario(&self, seed: u64) -> Scenario {
+        let scenario = generate(seed, self);
+        let troubled = !self.faults.0.is_empty();
+        match self.setting {
+            Setting::Plain => scenario,
+            Setting::Proxied => scenario.proxied(troubled || seed.is_multiple_of(2), true),
+            Setting::Hidden => scenario.hidden(troubled),
+        }
+    }
+}
+
 /// What kind of run is wanted. What is left open is chosen by the seed.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -102,6 +131,8 @@ pub struct Options {
     pub minutes: Option<f64>,
     /// What may go wrong.
     pub faults: FaultClasses,
+    /// What kind of network it is.
+    pub setting: Setting,
     /// What is broken on purpose.
     pub sabotage: Option<Sabotage>,
 }

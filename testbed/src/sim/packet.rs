@@ -89,6 +89,15 @@ impl Probe {
     }
 }
 
+/// Source and destination of a packet that asks for an echo.
+pub(super) fn echo_request(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let (protocol, kind) = match packet.first()? >> 4 {
+        4 => (packet.get(9)?, packet.get(V4_LEN)?),
+        _ => (packet.get(6)?, packet.get(V6_LEN)?),
+    };
+    matches!((protocol, kind), (1, 8) | (58, 128)).then(|| addresses(packet))?
+}
+
 /// Source and destination of an IP packet.
 pub(super) fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     match packet.first()? >> 4 {

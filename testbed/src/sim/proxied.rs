@@ -121,7 +121,8 @@ impl World {
 
     /// Checks whom clients use, and which proxies know them.
     pub(super) fn check_proxied(&mut self) {
-        let Some(count) = self.scenario.proxies.as_ref().map(|it| it.count) else {
+        let proxies = self.scenario.proxies.as_ref();
+        let Some(count) = proxies.filter(|it| !it.relays).map(|it| it.count) else {
             return;
         };
         if !self.has_settled() {

@@ -14,8 +14,9 @@ use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
 use xtr_agent::agent::{Input, PeerSpec};
 
+use super::addresses;
 use super::agent_host::AgentHost;
-use super::data_plane::Way;
+use super::data_plane::{Task, Way};
 use super::packet::Probe;
 use super::sabotage::Sabotage;
 use super::scenario::{Fault, FaultKind, Flow, Scenario, Target, millis};
@@ -25,6 +26,8 @@ use super::world::{Event, World};
 
 /// The flow that all echoes belong to.
 const ECHOES: u32 = u32::MAX - 1;
+/// The position of an echo that an agent sends itself, and whose answer it learns of from its counters only.
+const GREETING: u32 = u32::MAX;
 /// The number of whoever lives in the world.
 pub(super) const WORLD: u32 = u32::MAX - 1;
 /// Addresses of the world that are used.
@@ -36,6 +39,9 @@ const PLACES: u32 = 4;
 pub struct Proxies {
     /// How many there are: the first agents.
     pub count: u32,
+    /// Whether they are relays: they serve all of the overlay, and pass on what is for others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relays: bool,
     /// What an operator does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moves: Vec<Moving>,
@@ -139,7 +145,11 @@ impl Scenario {
             }
         });
         let moves = moves.collect();
-        self.proxies = Some(Proxies { count, moves });
+        self.proxies = Some(Proxies {
+            count,
+            relays: false,
+            moves,
+        });
         self
     }
 
@@ -151,9 +161,10 @@ impl Scenario {
 
     /// What an agent serves besides its own EIDs.
     pub(super) fn serves(&self, agent: u32) -> Vec<IpNet> {
-        match self.is_proxy(agent) {
-            true => served().to_vec(),
-            false => Vec::new(),
+        match (self.is_proxy(agent), self.is_relay(agent)) {
+            (_, true) => addresses::overlay().to_vec(),
+            (true, false) => served().to_vec(),
+            (false, false) => Vec::new(),
         }
     }
 
@@ -210,7 +221,7 @@ impl World {
 
     /// An agent asks somebody whether he is there.
     pub(super) fn echo(&mut self, number: u32, to: IpAddr, sequence: u16) {
-        let src = super::addresses::eid(number, to.is_ipv6(), 0);
+        let src = addresses::eid(number, to.is_ipv6(), 0);
         if !self.send_echo(number, src, to, sequence.into(), false) {
             self.agent_input(number, Input::EchoNotSent(sequence));
         }
@@ -227,6 +238,13 @@ impl World {
         self.agent_input(number, Input::Heard(&went));
     }
 
+    /// An agent sends a packet that asks somebody for an echo.
+    pub(super) fn greet(&mut self, number: u32, (src, dst): (IpAddr, IpAddr)) {
+        if let Some(packet) = echo(GREETING, false).packet(src, dst) {
+            self.task(number, Task::Reinject(packet));
+        }
+    }
+
     /// Sends an echo, or the answer to one; says whether there was a way.
     fn send_echo(
         &mut self,
@@ -234,18 +252,14 @@ impl World {
         src: IpAddr,
         dst: IpAddr,
         sequence: u32,
-        echo: bool,
+        is_answer: bool,
     ) -> bool {
-        let probe = Probe {
-            id: u64::MAX,
-            flow: ECHOES,
-            sequence,
-            echo,
-            about: sequence,
-        };
+        let probe = echo(sequence, is_answer);
         let host = self.agents.get(number as usize);
         let running = host.and_then(|host| host.running.as_deref());
         let has_way = running.is_some_and(|it| it.plane.way(dst) == Way::Data);
+        // The host answers whatever the way is.
+        let has_way = has_way || is_answer && sequence == GREETING;
         if let Some(packet) = probe.packet(src, dst).filter(|_| has_way) {
             self.local_send(number, &probe, packet, dst);
             return true;
@@ -261,20 +275,33 @@ impl World {
         // A proxy that does not forward gives nothing to the world, nor what comes from there.
         let stops_here = is_deaf && is_outside(inner.dst);
         if probe.flow == ECHOES {
-            if probe.echo {
-                let number_of = u16::try_from(probe.sequence).unwrap_or(0);
-                let from = inner.src;
-                let input = Input::EchoAnswered {
-                    from,
-                    number: number_of,
-                };
-                self.agent_input(number, input);
+            if self.is_passed_on(number, inner.dst) {
+                self.send_echo(number, inner.src, inner.dst, probe.sequence, probe.echo);
+            } else if probe.echo {
+                if let Ok(sequence) = u16::try_from(probe.sequence) {
+                    let from = inner.src;
+                    let input = Input::EchoAnswered {
+                        from,
+                        number: sequence,
+                    };
+                    self.agent_input(number, input);
+                }
             } else if !stops_here {
                 self.send_echo(number, inner.dst, inner.src, probe.sequence, true);
             }
             return true;
         }
         stops_here
+    }
+}
+
+const fn echo(sequence: u32, echo: bool) -> Probe {
+    Probe {
+        id: u64::MAX,
+        flow: ECHOES,
+        sequence,
+        echo,
+        about: sequence,
     }
 }
 

@@ -30,6 +30,10 @@ pub struct Report {
     pub messages_per_agent: BTreeMap<&'static str, f64>,
     /// Control messages sent by the map servers, by type, per agent.
     pub messages_to_agent: BTreeMap<&'static str, f64>,
+    /// Packets that arrived over a relay.
+    pub relayed: u64,
+    /// Packets that came from behind one NAT and arrived behind another one without a relay.
+    pub between_nats: u64,
     /// WireGuard initiations sent, per agent.
     pub initiations_per_agent: f64,
     /// How long after the last fault flows still failed, in seconds.
@@ -99,6 +103,8 @@ impl Report {
             arrived: world.ledger.arrived() as f64 / packets.max(1) as f64,
             messages_per_agent: per_agent(&stats.from_agents),
             messages_to_agent: per_agent(&stats.from_servers),
+            relayed: stats.relayed,
+            between_nats: stats.between_nats,
             initiations_per_agent: each(stats.initiations),
             convergence_s: Percentiles::of(stats.converged.iter().map(Duration::as_secs_f64)),
             set_up_ms: of(millis),
@@ -163,7 +169,7 @@ impl fmt::Display for Percentiles {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows: [(&str, String); 18] = [
+        let rows: [(&str, String); 19] = [
             (
                 "hosts",
                 format!("{} agents, {} map servers", self.agents, self.servers),
@@ -178,6 +184,10 @@ impl fmt::Display for Report {
             (
                 "packets",
                 format!("{}, {:.2} % arrived", self.packets, self.arrived * 100.0),
+            ),
+            (
+                "between NATs",
+                format!("{} directly, {} relayed", self.between_nats, self.relayed),
             ),
             ("per agent, sent", list(&self.messages_per_agent)),
             ("per agent, received", list(&self.messages_to_agent)),

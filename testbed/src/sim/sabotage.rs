@@ -41,6 +41,12 @@ pub enum Sabotage {
     KeepClients,
     /// A client that moves stays where it is with IPv6.
     HalfMoves,
+    /// Agents never hear where they are seen.
+    BlindAgents,
+    /// Agents behind NATs never say hello to a far end.
+    NoHello,
+    /// Agents behind NATs complain of everybody whom they ask for.
+    Distrust,
     /// Two runs of the same seed differ.
     Dice,
 }

@@ -12,7 +12,7 @@ use xtr_agent::agent::{Change, Input};
 
 use super::addresses::{self, Role};
 use super::data_plane::Task;
-use super::packet::Probe;
+use super::packet::{Probe, echo_request};
 use super::sabotage::Sabotage;
 use super::world::{Event, World};
 
@@ -35,6 +35,15 @@ impl World {
 
     /// Hands a held packet to the data plane.
     pub(super) fn sabotage_reinject(&mut self, number: u32, packet: Bytes) {
+        if let Some(way) = echo_request(&packet) {
+            return self.greet(number, way);
+        }
+        let now = self.now();
+        self.trace.say(now, || {
+            let probe = Probe::of_packet(&packet);
+            let what = probe.map(|probe| (probe.flow, probe.sequence));
+            format!("agent {number} sends on {what:?}")
+        });
         if self.sabotaged(Sabotage::SendSometimes)
             && Probe::of_packet(&packet).is_some_and(|probe| probe.id % LOSE_EVERY == 0)
         {
@@ -68,6 +77,11 @@ impl World {
             return None;
         }
         match self.scenario.sabotage {
+            Some(Sabotage::BlindAgents)
+                if matches!(decode(&bytes), Ok(Message::InfoRequest(_))) =>
+            {
+                None
+            }
             Some(Sabotage::DropPushes) if self.is_push(agent, &bytes) => None,
             Some(Sabotage::ReplyFirst) if self.is_push(agent, &bytes) => {
                 self.queue

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::net::Host;
 use super::proxies::Proxies;
+use super::routers::Router;
 use super::sabotage::Sabotage;
 use super::seeds::{mix, stream};
 use super::wireguard::Backend;
@@ -50,6 +51,9 @@ pub struct Scenario {
     /// Who leads the others out of the overlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxies: Option<Proxies>,
+    /// Who is behind NATs that agents find out about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routers: Vec<Router>,
     /// What is broken on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sabotage: Option<Sabotage>,

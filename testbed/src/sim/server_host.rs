@@ -9,10 +9,11 @@ use rand::RngCore;
 
 use super::addresses::{self, CONTROL_PORT, CONTROL_TUNNEL_PORT, Role};
 use super::agent_host::WALL_START_US;
+use super::lookout::Lookout;
 use super::net::Host;
 use super::scenario::Disk;
 use super::server_disk::ServerDisk;
-use super::wireguard::{Backend, Context, Inner, Interface, Out, Wire};
+use super::wireguard::{Backend, Context, Inner, Interface, Out, PeerSpec, Wire};
 use super::world::{Event, World};
 
 /// A host with a map server.
@@ -33,6 +34,7 @@ pub(super) struct RunningServer {
     pub(super) server: MapServer,
     started: Timestamp,
     control: Interface,
+    lookout: Lookout,
 }
 
 impl ServerHost {
@@ -96,6 +98,7 @@ impl World {
             server: MapServer::new(config.with_quiet_period(quiet_period), seed),
             started: now,
             control,
+            lookout: Lookout::new(now),
         });
         for fact in facts {
             self.server_input(number, Input::Restore(fact));
@@ -161,6 +164,7 @@ impl World {
         }
         host.wake = None;
         self.with_server_interface(number, Interface::tick);
+        self.look_at_peers(number);
         let Some(running) = self.running_server(number) else {
             return;
         };
@@ -204,8 +208,9 @@ impl World {
                     self.take_snapshot(number);
                 }
             }
-            // Nobody is told of the keys of the control tunnels here, so nobody is watched.
-            Action::Watch(_) | Action::Unwatch(_) | Action::Look => {}
+            Action::Watch(key) => self.watch(number, key, true),
+            Action::Unwatch(key) => self.watch(number, key, false),
+            Action::Look => self.call_lookout(number),
             Action::Count(reason) => {
                 *self.stats.server_drops.entry(reason.name()).or_default() += 1;
                 self.trace
@@ -214,6 +219,10 @@ impl World {
             Action::Event(event) => {
                 if matches!(event, Told::Registered { .. }) {
                     self.look_for_agents(number);
+                    self.call_lookout(number);
+                }
+                if let Told::Relayed { one, other, .. } = &event {
+                    self.note_relayed(one, other);
                 }
                 self.trace.say(now, || format!("server {number} {event:?}"));
             }
@@ -238,6 +247,53 @@ impl World {
             body: bytes,
         };
         self.with_server_interface(number, |interface, cx| interface.send(inner, cx));
+    }
+
+    /// Lets the holder of a key shake hands with a map server, who is no agent, or no longer.
+    fn watch(&mut self, number: u32, key: PublicKey, watch: bool) {
+        let now = self.now();
+        let is_enrolled = self.is_control_key(&key);
+        let Some(running) = self.running_server(number) else {
+            return;
+        };
+        running.lookout.note(now, key, watch);
+        if is_enrolled {
+            return;
+        }
+        let peer = PeerSpec {
+            key,
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            keepalive: None,
+        };
+        self.with_server_interface(number, |interface, cx| match watch {
+            true => interface.set_peer(&peer, cx),
+            false => interface.remove_peer(&key, cx),
+        });
+    }
+
+    fn call_lookout(&mut self, number: u32) {
+        if let Some(running) = self.running_server(number) {
+            running.lookout.call();
+        }
+    }
+
+    /// Looks where the peers of a map server are, if it is time to, and tells it.
+    fn look_at_peers(&mut self, number: u32) {
+        let now = self.now();
+        if !self.scenario.detects_nats() {
+            return;
+        }
+        let Some(running) = self.running_server(number) else {
+            return;
+        };
+        if running.lookout.next() > now {
+            return;
+        }
+        let peers = running.lookout.found(now, running.control.sights());
+        let began = running.local(now);
+        let peers = &peers;
+        self.server_input(number, Input::Seen { began, peers });
     }
 
     fn with_server_interface(
@@ -298,9 +354,11 @@ impl World {
             .server
             .next_deadline()
             .map(|next| running.started + (next - Timestamp::ZERO));
+        let looks = self.scenario.detects_nats();
         let next = core
             .into_iter()
             .chain(running.control.next_deadline())
+            .chain(looks.then(|| running.lookout.next()))
             .min();
         if let Some(next) = next
             && host.wake.is_none_or(|wake| next < wake)

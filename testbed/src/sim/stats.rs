@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lisp_proto::Timestamp;
 use xtr_agent::agent::Sizes;
 
 use super::wireguard::Lost;
@@ -45,6 +46,12 @@ pub(super) struct Stats {
     pub(super) converged: Vec<Duration>,
     /// Nanoseconds that agents were up, in all.
     pub(super) agent_ns: u128,
+    /// Packets that arrived over a relay.
+    pub(super) relayed: u64,
+    /// When the last of them did.
+    pub(super) last_relayed: Option<Timestamp>,
+    /// Packets that came from behind one NAT and arrived behind another one without a relay.
+    pub(super) between_nats: u64,
     /// WireGuard handshake initiations sent.
     pub(super) initiations: u64,
 }
@@ -67,6 +74,7 @@ pub(super) fn message_type(bytes: &[u8]) -> &'static str {
         Some(3) => "map-register",
         Some(4) => "map-notify",
         Some(5) => "map-notify-ack",
+        Some(7) => "info",
         Some(8) => "ecm",
         Some(_) | None => "other",
     }

@@ -126,7 +126,8 @@ impl World {
             return false;
         };
         let given = subscriber.plane.interface.table().lookup(wanted.eid);
-        given != running(wanted.owner).map(|owner| owner.key)
+        let over_relay = given.is_some_and(|key| self.is_relay_key(&key));
+        !over_relay && given != running(wanted.owner).map(|owner| owner.key)
     }
 
     /// Whether an agent is up, has been for long enough, and is heard by its map servers.

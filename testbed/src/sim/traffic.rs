@@ -9,11 +9,15 @@ use super::scenario::Flow;
 
 /// A packet that is not confirmed after this time has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// The same where NATs are in the way that only a relay, or only one of the two, gets through.
+pub(super) const PATIENCE_WITH_NATS: Duration = Duration::from_secs(3);
 
 /// A flow, and what became of it.
 #[derive(Debug)]
 pub(super) struct FlowState {
     pub(super) flow: Flow,
+    /// A packet that is not confirmed after this time has failed.
+    patience: Duration,
     /// Position of the next packet.
     pub(super) next: u32,
     /// Position of the next answer.
@@ -44,9 +48,10 @@ pub(super) struct Failure {
 }
 
 impl FlowState {
-    pub(super) const fn new(flow: Flow) -> Self {
+    pub(super) const fn new(flow: Flow, patience: Duration) -> Self {
         Self {
             flow,
+            patience,
             next: 0,
             next_echo: 0,
             open: VecDeque::new(),
@@ -85,7 +90,7 @@ impl FlowState {
     /// while a session is replaced; the first packet of a flow, and two in a row, count.
     pub(super) fn fail(&mut self, now: Timestamp) -> Option<Failure> {
         let (sequence, sent) = *self.open.front()?;
-        if now - sent < PATIENCE {
+        if now - sent < self.patience {
             return None;
         }
         self.open.pop_front();
@@ -121,7 +126,7 @@ mod tests {
 
     #[test]
     fn packets_fail_in_order_unless_confirmed() {
-        let mut state = FlowState::new(Flow {
+        let flow = Flow {
             from: 0,
             to: Target::Agent(1, 0),
             ipv6: false,
@@ -129,7 +134,8 @@ mod tests {
             start_ms: 0,
             packets: 3,
             interval_us: 1,
-        });
+        };
+        let mut state = FlowState::new(flow, PATIENCE);
         for n in 0..3 {
             assert!(state.goes_on());
             assert_eq!(state.send(Timestamp(n), true), u32::try_from(n).unwrap());

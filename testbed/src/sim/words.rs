@@ -23,6 +23,12 @@ pub(super) fn message(bytes: &[u8]) -> String {
             format!("Map-Notify {} {}", notify.nonce, records(notify.records()))
         }
         Ok(Message::MapNotifyAck(ack)) => format!("Map-Notify-Ack {}", ack.nonce),
+        Ok(Message::InfoRequest(info)) => {
+            let seen = info
+                .seen()
+                .map_or_else(String::new, |at| format!(" at {at}"));
+            format!("Info {}{seen}", info.nonce)
+        }
         Ok(_) => "another message".to_owned(),
         Err(error) => format!("{} bytes: {error}", bytes.len()),
     }

@@ -10,11 +10,12 @@ use ipnet::IpNet;
 use lisp_proto::{PublicKey, Timestamp};
 
 use super::agent_host::AgentHost;
+use super::carried::Carried;
 use super::checks::Bounds;
 use super::clock::Queue;
 use super::invariant::{Invariant, Violation};
 use super::ledger::Ledger;
-use super::net::{Host, Network};
+use super::net::{Host, Network, Passage};
 use super::sabotage::Sabotage;
 use super::scenario::{Scenario, millis};
 use super::seeds::{Streams, dice, stream};
@@ -73,6 +74,8 @@ pub(super) enum Event {
 pub(super) struct Datagram {
     pub(super) src: SocketAddr,
     pub(super) dst: SocketAddr,
+    /// The NAT behind which it stays.
+    pub(super) inside: Option<u32>,
     pub(super) wire: Wire,
 }
 
@@ -105,6 +108,10 @@ pub(super) struct World {
     pub(super) missed: BTreeSet<Wanted>,
     /// Proxies and clients that have left them, and could reach them still at the last look.
     pub(super) strays: BTreeSet<(u32, u32)>,
+    /// What relays have passed on.
+    pub(super) carried: Carried,
+    /// When pairs have got a relay.
+    pub(super) relayed: BTreeMap<(u32, u32), Vec<Timestamp>>,
     /// Datagrams that attackers have seen.
     pub(super) overheard: VecDeque<Bytes>,
     pub(super) violation: Option<Violation>,
@@ -122,7 +129,11 @@ impl World {
             network: Network::new(scenario.ipv6_underlay),
             agents: Vec::new(),
             servers: Vec::new(),
-            flows: scenario.flows.iter().copied().map(FlowState::new).collect(),
+            flows: scenario
+                .flows
+                .iter()
+                .map(|flow| FlowState::new(*flow, scenario.patience(flow)))
+                .collect(),
             ledger: Ledger::default(),
             stats: Stats::default(),
             trace: Trace::new(lines),
@@ -134,6 +145,8 @@ impl World {
             wanted: scenario.wanted(),
             missed: BTreeSet::new(),
             strays: BTreeSet::new(),
+            carried: Carried::default(),
+            relayed: BTreeMap::new(),
             overheard: VecDeque::new(),
             violation: None,
             refusers: BTreeSet::new(),
@@ -156,7 +169,9 @@ impl World {
         }
         for number in 0..self.scenario.agents {
             let rng = &mut self.streams.network;
-            let rloc = if self.scenario.behind_nat(number) {
+            let rloc = if let Some(router) = self.scenario.router_of(number) {
+                self.network.attach_inside(number, router, rng)
+            } else if self.scenario.behind_nat(number) {
                 self.network.attach_behind_nat(number, rng)
             } else {
                 self.network.attach(Host::Agent(number), rng)
@@ -227,23 +242,27 @@ impl World {
             self.trace
                 .say(now, || format!("{from:?} {} {dst}", wire.verb()));
         }
-        let (src, copies) = self
-            .network
-            .send(now, from, src, dst, &mut self.streams.network);
+        let network = &mut self.network;
+        let passage = network.send(now, from, src, dst, &mut self.streams.network);
+        let Passage {
+            src,
+            inside,
+            copies,
+        } = passage;
+        let datagram = Datagram {
+            src,
+            dst,
+            inside,
+            wire,
+        };
         match copies {
             [Some(first), Some(second)] => {
-                let again = Datagram {
-                    src,
-                    dst,
-                    wire: wire.clone(),
-                };
-                self.queue
-                    .after(first, Event::Arrive(Box::new(Datagram { src, dst, wire })));
+                let again = datagram.clone();
+                self.queue.after(first, Event::Arrive(Box::new(datagram)));
                 self.queue.after(second, Event::Arrive(Box::new(again)));
             }
             [Some(delay), None] | [None, Some(delay)] => {
-                self.queue
-                    .after(delay, Event::Arrive(Box::new(Datagram { src, dst, wire })));
+                self.queue.after(delay, Event::Arrive(Box::new(datagram)));
             }
             [None, None] => {}
         }
@@ -277,8 +296,13 @@ impl World {
     }
 
     fn arrive(&mut self, datagram: Datagram) {
-        let Datagram { src, dst, wire } = datagram;
-        match self.network.receiver(self.queue.now(), src, dst) {
+        let Datagram {
+            src,
+            dst,
+            inside,
+            wire,
+        } = datagram;
+        match self.network.receiver(self.queue.now(), src, dst, inside) {
             Some((Host::Agent(agent), port)) => self.agent_receives(agent, port, src, wire),
             Some((Host::Server(server), _)) => self.server_receives(server, src, wire),
             None => {}

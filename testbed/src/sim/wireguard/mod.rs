@@ -68,6 +68,17 @@ pub(super) struct Stats {
     pub(super) tx_bytes: u64,
 }
 
+/// Where a peer is that has shaken hands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight {
+    pub(super) key: PublicKey,
+    pub(super) endpoint: SocketAddr,
+    /// When it has last done so.
+    pub(super) shaken: Timestamp,
+    /// Bytes that have come from it.
+    pub(super) received: u64,
+}
+
 /// One WireGuard interface.
 #[derive(Debug)]
 pub(super) struct Interface {
@@ -231,6 +242,19 @@ impl Interface {
     pub(super) fn endpoints(&self) -> impl Iterator<Item = (PublicKey, SocketAddr)> {
         let peers = self.peers.iter();
         peers.filter_map(|(key, peer)| Some((*key, peer.endpoint?)))
+    }
+
+    /// Where the peers are, as far as a handshake vouches for it.
+    pub(super) fn sights(&self) -> impl Iterator<Item = Sight> {
+        let peers = self.peers.iter();
+        peers.filter_map(|(key, peer)| {
+            Some(Sight {
+                key: *key,
+                endpoint: peer.endpoint?,
+                shaken: peer.last_handshake?,
+                received: peer.rx_bytes,
+            })
+        })
     }
 
     /// The cryptokey routing table.
