@@ -271,13 +271,13 @@ impl World {
                 if self.sabotage_move(number, &mut spec) {
                     return;
                 }
+                // The first keepalive says hello as well.
+                let keep_open = spec.keep_open && !self.sabotage_hello(number, &spec.key);
                 let spec = wireguard::PeerSpec {
                     key: spec.key,
                     endpoint: spec.endpoint,
                     allowed_ips: spec.allowed_ips,
-                    keepalive: spec
-                        .keep_open
-                        .then(|| Duration::from_secs(KEEPALIVE_S.into())),
+                    keepalive: keep_open.then(|| Duration::from_secs(KEEPALIVE_S.into())),
                 };
                 self.with_interface(number, Which::Data, |interface, cx| {
                     interface.set_peer(&spec, cx)

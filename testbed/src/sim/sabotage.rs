@@ -43,7 +43,7 @@ pub enum Sabotage {
     HalfMoves,
     /// Agents never hear where they are seen.
     BlindAgents,
-    /// Agents behind NATs never say hello to a far end.
+    /// Agents behind NATs never say hello to a far end, nor do they keep the way to it open.
     NoHello,
     /// Agents behind NATs complain of everybody whom they ask for.
     Distrust,
