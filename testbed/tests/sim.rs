@@ -259,7 +259,7 @@ fn relays_that_nobody_uses_any_more_are_forgotten() {
             let most = 20_000_000 / flow.interval_us.max(1);
             flow.packets = flow.packets.min(u32::try_from(most).unwrap()).max(1);
         }
-        scenario.duration_ms = 1_700_000;
+        scenario.duration_ms = 4_000_000;
         let outcome = run(&scenario, 0, &mut |_| {});
         if outcome.violation.is_some() {
             explain_scenario(&format!("silent-{seed}"), &scenario, &outcome);

@@ -18,9 +18,9 @@ pub(super) const NOTICED: Duration = Duration::from_secs(60);
 /// So long after the last fault nobody uses a relay who can do without: while things went wrong two ends may have tried twice
 /// without, in vain, and then they have one for four minutes.
 pub(super) const DIRECT_AGAIN: Duration = Duration::from_secs(300);
-/// Nothing is left of a relay that was not used for so long: when its time is over the two may try without once more, in vain,
-/// and have one for four minutes, which is remembered for sixteen.
-const RELAYS_REST: Duration = Duration::from_secs(1_500);
+/// Nothing is left of a relay that was not used for so long: when its time is over the two may try without once or twice
+/// more, in vain, and have one for eight minutes, which is remembered for half an hour.
+const RELAYS_REST: Duration = Duration::from_secs(3_600);
 /// How long the first relay of a pair carries its packets, and a while to leave it.
 const FIRST_RELAY: Duration = Duration::from_secs(130);
 /// How long after one of two ends the other one hears of their relay.

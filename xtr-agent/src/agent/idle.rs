@@ -123,7 +123,13 @@ impl Agent {
 
     /// A look at a peer whose routes are out: if it is used, they come back. If it is not, and
     /// packets wait, the far end may have forgotten us: they are asked for as for the first time.
-    fn wake(&mut self, now: Timestamp, key: PublicKey, used: bool, actions: &mut Actions) {
+    pub(super) fn wake(
+        &mut self,
+        now: Timestamp,
+        key: PublicKey,
+        used: bool,
+        actions: &mut Actions,
+    ) {
         let prefixes = self.peers.prefixes(&key);
         let dozing = |entry: &&Entry| entry.state == State::Dozing;
         let entries = prefixes.iter().filter_map(|prefix| self.cache.get(prefix));

@@ -235,6 +235,14 @@ impl Agent {
     ) {
         let before = self.cache.get(&record.eid.net());
         let before = before.and_then(|entry| entry.chosen);
+        let is_hidden = self.apart.is_hidden(&record.eid.net(), &chosen.key);
+        let is_same = before.is_some_and(|before| before.key == chosen.key);
+        if is_same && is_hidden && !self.nat.is_behind() {
+            // Only such a one can begin. If it has not forgotten us there is a session, which it would miss.
+            self.wake(now, chosen.key, true, actions);
+            self.positive(now, record, region, chosen, Cause::Push, actions);
+            return;
+        }
         let prefixes = before.map(|before| self.peers.prefixes(&before.key));
         // Packets that wait for other prefixes of the peer are asked for anew.
         let mut waiting = Vec::new();

@@ -146,6 +146,9 @@ fn a_far_end_that_its_own_nat_is_kept_open_to_dozes_like_any_other() {
         bench.done(&looked);
     }
     assert_eq!(told, ["no route 10.0.0.2/32"]);
+    // It is about to use it, perhaps in the session that there is.
+    let woken = bench.notify(2, &also_at("192.168.1.2:51820"));
+    assert_eq!(story(&woken), ["route 10.0.0.2/32", "ack"]);
 }
 
 /// Where the data plane repeats itself, the far end may just have answered it, and sent what waits there right behind
