@@ -280,10 +280,10 @@ fn what_waits_takes_the_relay_also_when_the_far_end_has_other_prefixes() {
 #[test]
 fn who_may_have_nothing_to_say_is_asked_for_an_echo_before_anybody_hears_of_it() {
     let (mut bench, _) = behind();
-    bench.agent.config.tells_handshakes = true;
     fire(&mut bench);
     let fired = bench.handshake(BIGGER, 92);
     bench.done(&fired);
+    bench.agent.config.tells_handshakes = true;
     let mut tx_bytes = 1_000;
     let mut look = |bench: &mut Bench, rx_bytes| {
         tx_bytes += 1_000;
