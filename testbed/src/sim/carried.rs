@@ -36,7 +36,7 @@ impl Carried {
     fn pass(&mut self, id: u64, original: Probe, by: u32, relays: u8) -> Probe {
         let number = u32::try_from(self.flows.len()).unwrap_or(u32::MAX);
         let flow = self.flows.entry((by, original.flow, original.echo));
-        let (flow, next) = flow.or_insert((FIRST_FLOW.saturating_add(number), 0));
+        let (flow, next) = flow.or_insert_with(|| (FIRST_FLOW.saturating_add(number), 0));
         let sequence = *next;
         *next += 1;
         let flow = *flow;

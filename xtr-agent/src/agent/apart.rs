@@ -115,6 +115,13 @@ impl Agent {
         self.nat.is_behind()
     }
 
+    /// Whether a peer carries packets to somebody else.
+    pub(super) fn carries_for_others(&self, key: &PublicKey) -> bool {
+        let prefixes = self.peers.prefixes(key);
+        let mut ways = prefixes.iter().map(|prefix| self.apart.way(prefix));
+        ways.any(|way| way.relay == Some(*key))
+    }
+
     /// Asks a silent far end for an echo before it is said that it cannot be reached: a data plane that does not count
     /// keepalives cannot tell it from one that has nothing to say. False if nobody can be asked, or was in vain.
     pub(super) fn asks_for_sign(

@@ -237,8 +237,9 @@ impl Agent {
         let before = before.and_then(|entry| entry.chosen);
         let is_hidden = self.apart.is_hidden(&record.eid.net(), &chosen.key);
         let is_same = before.is_some_and(|before| before.key == chosen.key);
-        if is_same && is_hidden && !self.nat.is_behind() {
-            // Only such a one can begin. If it has not forgotten us there is a session, which it would miss.
+        let can_only_begin_itself = is_hidden && !self.nat.is_behind();
+        if is_same && (can_only_begin_itself || self.carries_for_others(&chosen.key)) {
+            // If it has not forgotten us there is a session, which it, or others behind a relay, would miss.
             self.wake(now, chosen.key, true, actions);
             self.positive(now, record, region, chosen, Cause::Push, actions);
             return;

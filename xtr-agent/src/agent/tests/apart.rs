@@ -418,6 +418,35 @@ fn who_is_behind_a_nat_of_its_own_and_asks_again_keeps_its_session() {
 }
 
 #[test]
+fn one_far_end_that_wakes_up_behind_a_relay_is_not_all_of_them() {
+    let (mut bench, _) = behind();
+    let mut beside = over_relay();
+    beside.eid = record("10.0.0.3/32", RELAY, Ttl::from_minutes(15)).eid;
+    for (nonce, record) in [(1, over_relay()), (2, beside.clone())] {
+        let installing = bench.notify(nonce, &record);
+        bench.done(&installing);
+    }
+    let fired = bench.handshake(RELAY, 92);
+    bench.done(&fired);
+    let mut told = Vec::new();
+    for _ in 0..50 {
+        bench.after(limits::LIVENESS_POLL);
+        let looked = bench.handshake(RELAY, 92);
+        told.extend(story(&looked));
+        bench.done(&looked);
+    }
+    assert!(
+        told.contains(&"no route 10.0.0.3/32".to_owned()),
+        "{told:?}"
+    );
+    let woken = bench.notify(3, &over_relay());
+    bench.done(&woken);
+    assert!(!story(&woken).contains(&"no peer".to_owned()));
+    let kept = bench.agent.cache.get(&net("10.0.0.3/32"));
+    assert!(kept.is_some_and(|entry| entry.chosen.is_some()));
+}
+
+#[test]
 fn a_relay_is_known_as_such_after_a_restart_and_when_it_is_set_up_anew() {
     let (mut bench, _) = behind();
     let installing = bench.notify(1, &over_relay());
