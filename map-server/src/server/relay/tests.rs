@@ -485,21 +485,3 @@ fn without_their_relay_both_hear_of_each_other_as_they_are() {
     }
     assert_eq!(bench.server.sizes().relayed, 0);
 }
-
-#[test]
-fn a_server_that_has_restarted_knows_of_no_relay_until_somebody_complains() {
-    let mut bench = network(&["a", "b"], &["d"]);
-    outcome(&mut bench, &lost("b"));
-    let mut next = Bench::of(options(&["d"]), clients_and_proxies());
-    for event in bench.stored {
-        next.input(Input::Restore(event));
-    }
-    assert_eq!(next.server.sizes().relayed, 0);
-    assert_eq!(answer(&mut next), [("192.0.2.2".into(), 1)]);
-    for (name, at) in &NATS[..2] {
-        hide(&mut next, name, at);
-    }
-    outcome(&mut next, &lost("b"));
-    let over = [("192.0.2.4".into(), limits::PRIORITY_RELAY)];
-    assert_eq!(answer(&mut next), over);
-}

@@ -422,7 +422,7 @@ fn one_far_end_that_wakes_up_behind_a_relay_is_not_all_of_them() {
     let (mut bench, _) = behind();
     let mut beside = over_relay();
     beside.eid = record("10.0.0.3/32", RELAY, Ttl::from_minutes(15)).eid;
-    for (nonce, record) in [(1, over_relay()), (2, beside.clone())] {
+    for (nonce, record) in [(1, over_relay()), (2, beside)] {
         let installing = bench.notify(nonce, &record);
         bench.done(&installing);
     }
