@@ -3,17 +3,19 @@
 //! The destination is told of the client and acknowledges that: armed. The client is told the record
 //! with the destination first, and acknowledges when it has moved: switched. After what is on its way
 //! has passed, the source is told to forget the client and acknowledges: confirmed. What fails before
-//! the client has moved leaves it where it was. All of this is ordinary Map-Notifies: the receiver
-//! knows nothing of migrations.
+//! the client has moved leaves it where it was. All of this is ordinary Map-Notifies. The two ends are told
+//! of each other in them, because one that translates addresses has connections that the other needs;
+//! else the receiver knows nothing of migrations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lisp_proto::{EidPrefix, InstanceId, Record, Timestamp};
+use lisp_proto::{EidPrefix, Handoff, InstanceId, Record, Timestamp};
 
 use super::actions::{Actions, Event};
 use super::moves::{Move, MoveId, Stage};
 use super::operator::{Command, Migration, MigrationState, Step, Why};
 use super::plan::Planned;
+use super::publish::parcels_beside;
 use super::rehome::Ties;
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
@@ -130,16 +132,67 @@ impl MapServer {
         }
         let mut told = Vec::new();
         for iid in instances(eids) {
+            let handoff = self.handoff(&it, iid);
+            if let Some((source, _)) = handoff {
+                let records = self.records_of(it.client, it.from, iid);
+                let records = self.as_told(records, it.client, it.from, actions);
+                self.present_move(now, it.from, records, source, actions);
+            }
             let records = self.records_of(it.client, it.from, iid);
             let records = self.as_told(records, it.client, it.to, actions);
             told.extend(records.iter().map(|record| (it.to, record.eid)));
-            self.introduce(now, now, it.to, records, actions);
+            match handoff {
+                Some((_, destination)) => {
+                    self.present_move(now, it.to, records, destination, actions);
+                }
+                None => {
+                    self.introduce(now, now, it.to, records, actions);
+                }
+            }
         }
         if told.is_empty() {
             return self.fail(now, id, Step::Arm, Why::NothingRegistered, actions);
         }
         let until = now + limits::MIGRATION_STEP;
         self.state.moves.enter(id, Stage::Arming, until, told);
+    }
+
+    /// Returns what source and destination are told about the connections of the client, if each has an
+    /// address for the other to talk to. Whether they translate addresses at all is their business.
+    fn handoff(&self, it: &Move, iid: InstanceId) -> Option<(Handoff, Handoff)> {
+        let own = |xtr: XtrIndex| {
+            let mappings = &self.state.mappings;
+            let eids = mappings.registered_by(xtr, iid, limits::RECORDS_PER_XTR);
+            let mut hosts = eids.into_iter().filter(|eid| {
+                let net = eid.net();
+                let alone = mappings.exact(eid).is_some_and(|it| !self.is_shared(it));
+                alone && net.prefix_len() == net.max_prefix_len()
+            });
+            hosts.next().map(|eid| eid.net().addr())
+        };
+        let ends = [it.from, it.to];
+        if !ends.iter().all(|end| self.is_agent(*end)) {
+            return None;
+        }
+        let [from, to] = ends.map(own);
+        Some((Handoff::To(to?), Handoff::From(from?)))
+    }
+
+    /// Tells `receiver` of a client that moves, with what concerns its connections.
+    fn present_move(
+        &mut self,
+        now: Timestamp,
+        receiver: XtrIndex,
+        records: Vec<Record>,
+        handoff: Handoff,
+        actions: &mut Actions,
+    ) {
+        for record in &records {
+            self.subscribe_besides(now, record.eid, receiver, record.ttl, actions);
+        }
+        for parcel in parcels_beside(records, limits::HANDOFF_LEN) {
+            self.tell_with(now, now, receiver, (parcel, Some(handoff)), actions);
+        }
     }
 
     /// Says why a client cannot move as planned any more.
