@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use lisp_proto::{
-    Action as MapAction, EidPrefix, MapNotify, Nonce, NotifyParams, Record, RequestFlags,
+    Action as MapAction, EidPrefix, Handoff, MapNotify, Nonce, NotifyParams, Record, RequestFlags,
     Timestamp, encode_map_notify_ack, verify,
 };
 
@@ -88,7 +88,8 @@ impl Agent {
                 if let Some(prefix) = answer {
                     self.subscribed(now, index, prefix, &records, actions);
                 }
-                self.notified(now, (index, nonce), records, answer, actions);
+                let handoff = notify.handoff();
+                self.notified(now, (index, nonce), (records, handoff), answer, actions);
             }
         }
     }
@@ -100,7 +101,7 @@ impl Agent {
         &mut self,
         now: Timestamp,
         ack: (usize, Nonce),
-        records: Vec<Record>,
+        (records, handoff): (Vec<Record>, Option<Handoff>),
         answer: Option<IpNet>,
         actions: &mut Actions,
     ) {
@@ -114,6 +115,10 @@ impl Agent {
             if !server.is_some_and(|server| server.notifies.is_latest(region, ack.1)) {
                 actions.count(DropReason::StaleNotify);
                 continue;
+            }
+            if answer.is_none() {
+                self.carry(now, record, handoff, actions);
+                changes += self.await_carrying(&region, ack);
             }
             for prefix in prefixes {
                 let before = self.next_change;
@@ -305,6 +310,7 @@ impl Agent {
     pub(super) fn leave_unacknowledged(&mut self, ack: (usize, Nonce)) {
         self.acks.remove(&ack);
         self.handovers.forget_ack(ack);
+        self.carrying.forget_ack(ack);
         for pending in self.changes.values_mut() {
             pending.acks.retain(|waiting| *waiting != ack);
         }
@@ -324,8 +330,12 @@ impl Agent {
             return;
         };
         let mut bytes = Vec::new();
-        if encode_map_notify_ack(&NotifyParams { nonce, records }, &server.key, &mut bytes).is_ok()
-        {
+        let params = NotifyParams {
+            nonce,
+            records,
+            handoff: self.carrying.said_of(records),
+        };
+        if encode_map_notify_ack(&params, &server.key, &mut bytes).is_ok() {
             let dst = server.address;
             actions.push(Action::Send {
                 dst,

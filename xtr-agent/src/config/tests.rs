@@ -376,7 +376,7 @@ fn a_proxy_serves_default_routes_unless_it_says_what() {
     assert!(proxy.shared && proxy.forward && !proxy.is_everything);
     let uplink = Some("eth0".to_owned());
     let nat = Nat {
-        masquerade: true,
+        translation: Translation::Masquerade,
         uplink,
     };
     assert_eq!((proxy.nat.clone(), config.mark()), (nat, 0));
@@ -387,6 +387,49 @@ fn a_proxy_serves_default_routes_unless_it_says_what() {
     assert_eq!(config.instances[0].nat, Nat::default());
     let one_family = PROXY.replace(", \"fd00:1:0:1::1/128\"", "");
     assert_eq!(parse(&one_family).unwrap().instances[0].serves.len(), 1);
+}
+
+#[test]
+fn what_leaves_a_proxy_may_have_addresses_of_its_own() {
+    let with = |nat: &str| parse(&PROXY.replace("\"masquerade\"", nat));
+    let addresses: [IpAddr; 2] = ["203.0.113.9", "2001:db8::9"].map(|it| it.parse().unwrap());
+    for (nat, expected) in [
+        ("{ address = \"203.0.113.9\" }", &addresses[..1]),
+        (
+            "{ address = [\"203.0.113.9\", \"2001:db8::9\"] }",
+            &addresses,
+        ),
+    ] {
+        let config = with(nat).unwrap();
+        let to = Translation::To(expected.to_vec());
+        assert_eq!(config.instances[0].nat.translation, to);
+    }
+    for (nat, expected) in [
+        (
+            "{ address = [] }",
+            "agent.toml:5: nat: no addresses in one family; name one",
+        ),
+        (
+            "{ address = [\"203.0.113.9\", \"203.0.113.8\"] }",
+            "agent.toml:5: nat: 2 addresses in one family; name one",
+        ),
+        (
+            "{ address = \"127.0.0.1\" }",
+            "nat: nobody can answer to 127.0.0.1; name",
+        ),
+        (
+            "{ address = \"10.0.1.1\" }",
+            "nat: is within 10.0.1.1/32, which lives here; name",
+        ),
+        (
+            "{ adress = \"203.0.113.9\" }",
+            "is `\"none\"`, `\"masquerade\"` or `{ address",
+        ),
+        ("\"snat\"", "is `\"none\"`, `\"masquerade\"` or `{ address"),
+    ] {
+        let error = with(nat).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

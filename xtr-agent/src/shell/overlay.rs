@@ -16,6 +16,8 @@ use tracing::{Instrument, Span, info, info_span, warn};
 use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
+use super::carry::Carrier;
+use super::clock::Clock;
 use super::control::Renewals;
 use super::counting::{Counting, Found};
 use super::data_plane::DataPlane;
@@ -60,6 +62,8 @@ pub(super) struct Overlay {
     pub(super) holes: BlackHoles,
     /// What tells whether proxies lead anywhere.
     pub(super) scout: Scout,
+    /// What carries the connections of clients that come and go.
+    pub(super) carrier: Carrier,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
     /// What `status` says of the interfaces, as they were made.
@@ -90,7 +94,7 @@ impl Overlay {
         instance: &Instance,
         (control_key, data_key): (&PrivateKey, &PrivateKey),
         (control_address, rlocs): (IpAddr, &[IpAddr]),
-        first_nonce: Nonce,
+        (first_nonce, clock): (Nonce, Clock),
     ) -> Result<Self> {
         let keys = (control_key, data_key);
         let addresses = (control_address, rlocs);
@@ -112,6 +116,7 @@ impl Overlay {
             paths: PathSizes::marked(config.mark()),
             holes: BlackHoles::default(),
             scout: Scout::new(instance),
+            carrier: Carrier::new(clock, plane.netns(), instance),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
             server: config.map_server.underlay(),
@@ -346,6 +351,7 @@ impl Overlay {
                 let scouted = self.span.in_scope(|| self.scout.perform(action));
                 self.inbox.extend(scouted);
             }
+            Action::Carry(carry) => self.carrier.perform(&self.instance, carry, &self.span),
             Action::Reinject(packet) => {
                 if !self.plane.inject(&packet).await {
                     self.inbox.push_back(Report::NotSent(packet));
