@@ -8,8 +8,7 @@ use std::time::Duration;
 use lisp_proto::{
     Connections, EidPrefix, Handoff, InstanceId, Message, Nonce, NotifyParams, ReplyParams,
     RequestFlags, RequestParams, RequestedEid, SiteId, Timestamp, Ttl, XtrId, decode,
-    encode_info_reply, encode_map_notify,
-    encode_map_reply, encode_map_request,
+    encode_info_reply, encode_map_notify, encode_map_reply, encode_map_request,
 };
 use xtr_agent::agent::{
     Action, Actions, Agent, Carry, Change, ChangeId, Config, Input, MapServer, PeerStats, Translates,
