@@ -12,7 +12,7 @@ use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
-use tracing::{Instrument, Span, info, info_span, warn};
+use tracing::{Instrument, Span, info, warn};
 use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
@@ -126,7 +126,7 @@ impl Overlay {
             drops: Drops::default(),
             actions: Actions::default(),
             inbox: VecDeque::new(),
-            span: span(instance.iid, config.instances.len()),
+            span: narrate::span(instance.iid, config.instances.len()),
         })
     }
 
@@ -480,7 +480,7 @@ impl Overlay {
 
     /// There are so many instances from now on.
     pub(super) fn beside(&mut self, instances: usize) {
-        self.span = span(self.iid, instances);
+        self.span = narrate::span(self.iid, instances);
     }
 
     /// Removes the interfaces, and with them the routes.
@@ -492,14 +492,5 @@ impl Overlay {
         let closed = timeout(CLOSING, self.plane.close()).await;
         self.span.in_scope(|| info!(event = "stopped", drops));
         closed.context("interfaces did not close in time")
-    }
-}
-
-/// What is logged says the instance-id where there is more than one.
-fn span(iid: InstanceId, instances: usize) -> Span {
-    if instances > 1 {
-        info_span!("instance", iid = iid.0)
-    } else {
-        Span::none()
     }
 }
