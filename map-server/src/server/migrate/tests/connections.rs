@@ -57,12 +57,9 @@ fn both_ends_are_told_of_each_other_and_the_report_has_what_the_source_says() {
     assert_eq!(handoffs(&switch), [("a", None)]);
     bench.ack("a", &switch[0]);
     let confirm = bench.wait(limits::MIGRATION_LINGER);
-    let confirm: Vec<_> = confirm
-        .into_iter()
-        .filter(|it| name_of(it) == "d")
-        .collect();
-    assert_eq!(handoffs(&confirm), [("d", None)]);
-    says(&mut bench, "d", &confirm[0], 3, 1);
+    // What it has not acknowledged is repeated until then.
+    let last_word = confirm.iter().rfind(|it| name_of(it) == "d").unwrap();
+    says(&mut bench, "d", last_word, 3, 1);
     let report = last(&bench);
     assert_eq!(report.state, MigrationState::Confirmed);
     assert_eq!(report.connections, Some(Connections { moved: 3, reset: 1 }));
