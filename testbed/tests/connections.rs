@@ -109,7 +109,7 @@ fn scene(change: impl Fn(usize, String) -> String) -> TwoProxies {
     let mut scene = TwoProxies::prepare(&options, binaries, &nat).unwrap();
     for number in 0..TwoProxies::PROXIES {
         let config = &scene.network.endpoints[number].node.config;
-        edit(config, |text| change(number, text.to_owned()));
+        edit(config, |text| change(number, text));
     }
     scene.network.start_all().unwrap();
     scene
