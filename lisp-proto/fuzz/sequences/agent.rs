@@ -11,7 +11,8 @@ use lisp_proto::{
     encode_info_reply, encode_map_notify, encode_map_reply, encode_map_request,
 };
 use xtr_agent::agent::{
-    Action, Actions, Agent, Carry, Change, ChangeId, Config, Input, MapServer, PeerStats, Translates,
+    Action, Actions, Agent, Carry, Change, ChangeId, Config, Input, MapServer, PeerStats,
+    Translates,
 };
 
 use super::{Choices, bend, control, key, prefix, record};
