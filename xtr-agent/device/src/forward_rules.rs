@@ -148,22 +148,30 @@ fn translates(forwarded: &Forwarded<'_>, nat: &SourceNat<'_>) -> String {
 }
 
 /// The chains that keep this host from ending, by an answer of its own, connections at `addresses` that
-/// it does not know yet, or no more: they may be on their way from another host, or to one.
+/// it does not know yet, or no more: they may be on their way from another host, or to one. Nor is
+/// anything remembered of them that would be in the way of their entries.
 fn keeps_silent(addresses: &[IpAddr]) -> String {
-    let (mut input, mut output) = (String::new(), String::new());
+    let (mut incoming, mut output) = (String::new(), String::new());
     for address in addresses {
         let (family, icmp) = match address {
             IpAddr::V4(_) => ("ip", "icmp"),
             IpAddr::V6(_) => ("ip6", "icmpv6"),
         };
-        input += &format!(
+        incoming += &format!(
             "{family} daddr {address} ct state {{ new, invalid }} \
-             tcp flags & (syn | ack | rst) != syn drop\n"
+             tcp flags & (syn | ack | rst) != syn drop\n\
+             {family} daddr {address} ct state new fib daddr type != local drop\n"
         );
-        output += &format!("{family} saddr {address} {icmp} type destination-unreachable drop\n");
+        // Other errors of this kind say what fits, or that there is no way.
+        output += &format!(
+            "{family} saddr {address} {icmp} type destination-unreachable \
+             {icmp} code port-unreachable drop\n"
+        );
     }
+    // Connection tracking comes before, and the way back of a translation after that.
     format!(
-        "chain input {{\ntype filter hook input priority filter; policy accept;\n{input}}}\n\
+        "chain prerouting {{\ntype filter hook prerouting priority mangle; policy accept;\n\
+         {incoming}}}\n\
          chain output {{\ntype filter hook output priority filter; policy accept;\n{output}}}\n"
     )
 }
@@ -191,4 +199,24 @@ fn run(script: &str) -> io::Result<()> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     let first = complaint.lines().next().unwrap_or("no reason given");
     Err(io::Error::other(format!("nft: {first}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_that_nobody_listens_is_kept_silent_and_what_is_routed_here_is_covered() {
+        let chains = keeps_silent(&[[203, 0, 113, 9].into(), "2001:db8::9".parse().unwrap()]);
+        for expected in [
+            "ip saddr 203.0.113.9 icmp type destination-unreachable icmp code port-unreachable drop\n",
+            "ip6 saddr 2001:db8::9 icmpv6 type destination-unreachable icmpv6 code port-unreachable drop\n",
+            "ip daddr 203.0.113.9 ct state new fib daddr type != local drop\n",
+            "ip6 daddr 2001:db8::9 ct state new fib daddr type != local drop\n",
+            "hook prerouting priority mangle",
+        ] {
+            assert!(chains.contains(expected), "{expected} in {chains}");
+        }
+        assert_eq!(chains.matches(" drop\n").count(), 6, "{chains}");
+    }
 }
