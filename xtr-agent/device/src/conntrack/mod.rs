@@ -149,23 +149,38 @@ impl Conntrack {
     }
 
     /// Enters a connection as one that is under way, with windows that are not checked: nobody has seen
-    /// its packets here. One of the same ends that is seen as somebody else gives way to it.
+    /// its packets here. What was known here of the same ends gives way to it, and so does what came from
+    /// the far end before it was known whose that is.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn enter(&mut self, flow: &Flow) -> io::Result<Entered> {
-        if self.create(flow)? {
-            return Ok(Entered::There);
+        for _ in 0..ENTERING {
+            if self.create(flow)? {
+                return Ok(Entered::There);
+            }
+            let in_the_way = match self.find(flow)? {
+                Some(there) => Some(there),
+                None => self.unknown_of(flow)?,
+            };
+            let Some(in_the_way) = in_the_way else {
+                break;
+            };
+            self.delete(&in_the_way)?;
         }
-        match self.find(flow)? {
-            Some(there) if there.key() == flow.key() => return Ok(Entered::There),
-            Some(there) => self.delete(&there)?,
-            None => return Ok(Entered::Taken),
+        Ok(Entered::Taken)
+    }
+
+    /// Looks for what a packet from the far end of `flow` has left that was nobody's here.
+    fn unknown_of(&mut self, flow: &Flow) -> io::Result<Option<Flow>> {
+        let unknown = Flow {
+            source: flow.destination,
+            destination: flow.translated,
+            translated: flow.destination,
+            ..*flow
         };
-        match self.create(flow)? {
-            true => Ok(Entered::There),
-            false => Ok(Entered::Taken),
-        }
+        let there = self.find(&unknown)?;
+        Ok(there.filter(|there| there.key() == unknown.key()))
     }
 
     /// Makes an entry; returns whether there was none in its way.
@@ -231,5 +246,8 @@ impl Family {
     }
 }
 
+/// How often it is tried to enter a connection: its own ends and those of an unknown one may be in the
+/// way, one after the other.
+const ENTERING: usize = 3;
 const OPENING: &str = "opening";
 const CONNTRACK: &str = "connection tracking";

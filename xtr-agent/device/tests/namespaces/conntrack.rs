@@ -67,6 +67,20 @@ fn connections_are_entered_found_and_deleted() {
         assert_eq!(conntrack.translated(2, |_| true).unwrap().len(), 2);
         let taken = flow("10.0.0.5:40000", "203.0.113.9:40000");
         assert_eq!(conntrack.enter(&taken).unwrap(), Entered::Taken);
+        // What came from the far end before the connection was known gives way to it.
+        for (flow, far) in [(first, "198.51.100.2:80"), (sixth, "[2001:db8:ff::2]:443")] {
+            assert!(conntrack.delete(&flow).unwrap());
+            let unknown = Flow {
+                destination: flow.translated,
+                answered: false,
+                assured: false,
+                state: flow.state,
+                ..self::flow(far, far)
+            };
+            assert_eq!(conntrack.enter(&unknown).unwrap(), Entered::There);
+            assert_eq!(conntrack.enter(&flow).unwrap(), Entered::There, "{flow:?}");
+            assert!(!conntrack.delete(&unknown).unwrap());
+        }
         // What the far end sees is what counts.
         let other = flow("10.0.0.3:40000", "203.0.113.9:40077");
         assert_eq!(conntrack.enter(&other).unwrap(), Entered::There);
