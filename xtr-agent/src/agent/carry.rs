@@ -6,16 +6,18 @@
 //! move to the other. The destination asks the source, through the overlay, and acknowledges the
 //! client when it has its connections, or cannot get them. The source hands over what has changed
 //! meanwhile when it is told to forget the client, and says in its acknowledgement what became of them.
+//! The destination ends what it has got when it is told to forget the client soon after, since the move has
+//! failed then. Clients that go away otherwise, and may come back, keep their connections.
 //!
 //! Nobody waits for this for long: the client moves with its connections or without them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lisp_proto::{Connections, Handoff, Nonce, Record, Timestamp};
 
-use super::limits::{CARRIED, FETCHING, RELEASING};
+use super::limits::{CARRIED, FETCHING, MOVING, RELEASING};
 use super::{Action, Actions, Agent, Timer};
 
 /// Which connections outlive it that a client moves to another proxy?
@@ -71,9 +73,38 @@ pub(super) struct Carrying {
     fetching: BTreeMap<IpNet, Waiting>,
     releasing: BTreeMap<IpNet, Waiting>,
     /// Those who are about to leave us.
-    offered: BTreeSet<IpNet>,
+    offered: Recent,
+    /// Those whose connections were asked for; they leave us again if their move fails.
+    asked_for: Recent,
     /// What became of those that are gone: a map server that has not heard it asks again.
     released: BTreeMap<IpNet, Connections>,
+}
+
+/// Clients of whom something was said not long ago, and when.
+#[derive(Debug, Default)]
+pub(super) struct Recent(BTreeMap<IpNet, Timestamp>);
+
+impl Recent {
+    /// It is said of `client`; of whom it was said first gives way when there is no room.
+    pub(super) fn note(&mut self, now: Timestamp, client: IpNet) {
+        let Self(said) = self;
+        if said.len() >= CARRIED && !said.contains_key(&client) {
+            said.retain(|_, at| now < *at + MOVING);
+            let oldest = said.iter().min_by_key(|(_, at)| **at);
+            if let Some(oldest) = oldest.map(|(client, _)| *client)
+                && said.len() >= CARRIED
+            {
+                said.remove(&oldest);
+            }
+        }
+        said.insert(client, now);
+    }
+
+    /// Says whether it was said of `client` not long ago, and forgets it.
+    pub(super) fn take(&mut self, now: Timestamp, client: &IpNet) -> bool {
+        let at = self.0.remove(client);
+        at.is_some_and(|at| now < at + MOVING)
+    }
 }
 
 impl Carrying {
@@ -118,28 +149,25 @@ impl Agent {
             return self.release_connections(now, client, actions);
         }
         self.carrying.released.remove(&client);
-        if self.config.translates != Translates::ToShared {
-            return;
-        }
+        let is_shared = self.config.translates == Translates::ToShared;
         match handoff {
-            Some(Handoff::From(from)) if self.may_talk_to(from) => {
+            Some(Handoff::From(from)) if is_shared && self.may_talk_to(from) => {
                 self.fetch(now, client, from, actions);
             }
-            Some(Handoff::To(to)) if self.may_talk_to(to) => {
-                let offered = &mut self.carrying.offered;
-                if offered.len() < CARRIED || offered.contains(&client) {
-                    offered.insert(client);
+            Some(Handoff::To(to)) => {
+                self.carrying.offered.note(now, client);
+                if is_shared && self.may_talk_to(to) {
                     actions.push(Action::Carry(Carry::Offer { client, to }));
                 }
             }
-            Some(_) | None => {}
+            Some(Handoff::From(_) | Handoff::Left(_)) | None => {}
         }
     }
 
     /// Whether packets to `other` take the overlay, and nothing else.
     fn may_talk_to(&self, other: IpAddr) -> bool {
-        let other = IpNet::from(other);
-        self.in_overlay(&other) && !self.config.lives_here(&other)
+        let net = IpNet::from(other);
+        !other.is_unspecified() && self.in_overlay(&net) && !self.config.lives_here(&net)
     }
 
     /// Gets the connections of a client that comes to us; what it does until then is no use of them.
@@ -151,17 +179,18 @@ impl Agent {
         let until = now + FETCHING;
         let acks = Vec::new();
         fetching.insert(client, Waiting { acks, until });
-        self.carrying.offered.remove(&client);
+        self.carrying.offered.take(now, &client);
+        self.carrying.asked_for.note(now, client);
         self.deadlines.bring_forward(Timer::Carry, until);
         actions.push(Action::Carry(Carry::Fetch { client, from }));
     }
 
-    /// Ends the connections of a client that is told to be gone, if it was one of ours.
+    /// Ends the connections of a client that is told to be gone, if that is the end of a move.
     fn release_connections(&mut self, now: Timestamp, client: IpNet, actions: &mut Actions) {
-        let is_known = self.cache.get(&client).is_some() || !self.cache.parts(&client).is_empty();
         let carrying = &mut self.carrying;
-        let was_offered = carrying.offered.remove(&client);
-        if !is_known && !was_offered
+        let was_offered = carrying.offered.take(now, &client);
+        let was_asked_for = carrying.asked_for.take(now, &client);
+        if !(was_offered || was_asked_for)
             || carrying.releasing.contains_key(&client)
             || carrying.releasing.len() >= CARRIED
         {

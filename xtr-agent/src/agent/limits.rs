@@ -324,5 +324,7 @@ pub fn refresh_after(ttl: Duration) -> Duration {
 pub const FETCHING: Duration = Duration::from_millis(1_500);
 /// How long it waits to hear what became of those of a client that has left us.
 pub const RELEASING: Duration = Duration::from_secs(3);
+/// For how long a client counts as one that moves; a migration takes half of that at most.
+pub const MOVING: Duration = Duration::from_secs(60);
 /// Clients whose connections come or go at a time.
 pub const CARRIED: usize = 4_096;

@@ -54,15 +54,10 @@ impl Agent {
                 return;
             }
         }
-        let records: Vec<Record> = notify
-            .records()
-            .filter_map(|record| record.to_record(DEFAULT_PORT))
-            .take(RECORDS_PER_MESSAGE + 1)
-            .collect();
-        if records.len() > RECORDS_PER_MESSAGE {
+        let Some(records) = records_of(notify) else {
             actions.count(DropReason::TooManyRecords);
             return;
-        }
+        };
         let answer = self.subscriptions.answered(index, nonce, &records);
         let seen = server.notifies.accept(nonce);
         if seen == Seen::New {
@@ -343,6 +338,16 @@ impl Agent {
             });
         }
     }
+}
+
+/// Returns what `notify` says about mappings; `None` if that is more than one message may say.
+fn records_of(notify: &MapNotify<'_>) -> Option<Vec<Record>> {
+    let records = notify.records();
+    let records: Vec<_> = records
+        .filter_map(|record| record.to_record(DEFAULT_PORT))
+        .take(RECORDS_PER_MESSAGE + 1)
+        .collect();
+    (records.len() <= RECORDS_PER_MESSAGE).then_some(records)
 }
 
 /// Whether `notify` names nothing but what we register ourselves, or withdraw: a push may happen to

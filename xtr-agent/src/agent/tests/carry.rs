@@ -2,6 +2,7 @@
 //! the map server hears of it.
 
 use super::*;
+use crate::agent::carry::Recent;
 
 const SOURCE: [u8; 4] = [10, 0, 1, 9];
 
@@ -141,7 +142,8 @@ fn a_client_that_goes_is_offered_and_the_map_server_hears_what_became_of_its_con
     assert_eq!((carries(&again), acks(&again)), (vec![], vec![left]));
     // The client is back, and what was said of it is over.
     bench.connect(6, &far_end(SMALLER), 0);
-    let gone = goes(&mut bench, 7);
+    bench.notify_of(7, &[far_end(SMALLER)], handoff);
+    let gone = goes(&mut bench, 8);
     assert_eq!(carries(&gone), [release]);
     bench.done(&gone);
     assert_eq!(acks(&bench.after(limits::RELEASING)), [None]);
@@ -151,7 +153,10 @@ fn a_client_that_goes_is_offered_and_the_map_server_hears_what_became_of_its_con
 fn who_translates_to_its_own_address_says_how_many_connections_end() {
     let mut bench = proxy(Translates::ToOwn);
     bench.connect(1, &far_end(SMALLER), 0);
-    let gone = goes(&mut bench, 2);
+    let handoff = Some(Handoff::To(std::net::Ipv4Addr::UNSPECIFIED.into()));
+    let told = bench.notify_of(4, &[far_end(SMALLER)], handoff);
+    assert_eq!((carries(&told), acks(&told)), (vec![], vec![None]));
+    let gone = goes(&mut bench, 5);
     assert_eq!(carries(&gone), [Carry::Release { client: client() }]);
     bench.done(&gone);
     let told = bench.input(Input::Released {
@@ -160,7 +165,7 @@ fn who_translates_to_its_own_address_says_how_many_connections_end() {
     });
     assert_eq!(acks(&told), [None], "nobody knows");
     // Nobody was a client.
-    let unknown = bench.notify(3, &record("10.0.0.77/32", SMALLER, Ttl::WITHDRAW));
+    let unknown = bench.notify(6, &record("10.0.0.77/32", SMALLER, Ttl::WITHDRAW));
     assert_eq!((carries(&unknown), acks(&unknown)), (vec![], vec![None]));
 }
 
@@ -174,4 +179,48 @@ fn a_client_that_goes_while_it_is_idle_is_told_of_too() {
     assert_eq!(acks(&installed), [None]);
     let gone = goes(&mut bench, 2);
     assert_eq!(carries(&gone), [Carry::Release { client: client() }]);
+}
+
+#[test]
+fn a_client_that_goes_without_a_move_keeps_its_connections() {
+    for translates in [Translates::ToOwn, Translates::ToShared] {
+        let mut bench = proxy(translates);
+        bench.connect(1, &far_end(SMALLER), 0);
+        assert_eq!(carries(&goes(&mut bench, 2)), []);
+        // A move that was begun, and of which nothing came.
+        bench.connect(3, &far_end(SMALLER), 0);
+        let handoff = Some(Handoff::To(SOURCE.into()));
+        bench.notify_of(4, &[far_end(SMALLER)], handoff);
+        bench.after(limits::MOVING);
+        assert_eq!(carries(&goes(&mut bench, 5)), []);
+    }
+}
+
+#[test]
+fn what_a_client_has_brought_is_ended_when_its_move_has_failed() {
+    let mut bench = proxy(Translates::ToShared);
+    let told = comes(&mut bench, 1, SOURCE);
+    bench.done(&told);
+    bench.input(Input::Fetched(client()));
+    let gone = goes(&mut bench, 2);
+    assert_eq!(carries(&gone), [Carry::Release { client: client() }]);
+    // It is a client like any other when it has been here for a while.
+    let told = comes(&mut bench, 3, SOURCE);
+    bench.done(&told);
+    bench.input(Input::Fetched(client()));
+    bench.after(limits::MOVING);
+    assert_eq!(carries(&goes(&mut bench, 4)), []);
+}
+
+#[test]
+fn the_oldest_of_those_that_move_give_way() {
+    let mut recent = Recent::default();
+    let host = |number: u32| IpNet::from(IpAddr::V4(number.into()));
+    let now = |number: u32| Timestamp::ZERO + Duration::from_micros(number.into());
+    let last = u32::try_from(limits::CARRIED).unwrap();
+    for number in 0..=last {
+        recent.note(now(number), host(number));
+    }
+    assert!(!recent.take(now(last), &host(0)) && recent.take(now(last), &host(1)));
+    assert!(recent.take(now(last), &host(last)) && !recent.take(now(last), &host(last)));
 }
