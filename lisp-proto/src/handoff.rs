@@ -11,7 +11,8 @@ use std::net::IpAddr;
 pub enum Handoff {
     /// A map server says: the client comes from the xTR with this EID, which has its connections.
     From(IpAddr),
-    /// A map server says: the client goes to the xTR with this EID, which may ask for its connections.
+    /// A map server says: the client goes to the xTR with this EID, which may ask for its connections; the
+    /// unspecified address: to one that cannot ask for them.
     To(IpAddr),
     /// An xTR says that the client has left it.
     Left(Connections),

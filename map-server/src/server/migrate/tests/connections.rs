@@ -3,6 +3,7 @@
 use lisp_proto::{Connections, Handoff, Message, NotifyParams, decode, encode_map_notify_ack};
 
 use super::*;
+use crate::server::proxies::own_address_v6;
 
 /// Clients a and b use d; all proxies have addresses of their own.
 fn connected_with_addresses() -> Bench {
@@ -39,7 +40,7 @@ fn says(bench: &mut Bench, name: &str, notify: &Sent, moved: u32, reset: u32) ->
     bench.datagram(control(name), Via::Tunnel, &bytes)
 }
 
-fn address(name: &str) -> std::net::IpAddr {
+fn address(name: &str) -> IpAddr {
     own_address(name).parse().unwrap()
 }
 
@@ -82,6 +83,43 @@ fn nothing_is_said_where_one_has_no_address_to_talk_to() {
     let mut bench = connected();
     let arm = migrate(&mut bench);
     assert_eq!(handoffs(&arm), [("e", None)]);
+}
+
+/// Registers addresses of its own, besides default routes, for a proxy of `connected`.
+fn has(bench: &mut Bench, name: &str, priority: u8, addresses: &[&'static str]) {
+    let mut records = default_routes(name, priority, 100).to_vec();
+    let own = addresses.iter().map(|own| record(own, "192.0.2.9:51820"));
+    records.extend(own);
+    share(bench, name, &records);
+    acknowledge_all(bench);
+}
+
+#[test]
+fn both_are_told_addresses_of_a_family_that_both_have() {
+    let mut bench = connected();
+    has(&mut bench, "d", 1, &[own_address("d"), own_address_v6("d")]);
+    has(&mut bench, "e", 2, &[own_address_v6("e")]);
+    let arm = migrate(&mut bench);
+    let expected = [
+        ("d", Some(Handoff::To(own_address_v6("e").parse().unwrap()))),
+        (
+            "e",
+            Some(Handoff::From(own_address_v6("d").parse().unwrap())),
+        ),
+    ];
+    assert_eq!(handoffs(&arm), expected);
+}
+
+#[test]
+fn a_source_whose_client_cannot_be_followed_counts_its_connections_all_the_same() {
+    for (name, priority) in [("d", 1), ("e", 2)] {
+        let mut bench = connected();
+        has(&mut bench, name, priority, &[own_address(name)]);
+        let arm = migrate(&mut bench);
+        let nowhere = Ipv4Addr::UNSPECIFIED.into();
+        let expected = [("d", Some(Handoff::To(nowhere))), ("e", None)];
+        assert_eq!(handoffs(&arm), expected);
+    }
 }
 
 #[test]
