@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use wg_device::{NetNs, listen_through};
 
 use super::books::{Offers, Told};
-use super::limits::{LISTENING, PACE, PATIENCE, PORT, SESSIONS};
+use super::limits::{ENTERING, LISTENING, PACE, PATIENCE, PORT, SESSIONS};
 use super::table::Table;
 use super::wire::{self, Frame};
 use crate::shell::clock::Clock;
@@ -116,8 +116,8 @@ impl Giving {
             return Err(io::ErrorKind::PermissionDenied.into());
         };
         let (mut told, mut end) = (Told::default(), None::<End>);
+        let mut flows = self.table.lately_of(client).await?;
         loop {
-            let flows = self.table.of(client).await?;
             let mut out = Vec::new();
             for frame in told.news(&flows) {
                 wire::write(&frame, &mut out);
@@ -130,7 +130,7 @@ impl Giving {
             wire::write(&last, &mut out);
             timeout(PATIENCE, stream.write_all(&out)).await??;
             let mut answer = [0; wire::ANSWER];
-            timeout(PATIENCE, stream.read_exact(&mut answer)).await??;
+            timeout(ENTERING, stream.read_exact(&mut answer)).await??;
             if let Some(end) = end {
                 // Who has asked may have given up.
                 let _given_up = end.send(wire::read_answer(answer));
@@ -143,6 +143,7 @@ impl Giving {
                 },
                 () = sleep(PACE) => {}
             }
+            flows = self.table.of(client).await?;
         }
     }
 
@@ -151,6 +152,9 @@ impl Giving {
         let mut state = self.state();
         if !state.offers.allows(self.clock.now(), &client, by) {
             return None;
+        }
+        if state.sessions.len() >= SESSIONS {
+            state.sessions.retain(|_, session| !session.is_closed());
         }
         let (ask, asked) = mpsc::channel(1);
         state.sessions.insert(client, ask);
@@ -180,4 +184,40 @@ impl Giving {
 
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "that is no question")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_that_leave_at_a_time_may_be_asked_for() {
+        let many = 300_u32;
+        let clock = Clock::start();
+        let table = Arc::new(Table::new(None, &[], clock));
+        let giving = Arc::new(Giving::new(clock, table));
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let client = |number: u32| IpNet::from(IpAddr::V4((0x0a00_0000 | number).into()));
+        for number in 0..many {
+            giving.offer(client(number), here);
+        }
+        let listener = TcpListener::bind((here, 0)).await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let accepting = tokio::spawn(Arc::clone(&giving).accept(listener));
+        // Nobody says anything before all are there.
+        let mut streams = Vec::new();
+        for _ in 0..many {
+            streams.push(TcpStream::connect(to).await.unwrap());
+        }
+        for (number, stream) in (0..many).zip(&mut streams) {
+            stream
+                .write_all(&wire::hello(client(number)))
+                .await
+                .unwrap();
+        }
+        while giving.state().sessions.len() < streams.len() {
+            sleep(PACE).await;
+        }
+        accepting.abort();
+    }
 }

@@ -5,6 +5,7 @@
 //! | how do they travel? | `wire` |
 //! | who may have them, who knows which, which are taken? | `books` |
 //! | what is there? | `table` |
+//! | who answers? | `sources` |
 //! | who gets them? | `give` |
 //! | how are they got? | `take` |
 //!
@@ -15,6 +16,7 @@
 mod books;
 mod give;
 mod limits;
+mod sources;
 mod table;
 mod take;
 mod wire;
@@ -22,21 +24,23 @@ mod wire;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use ipnet::IpNet;
-use lisp_proto::Connections;
+use lisp_proto::{Connections, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{Instrument, Span, info, warn};
+use tracing::{Instrument, Span, debug, info, warn};
 use wg_device::NetNs;
 
 use super::clock::Clock;
 use crate::agent::Carry;
 use crate::config::{Instance, Translation};
 use give::Giving;
-use table::Table;
+use limits::JUST_TAKEN;
+use sources::Sources;
+use table::{Table, delete_each};
 use take::{Taking, Way};
 
 /// What the agent is told.
@@ -48,6 +52,22 @@ pub(super) enum Carried {
     Released(IpNet, Option<Connections>),
 }
 
+/// One that has the connections of a client come here.
+struct Conversation {
+    from: IpAddr,
+    task: AbortHandle,
+    /// When all was said.
+    ended: Arc<OnceLock<Timestamp>>,
+}
+
+impl Conversation {
+    /// Whether what it was about is on its way, or has just come.
+    fn counts(&self, now: Timestamp) -> bool {
+        let ended = self.ended.get();
+        ended.map_or(!self.task.is_finished(), |at| now < *at + JUST_TAKEN)
+    }
+}
+
 /// Carries the connections of the clients of one instance.
 pub(super) struct Carrier {
     clock: Clock,
@@ -55,7 +75,8 @@ pub(super) struct Carrier {
     device: String,
     table: Arc<Table>,
     giving: Arc<Giving>,
-    taking: BTreeMap<IpNet, AbortHandle>,
+    sources: Arc<Mutex<Sources>>,
+    taking: BTreeMap<IpNet, Conversation>,
     tasks: JoinSet<()>,
     tell: mpsc::UnboundedSender<Carried>,
     told: mpsc::UnboundedReceiver<Carried>,
@@ -63,7 +84,7 @@ pub(super) struct Carrier {
 
 impl Carrier {
     pub(super) fn new(clock: Clock, netns: Option<&NetNs>, instance: &Instance) -> Self {
-        let table = Table::new(netns.cloned(), instance.overlay.clone(), clock);
+        let table = Table::new(netns.cloned(), &instance.overlay, clock);
         let table = Arc::new(table);
         let (tell, told) = mpsc::unbounded_channel();
         Self {
@@ -72,6 +93,7 @@ impl Carrier {
             device: instance.interfaces.data.clone(),
             giving: Arc::new(Giving::new(clock, Arc::clone(&table))),
             table,
+            sources: Arc::default(),
             taking: BTreeMap::new(),
             tasks: JoinSet::new(),
             tell,
@@ -91,14 +113,11 @@ impl Carrier {
     /// Carries out what the agent wants.
     pub(super) fn perform(&mut self, instance: &Instance, carry: Carry, span: &Span) {
         while self.tasks.try_join_next().is_some() {}
-        self.taking.retain(|_, taking| !taking.is_finished());
+        let now = self.clock.now();
+        self.taking.retain(|_, taking| taking.counts(now));
+        self.table.follow(&instance.overlay);
         match carry {
-            Carry::Fetch { client, from } => {
-                self.stop_taking(&client);
-                let task = self.fetch(instance, client, from);
-                let task = self.tasks.spawn(task.instrument(span.clone()));
-                self.taking.insert(client, task);
-            }
+            Carry::Fetch { client, from } => self.begin(instance, (client, from), span),
             Carry::Offer { client, to } => {
                 if self.giving.offer(client, to) {
                     let (netns, device) = (self.netns.clone(), self.device.clone());
@@ -117,8 +136,24 @@ impl Carrier {
 
     fn stop_taking(&mut self, client: &IpNet) {
         if let Some(taking) = self.taking.remove(client) {
-            taking.abort();
+            taking.task.abort();
         }
+    }
+
+    /// Gets the connections of `client` from `from`, unless that goes on already or is of no use.
+    fn begin(&mut self, instance: &Instance, (client, from): (IpNet, IpAddr), span: &Span) {
+        let taking = self.taking.get(&client);
+        let is_known = taking.is_some_and(|taking| taking.from == from);
+        if is_known || !books_of(&self.sources).may_answer(self.clock.now(), from) {
+            let _stopped = self.tell.send(Carried::Fetched(client));
+            return;
+        }
+        self.stop_taking(&client);
+        let ended = Arc::default();
+        let task = self.fetch(instance, client, from, Arc::clone(&ended));
+        let task = self.tasks.spawn(task.instrument(span.clone()));
+        self.taking
+            .insert(client, Conversation { from, task, ended });
     }
 
     /// Gets the connections of `client`, and what changes in them until it has come.
@@ -127,28 +162,29 @@ impl Carrier {
         instance: &Instance,
         client: IpNet,
         from: IpAddr,
+        done: Arc<OnceLock<Timestamp>>,
     ) -> impl Future<Output = ()> + use<> {
         let public = match &instance.nat.translation {
             Translation::To(public) => public.clone(),
             Translation::None | Translation::Masquerade => Vec::new(),
         };
-        let mut sources = hosts(&instance.eid_prefixes);
-        let source = sources.find(|eid| eid.is_ipv4() == from.is_ipv4());
-        let (netns, device) = (self.netns.clone(), self.device.clone());
+        let own = hosts(&instance.eid_prefixes);
+        let way = Way {
+            netns: self.netns.clone(),
+            device: self.device.clone(),
+            sources: own.filter(|eid| eid.is_ipv4() == from.is_ipv4()).collect(),
+            to: from,
+        };
         let (clock, table, tell) = (self.clock, Arc::clone(&self.table), self.tell.clone());
+        let sources = Arc::clone(&self.sources);
         async move {
-            let begun = match source {
-                Some(source) => {
-                    let to = from;
-                    let way = Way {
-                        netns,
-                        device,
-                        source,
-                        to,
-                    };
-                    Taking::begin(clock, &way, (client, &public), &table).await
+            let begun = Taking::begin(clock, &way, (client, &public), &table).await;
+            let is_news = match &begun {
+                Ok(_) => {
+                    books_of(&sources).answered(from);
+                    true
                 }
-                None => Err(io::ErrorKind::AddrNotAvailable.into()),
+                Err(_) => books_of(&sources).failed(clock.now(), from),
             };
             let _stopped = tell.send(Carried::Fetched(client));
             let ended = match begun {
@@ -160,11 +196,9 @@ impl Carrier {
                 }
                 Err(error) => Err(error),
             };
-            if let Err(error) = ended {
-                let remedy = "the proxy that it came from says how many connections have ended; \
-                              give both the same `nat` address, and let them reach each other's \
-                              `eid_prefixes` through the overlay";
-                warn!(event = "connections_not_taken", %client, %from, %error, remedy);
+            match ended {
+                Ok(()) => drop(done.set(clock.now())),
+                Err(error) => not_taken(client, from, &error, is_news),
             }
         }
     }
@@ -192,17 +226,27 @@ impl Carrier {
     }
 }
 
+/// Tells the operator of connections that are lost; what is no news is a detail.
+fn not_taken(client: IpNet, from: IpAddr, error: &io::Error, is_news: bool) {
+    if !is_news {
+        debug!(%client, %from, %error, "connections not taken");
+        return;
+    }
+    let remedy = "the proxy that it came from says how many connections have ended; give both the same \
+                  `nat` address, and let them reach each other's `eid_prefixes` through the overlay";
+    warn!(event = "connections_not_taken", %client, %from, %error, remedy);
+}
+
+fn books_of(sources: &Mutex<Sources>) -> MutexGuard<'_, Sources> {
+    sources.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Deletes the connections of `client`; returns in how many something might still be said.
 async fn delete_all(table: &Table, client: IpNet) -> io::Result<u32> {
     let flows = table.of(client).await?;
     let alive = flows.iter().filter(|flow| flow.is_alive()).count();
     if !flows.is_empty() {
-        let deleted = table.change(move |conntrack| {
-            for flow in &flows {
-                conntrack.delete(flow)?;
-            }
-            Ok(())
-        });
+        let deleted = table.change(move |conntrack| delete_each(conntrack, &flows));
         deleted.await?;
     }
     Ok(u32::try_from(alive).unwrap_or(u32::MAX))

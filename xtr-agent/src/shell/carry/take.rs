@@ -13,7 +13,7 @@ use wg_device::{Entered, Flow, NetNs, connect_through};
 
 use super::books::Taken;
 use super::limits::{AGAIN, FLOWS_PER_CLIENT, PATIENCE, PORT, REFUSED, SILENCE, TAKING};
-use super::table::Table;
+use super::table::{Table, delete_each};
 use super::wire::{self, Frame};
 use crate::shell::clock::Clock;
 
@@ -22,8 +22,8 @@ pub(super) struct Way {
     pub(super) netns: Option<NetNs>,
     /// The data interface.
     pub(super) device: String,
-    /// An EID of ours.
-    pub(super) source: IpAddr,
+    /// EIDs of ours; the other proxy was told one of them.
+    pub(super) sources: Vec<IpAddr>,
     /// The EID of the other proxy.
     pub(super) to: IpAddr,
 }
@@ -49,9 +49,12 @@ impl Taking {
     ) -> io::Result<Self> {
         let start = clock.now();
         let mut pause = AGAIN;
+        let mut sources = way.sources.iter().cycle();
+        let mut left = way.sources.len();
         loop {
+            let source = *sources.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
             let tried = async {
-                let mut stream = connect(way).await?;
+                let mut stream = connect(way, source).await?;
                 stream.write_all(&wire::hello(client)).await?;
                 let mut taking = Self {
                     stream,
@@ -63,10 +66,14 @@ impl Taking {
             };
             let tried = timeout_at(clock.instant(start + TAKING), tried).await?;
             match tried {
-                Err(error) if may_change(&error, clock.now(), start) => sleep(pause).await,
+                Err(error) if may_change(&error, clock.now(), start) => left -= 1,
                 tried => return tried,
             }
-            pause *= 2;
+            if left == 0 {
+                sleep(pause).await;
+                pause *= 2;
+                left = way.sources.len();
+            }
         }
     }
 
@@ -105,9 +112,7 @@ impl Taking {
             return Ok(());
         }
         let changed = self.table.change(move |conntrack| {
-            for flow in &gone {
-                conntrack.delete(flow)?;
-            }
+            delete_each(conntrack, &gone)?;
             let mut entered = Vec::with_capacity(come.len());
             for flow in come {
                 let is_there = conntrack.enter(&flow)? == Entered::There;
@@ -138,8 +143,8 @@ impl Taking {
     }
 }
 
-async fn connect(way: &Way) -> io::Result<TcpStream> {
-    let ends = [(way.source, 0), (way.to, PORT)].map(SocketAddr::from);
+async fn connect(way: &Way, source: IpAddr) -> io::Result<TcpStream> {
+    let ends = [(source, 0), (way.to, PORT)].map(SocketAddr::from);
     connect_through(way.netns.as_ref(), &way.device, ends).await
 }
 
