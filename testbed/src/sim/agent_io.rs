@@ -139,7 +139,8 @@ impl World {
                 to,
                 number: sequence,
             } => self.echo(number, to, sequence),
-            Action::Listen => {}
+            // No agent here translates addresses.
+            Action::Carry(_) | Action::Listen => {}
             Action::Hear => self.hear(number),
             Action::Reinject(packet) => self.sabotage_reinject(number, packet),
             Action::Deliver(packet) => {

@@ -12,10 +12,12 @@ use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
-use tracing::{Instrument, Span, info, info_span, warn};
+use tracing::{Instrument, Span, info, warn};
 use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
+use super::carry::Carrier;
+use super::clock::Clock;
 use super::control::Renewals;
 use super::counting::{Counting, Found};
 use super::data_plane::DataPlane;
@@ -60,6 +62,8 @@ pub(super) struct Overlay {
     pub(super) holes: BlackHoles,
     /// What tells whether proxies lead anywhere.
     pub(super) scout: Scout,
+    /// What carries the connections of clients that come and go.
+    pub(super) carrier: Carrier,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
     /// What `status` says of the interfaces, as they were made.
@@ -90,7 +94,7 @@ impl Overlay {
         instance: &Instance,
         (control_key, data_key): (&PrivateKey, &PrivateKey),
         (control_address, rlocs): (IpAddr, &[IpAddr]),
-        first_nonce: Nonce,
+        (first_nonce, clock): (Nonce, Clock),
     ) -> Result<Self> {
         let keys = (control_key, data_key);
         let addresses = (control_address, rlocs);
@@ -112,6 +116,7 @@ impl Overlay {
             paths: PathSizes::marked(config.mark()),
             holes: BlackHoles::default(),
             scout: Scout::new(instance),
+            carrier: Carrier::new(clock, plane.netns(), instance),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
             server: config.map_server.underlay(),
@@ -121,7 +126,7 @@ impl Overlay {
             drops: Drops::default(),
             actions: Actions::default(),
             inbox: VecDeque::new(),
-            span: span(instance.iid, config.instances.len()),
+            span: narrate::span(instance.iid, config.instances.len()),
         })
     }
 
@@ -346,6 +351,7 @@ impl Overlay {
                 let scouted = self.span.in_scope(|| self.scout.perform(action));
                 self.inbox.extend(scouted);
             }
+            Action::Carry(carry) => self.carrier.perform(&self.instance, carry, &self.span),
             Action::Reinject(packet) => {
                 if !self.plane.inject(&packet).await {
                     self.inbox.push_back(Report::NotSent(packet));
@@ -474,7 +480,7 @@ impl Overlay {
 
     /// There are so many instances from now on.
     pub(super) fn beside(&mut self, instances: usize) {
-        self.span = span(self.iid, instances);
+        self.span = narrate::span(self.iid, instances);
     }
 
     /// Removes the interfaces, and with them the routes.
@@ -486,14 +492,5 @@ impl Overlay {
         let closed = timeout(CLOSING, self.plane.close()).await;
         self.span.in_scope(|| info!(event = "stopped", drops));
         closed.context("interfaces did not close in time")
-    }
-}
-
-/// What is logged says the instance-id where there is more than one.
-fn span(iid: InstanceId, instances: usize) -> Span {
-    if instances > 1 {
-        info_span!("instance", iid = iid.0)
-    } else {
-        Span::none()
     }
 }

@@ -52,6 +52,7 @@ impl Scout {
             | Action::RenewControlTunnel(_)
             | Action::ReadPeerStats(_)
             | Action::ReadPeerStatsAnew(_)
+            | Action::Carry(_)
             | Action::Reinject(_)
             | Action::Deliver(_)
             | Action::Count(_)
