@@ -240,8 +240,8 @@ impl Relays {
     ) -> impl Iterator<Item = Pair> + '_ {
         let first = (via, iid, end, pair(XtrIndex::MIN, XtrIndex::MIN, iid));
         let carried = self.carried.range(first..);
-        let theirs = carried
-            .take_while(move |(by, within, of, _)| (*by, *within, *of) == (via, iid, end));
+        let theirs =
+            carried.take_while(move |(by, within, of, _)| (*by, *within, *of) == (via, iid, end));
         theirs.map(|(.., pair)| *pair)
     }
 

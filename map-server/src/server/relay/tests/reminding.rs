@@ -39,7 +39,10 @@ fn so_it_does_of_a_relay_that_has_nothing_for_itself() {
     let mut bench = network(&["a", "b"], &["d"]);
     outcome(&mut bench, &lost("b"));
     let news = passes_on(&mut bench, "10.0.0.1");
-    assert!(news.contains(&"b: 10.0.0.1/32 at 192.0.2.4".into()), "{news:?}");
+    assert!(
+        news.contains(&"b: 10.0.0.1/32 at 192.0.2.4".into()),
+        "{news:?}"
+    );
 }
 
 #[test]
@@ -49,8 +52,14 @@ fn whoever_does_not_need_the_relay_hears_nothing_of_others() {
         let heard = news.iter().filter(|it| it.starts_with("b: "));
         heard.cloned().collect::<Vec<_>>()
     };
-    assert_eq!(others(&passes_on(&mut bench, "10.0.0.1")), [] as [String; 0]);
+    assert_eq!(
+        others(&passes_on(&mut bench, "10.0.0.1")),
+        [] as [String; 0]
+    );
     complain(&mut bench, "a", "c", &lost("c"));
     acknowledge_all(&mut bench);
-    assert_eq!(others(&passes_on(&mut bench, "10.0.0.1")), [] as [String; 0]);
+    assert_eq!(
+        others(&passes_on(&mut bench, "10.0.0.1")),
+        [] as [String; 0]
+    );
 }
