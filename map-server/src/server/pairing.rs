@@ -52,6 +52,7 @@ impl MapServer {
         self.watch_denied(now, requester, &eids, actions);
         let mut reminded = self.remind(now, requester, &eids, actions);
         if self.own_record(requester, &source).is_none() {
+            self.put_on_trial(now, requester, &source, &eids, actions);
             self.pair_later(now, requester, &eids, actions);
             return reminded;
         }

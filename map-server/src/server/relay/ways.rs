@@ -77,6 +77,11 @@ impl Relays {
         way.flat_map(|way| way.via.values().copied()).collect()
     }
 
+    /// Whether a pair tries to do without the relay that it had.
+    pub(super) fn is_on_trial(&self, pair: &Pair) -> bool {
+        self.way(pair).is_some_and(|way| way.via.is_empty())
+    }
+
     /// Returns how long a pair uses its relays.
     pub(super) fn lifetime(&self, pair: &Pair) -> Option<Duration> {
         Some(self.way(pair)?.lifetime)

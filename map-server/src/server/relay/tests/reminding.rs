@@ -45,6 +45,21 @@ fn so_it_does_of_a_relay_that_has_nothing_for_itself() {
     );
 }
 
+/// One of the two has not heard of it, and its packets still come to the relay.
+#[test]
+fn ends_that_are_to_try_without_hear_of_each_other_when_the_relay_still_gets_packets() {
+    let mut bench = network(&["a", "b"], &["d"]);
+    outcome(&mut bench, &lost("b"));
+    bench.wait(limits::RELAY_LIFETIME_FIRST);
+    acknowledge_all(&mut bench);
+    let news = passes_on(&mut bench, "10.0.0.1");
+    for expected in ["a: 10.0.0.2/32 at 192.0.2.2", "b: 10.0.0.1/32 at 192.0.2.1"] {
+        assert!(news.contains(&expected.to_owned()), "{news:?}");
+    }
+    let news = passes_on(&mut bench, "10.0.0.3");
+    assert!(!news.iter().any(|it| it.starts_with("b: ")), "{news:?}");
+}
+
 #[test]
 fn whoever_does_not_need_the_relay_hears_nothing_of_others() {
     let mut bench = network(&["a", "b", "c"], &["d"]);
