@@ -55,6 +55,15 @@ fn an_echo_is_answered_by_whom_it_went_to_and_with_its_number() {
     });
 }
 
+/// Lets time pass in which the runtime does not get a turn.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is the runtime that shall not know"
+)]
+fn blocked_for(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Whoever looks at counters cannot wait until the runtime has told it of what has come before.
 #[test]
 fn an_answer_that_has_come_is_there_without_waiting() {
@@ -67,8 +76,7 @@ fn an_answer_that_has_come_is_there_without_waiting() {
             let mut answers = Vec::new();
             for number in 0..30 {
                 drop(pinger.send(far, number));
-                // The runtime does not get a turn.
-                std::thread::sleep(Duration::from_millis(200));
+                blocked_for(Duration::from_millis(200));
                 answers.extend(std::iter::from_fn(|| pinger.answered()));
                 if !answers.is_empty() {
                     break;
