@@ -10,6 +10,7 @@ pub(crate) mod processing;
 mod attack;
 mod data;
 mod memory;
+mod pairs;
 mod peer;
 mod plot;
 mod report;
@@ -60,7 +61,7 @@ pub(crate) struct Args {
     each_ms: Option<u64>,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',',
-        default_values = ["requests", "memory", "processing", "storm", "attack", "oor"])]
+        default_values = ["requests", "pairs", "memory", "processing", "storm", "attack", "oor"])]
     parts: Vec<Part>,
     /// Directory for the report: `map-server.json` and plots
     #[arg(long, value_name = "DIR")]
@@ -72,6 +73,8 @@ pub(crate) struct Args {
 enum Part {
     /// Requests and registrations against the limit.
     Requests,
+    /// Agents that meet for the first time.
+    Pairs,
     /// Memory per mapping.
     Memory,
     /// The state machine by itself.
@@ -139,6 +142,9 @@ impl Run {
         }
         if self.wants(Part::Requests) {
             self.requests()?;
+        }
+        if self.wants(Part::Pairs) {
+            self.pairs()?;
         }
         if self.wants(Part::Attack) {
             self.attack()?;

@@ -128,6 +128,11 @@ impl Report {
             ),
             // Each core by itself: the generator needs some of one as well.
             ("two_cores_vs_one", two_cores.map(|each| 2.0 * each)),
+            // A pair counts as one request.
+            (
+                "pairs_vs_echo",
+                ratio(request("echo"), self.median("pair_us", "met")),
+            ),
             ("p50_10m_vs_1k", growth(|it| it.p50)),
             ("p99_10m_vs_1k", growth(|it| it.p99)),
         ]

@@ -6,6 +6,7 @@
 //! as many peers as a busy gateway has, on one machine.
 
 mod inner;
+mod meetings;
 mod member;
 mod socket;
 mod stream;
@@ -30,12 +31,13 @@ use xtr_agent::agent::Input;
 use crate::clock::{monotonic_ns, sleep, wall_ns};
 use crate::error::{Doing, TestbedError};
 use crate::topology::Host;
+pub use meetings::CrowdMeetings;
 pub use member::Arrival;
 pub(crate) use member::Directory;
 use member::{Enrolment, Member};
 use socket::ManyAddresses;
 pub use stream::CrowdStream;
-use stream::Sending;
+use stream::{Order, Sending};
 use tunnel::Outbox;
 
 /// Addresses of the members on the underlay (RFC 2544).
@@ -81,7 +83,7 @@ struct Shared {
     registered: AtomicU32,
     ended: AtomicBool,
     /// What members are to send next.
-    order: Mutex<Option<CrowdStream>>,
+    order: Mutex<Option<Order>>,
     /// Whether they still do.
     streaming: AtomicBool,
     arrivals: Mutex<Vec<Arrival>>,
@@ -169,7 +171,7 @@ impl Crowd {
         self.shared.wanted.fetch_max(count, Ordering::Relaxed);
         let until = monotonic_ns().saturating_add(crate::clock::nanos(patience));
         while self.shared.registered.load(Ordering::Relaxed) < count {
-            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            if self.has_ended() {
                 self.stop()?;
             }
             if monotonic_ns() > until || self.thread.is_none() {
@@ -191,6 +193,10 @@ impl Crowd {
         let mut arrivals = self.shared.arrivals.lock();
         let arrivals = arrivals.as_mut().unwrap_or_else(|error| error.get_mut());
         std::mem::take(arrivals)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Ends the thread.
@@ -250,8 +256,8 @@ impl Runner {
     /// Lets members send what they are to send by now.
     fn send_on(&mut self) {
         let order = self.shared.order.lock();
-        if let Some(stream) = order.unwrap_or_else(PoisonError::into_inner).take() {
-            self.sending = Some(Sending::new(stream));
+        if let Some(order) = order.unwrap_or_else(PoisonError::into_inner).take() {
+            self.sending = Some(Sending::new(order));
         }
         let now = self.now();
         let Some(sending) = &mut self.sending else {
