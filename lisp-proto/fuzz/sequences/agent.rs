@@ -39,7 +39,7 @@ fn new_agent(keyless: bool) -> Agent {
         control_address: control(1).ip(),
         public_key: lisp_proto::PublicKey([4; 32]),
         listen_port: 51820,
-        rlocs: vec![IpAddr::from([192, 0, 2, 1])],
+        rlocs: vec![IpAddr::from([192, 0, 2, 1]).into()],
         ids: Some((XtrId([1; 16]), SiteId([0; 8]))),
         keyless,
         encapsulate_requests: false,
@@ -125,6 +125,7 @@ impl World {
                 let stats: Vec<_> = (0..choices.below(4))
                     .map(|_| PeerStats {
                         key: lisp_proto::PublicKey([1 + choices.below(8); 32]),
+                        endpoint: None,
                         handshake_seen: choices.below(2) == 0,
                         rx_bytes: u64::from(choices.byte()),
                         tx_bytes: u64::from(choices.byte()),
@@ -271,6 +272,7 @@ impl World {
                 | Action::ReadPeerStats(_)
                 | Action::ReadPeerStatsAnew(_)
                 | Action::Listen
+                | Action::LeaveFrom { .. }
                 | Action::Deliver(_)
                 | Action::Count(_)
                 | Action::Event(_) => {}

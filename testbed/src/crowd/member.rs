@@ -133,7 +133,7 @@ impl Member {
             control_address: control_address.into(),
             public_key: data_identity.public(),
             listen_port: PORT,
-            rlocs: vec![address.into()],
+            rlocs: vec![IpAddr::from(address).into()],
             ids: Some((XtrId(id), SiteId([0; 8]))),
             keyless: false,
             encapsulate_requests: false,
@@ -298,6 +298,7 @@ impl Member {
             // back leaves no proxy.
             Action::Echo { .. }
             | Action::Listen
+            | Action::LeaveFrom { .. }
             | Action::Hear
             | Action::Deliver(_)
             | Action::Count(_)
@@ -343,6 +344,7 @@ impl Member {
         let (handshake_seen, rx_bytes, tx_bytes) = self.peers.get(key)?.tunnel.stats();
         Some(PeerStats {
             key: *key,
+            endpoint: None,
             read_at: now,
             handshake_seen,
             rx_bytes,

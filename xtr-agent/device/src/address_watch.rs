@@ -17,10 +17,22 @@ impl AddressWatch {
     /// # Errors
     /// The system refuses a netlink socket.
     pub fn open() -> io::Result<Self> {
+        Self::of(GROUPS)
+    }
+
+    /// The same, and hears of interfaces that come and go, and of their carriers.
+    ///
+    /// # Errors
+    /// The system refuses a netlink socket.
+    pub fn open_with_links() -> io::Result<Self> {
+        Self::of(GROUPS | LINKS)
+    }
+
+    fn of(groups: u32) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;
         // Routes too: a new address is of no use before there is one.
-        socket.bind(&SocketAddr::new(0, GROUPS))?;
+        socket.bind(&SocketAddr::new(0, groups))?;
         register(socket).map(Self)
     }
 
@@ -64,6 +76,9 @@ const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV6_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_ROUTE) as u32;
+
+/// Interfaces (`rtnetlink(7)`).
+const LINKS: u32 = libc::RTMGRP_LINK as u32;
 
 /// Enough for what tells of one change; a longer message is cut off, and nobody reads it.
 const MESSAGE_BYTES: usize = 1_024;

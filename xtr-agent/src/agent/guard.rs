@@ -7,6 +7,9 @@
 //! Much that comes back through the tunnel speaks for the proxy, and against a witness that is silent.
 //! But nobody can tell whether it has come from beyond the proxy: against several witnesses it counts
 //! for nothing.
+//!
+//! A far end that is no proxy, but can be reached in several ways, is asked itself. Then it is the way
+//! there that is watched, and the way back: what comes back says nothing about the former.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,13 +20,19 @@ use lisp_proto::Timestamp;
 use super::PeerStats;
 use super::limits::{
     ECHO_BYTES, EVIDENCE, HANDSHAKE_BYTES, INITIATION_PAUSE, KEEPALIVE, LOSS_LEAST, LOSS_SHARE,
-    LOST_BY_CHANCE, PATIENCE, PATIENCE_MAX, PROBE_CALM, PROBE_EVERY, PROBE_SEEKING,
+    LOST_BY_CHANCE, PATIENCE, PATIENCE_MAX, PROBE_CALM, PROBE_EVERY, PROBE_SEEKING, PROBE_WAY,
     PROBES_LOST_MAX, QUIET, SEVERAL_WITNESSES, VERDICTS,
 };
 
-/// What is known of one proxy in use.
+/// What is known of one proxy in use, or another far end that is watched.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
+    /// Whether it is a proxy: what is beyond matters.
+    pub(super) is_proxy: bool,
+    /// Whether it is itself that is asked, and no proxy.
+    pub(super) asks_itself: bool,
+    /// Who has answered last.
+    pub(super) answerer: Option<IpAddr>,
     /// When its counters were looked at, and what it had received and sent by then.
     counted: Option<(Timestamp, u64, u64)>,
     /// When packets were last sent to it, other than echoes and those of WireGuard itself.
@@ -64,11 +73,13 @@ impl Guard {
         self.counted = Some((now, peer.rx_bytes, peer.tx_bytes));
         let asked = std::mem::take(&mut self.asked) * ECHO_BYTES;
         let answered = std::mem::take(&mut self.answered) * ECHO_BYTES;
-        let Some((_, received, sent)) = before else {
+        let Some((looked, received, sent)) = before else {
             return true;
         };
         let sent = peer.tx_bytes.saturating_sub(sent).saturating_sub(asked);
         let received = peer.rx_bytes.saturating_sub(received);
+        let others = received.saturating_sub(answered);
+        let answers = !self.is_proxy && is_echoes(sent, others, now - looked);
         let is_own = HANDSHAKE_BYTES.contains(&sent);
         self.initiated = match self.initiated {
             _ if received > 0 => None,
@@ -77,10 +88,10 @@ impl Guard {
             None if is_own => Some((now, now)),
             before => before,
         };
-        if (sent > KEEPALIVE && !is_own) || self.awaits_session(now) {
+        if (sent > KEEPALIVE && !is_own && !answers) || self.awaits_session(now) {
             self.used = Some(now);
         }
-        self.answers_others = received > answered + EVIDENCE;
+        self.answers_others = others > EVIDENCE;
         if !self.is_used(now) {
             self.forget_silence();
         } else if self.is_vouched_for() {
@@ -107,7 +118,7 @@ impl Guard {
 
     /// Whether what comes back speaks for it more than the silence of witnesses against it.
     fn is_vouched_for(&self) -> bool {
-        self.answers_others && self.silent.len() < SEVERAL_WITNESSES
+        self.answers_others && !self.asks_itself && self.silent.len() < SEVERAL_WITNESSES
     }
 
     fn forget_silence(&mut self) {
@@ -129,11 +140,24 @@ impl Guard {
         let pause = match (has_witness, self.is_vouched_for()) {
             (false, _) => PROBE_SEEKING,
             (true, true) => PROBE_CALM,
+            (true, false) if self.asks_itself && self.answers_others => PROBE_WAY,
             // Looks come that often, or more often when others want the counters; none comes to the
             // microsecond.
             (true, false) => PROBE_EVERY * 3 / 4,
         };
         self.is_used(now) && self.asked_at.is_none_or(|at| now - at >= pause)
+    }
+
+    /// The next echo need not wait.
+    pub(super) const fn hurries(&mut self) {
+        self.asked_at = None;
+    }
+
+    /// It is reached another way from now on: what was not answered says nothing about that.
+    pub(super) fn begins_anew(&mut self) {
+        self.forget_silence();
+        self.settled_until = None;
+        self.hurries();
     }
 
     /// Whose turn it is to be asked.
@@ -163,8 +187,9 @@ impl Guard {
         }
     }
 
-    /// An echo that was sent at `sent` has come back, and so many before it to the same witness have not.
-    pub(super) fn is_answered(&mut self, now: Timestamp, sent: Timestamp, missed: u32) {
+    /// An echo that was sent at `sent` has come back from `by`, and so many before it to the same witness have not.
+    pub(super) fn is_answered(&mut self, now: Timestamp, sent: Timestamp, by: IpAddr, missed: u32) {
+        self.answerer = Some(by);
         // More than that is no chance.
         if missed < PROBES_LOST_MAX {
             for _ in 0..missed {
@@ -214,6 +239,17 @@ impl Guard {
     }
 }
 
+/// Whether bytes sent and received within `span` are echoes of the far end and our answers to them: it
+/// watches us, as we do it, and neither shall keep the other at that.
+fn is_echoes(sent: u64, received: u64, span: Duration) -> bool {
+    let most = 1 + span.as_millis() / PROBE_EVERY.as_millis();
+    let count = sent / ECHO_BYTES;
+    let is_whole = [sent, received]
+        .iter()
+        .all(|it| it.is_multiple_of(ECHO_BYTES));
+    is_whole && u128::from(count) <= most && count.abs_diff(received / ECHO_BYTES) <= 2
+}
+
 #[cfg(test)]
 mod tests {
     use lisp_proto::PublicKey;
@@ -237,8 +273,12 @@ mod tests {
     impl Bench {
         /// A proxy that a witness has answered through, with packets on their way to it.
         fn proven() -> Self {
+            let guard = Guard {
+                is_proxy: true,
+                ..Guard::default()
+            };
             let mut bench = Self {
-                guard: Guard::default(),
+                guard,
                 now: Timestamp::ZERO,
                 rx: 0,
                 tx: 0,
@@ -265,6 +305,7 @@ mod tests {
             self.tx += sent;
             let peer = PeerStats {
                 key: PublicKey([1; 32]),
+                endpoint: None,
                 handshake_seen: true,
                 rx_bytes: self.rx,
                 tx_bytes: self.tx,
@@ -280,8 +321,8 @@ mod tests {
                 self.tx += ECHO_BYTES;
                 if answers {
                     let at = self.now + self.round_trip;
-                    self.guard.is_answered(at, self.now, self.missed);
-                    self.missed = 0;
+                    let missed = std::mem::take(&mut self.missed);
+                    self.guard.is_answered(at, self.now, witness, missed);
                     self.rx += ECHO_BYTES;
                 } else {
                     self.missed += 1;
@@ -436,6 +477,51 @@ mod tests {
             bench.guard.has_not_asked(&witness);
         }
         assert_eq!((bench.guard.silence, bench.guard.asked), (None, 1));
+    }
+
+    #[test]
+    fn a_far_end_that_is_asked_itself_and_does_not_answer_is_lost_whatever_comes_from_it() {
+        let mut bench = Bench::proven();
+        (bench.guard.is_proxy, bench.guard.asks_itself) = (false, true);
+        let start = bench.now;
+        let found = (0..100).any(|_| {
+            bench.rx += EVIDENCE * 10;
+            bench.step(1_000, false)
+        });
+        assert!(found);
+        let took = bench.now - start;
+        assert!(took < PROBE_WAY * (bench.guard.too_many() + 2), "{took:?}");
+    }
+
+    #[test]
+    fn two_that_watch_each_other_do_not_keep_each_other_at_it() {
+        let mut bench = Bench::proven();
+        (bench.guard.is_proxy, bench.guard.asks_itself) = (false, true);
+        let flows = |bench: &mut Bench| {
+            let asked = bench.asked;
+            for _ in 0..100 {
+                // An echo of the far end, and our answer.
+                bench.rx += ECHO_BYTES;
+                bench.step(ECHO_BYTES, true);
+            }
+            bench.asked - asked
+        };
+        assert!(
+            flows(&mut bench) < 50,
+            "until packets count as flowing no more"
+        );
+        assert_eq!(flows(&mut bench), 0);
+        bench.step(1_000, true);
+        assert!(bench.guard.is_used(bench.now));
+    }
+
+    #[test]
+    fn one_that_is_reached_another_way_has_its_time_again() {
+        let mut bench = Bench::proven();
+        bench.lost_after(1_000).unwrap();
+        bench.guard.begins_anew();
+        let again = bench.lost_after(1_000).unwrap();
+        assert!(again >= PATIENCE && again < VERDICTS / 5, "{again:?}");
     }
 
     #[test]

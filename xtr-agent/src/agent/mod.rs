@@ -17,6 +17,7 @@ mod choice;
 mod config;
 mod control;
 mod doubt;
+mod echoes;
 mod event;
 mod failover;
 mod gap;
@@ -30,8 +31,10 @@ mod install;
 mod ip_header;
 pub mod limits;
 mod liveness;
+mod locators;
 mod map_cache;
 mod miss;
+mod multihomed;
 mod nat;
 mod notify;
 mod peers;
@@ -63,7 +66,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub use action::{Action, Actions, Change, ChangeId};
-pub use config::{Config, MapServer};
+pub use config::{Config, MapServer, Uplink};
 pub use event::{Cause, DropReason, Event};
 pub use inspect::Sizes;
 pub use map_cache::{Chosen, State};
@@ -71,7 +74,9 @@ pub use nat::Sighting;
 pub use peers::PeerSpec;
 pub use reconfigure::Adjustable;
 pub use snapshot::{SavedMapping, Snapshot};
-pub use status::{MappingState, MappingStatus, NatStatus, PeerStatus, ServerStatus, Status};
+pub use status::{
+    LocatorStatus, MappingState, MappingStatus, NatStatus, PeerStatus, ServerStatus, Status,
+};
 pub use trace::{Failure, Reached, Stage, Trace};
 
 use apart::Apart;
@@ -82,6 +87,7 @@ use gap::Gaps;
 use hold::HoldBudget;
 use ip_header::Unreachable;
 use liveness::Liveness;
+use locators::Locators;
 use map_cache::{MapCache, Resolver};
 use nat::Nat;
 use peers::Peers;
@@ -99,6 +105,8 @@ use watch::Watches;
 pub struct PeerStats {
     /// The peer.
     pub key: PublicKey,
+    /// Where packets to it go at present.
+    pub endpoint: Option<SocketAddr>,
     /// Whether there was a handshake since it was added.
     pub handshake_seen: bool,
     /// Bytes received from it.
@@ -149,7 +157,7 @@ pub enum Input<'a> {
     /// among them.
     Heard(&'a [IpAddr]),
     /// The addresses of this host changed.
-    LocalRlocs(&'a [IpAddr]),
+    LocalRlocs(&'a [Uplink]),
     /// Whether those who share our prefixes are to take our clients over.
     Drain(bool),
     /// A deadline passed.
@@ -223,6 +231,8 @@ pub struct Agent {
     handovers: Handovers,
     /// Proxies in use that others could take the place of.
     failover: Failover,
+    /// Far ends that can be reached in several ways.
+    locators: Locators,
     /// What comes of mappings that move.
     gaps: Gaps,
     /// Mappings that await a handshake, or did.
@@ -273,6 +283,7 @@ impl Agent {
             watches: Watches::default(),
             handovers: Handovers::default(),
             failover: Failover::default(),
+            locators: Locators::default(),
             gaps: Gaps::default(),
             opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),

@@ -193,7 +193,7 @@ impl Agent {
         if before.is_some() {
             // Something has changed. Which of the two holds, their order does not tell: only a question does.
             self.ask_where_we_are_now(now, actions);
-        } else if self.config.rlocs.contains(&seen.ip()) {
+        } else if self.config.addresses().any(|own| own == seen.ip()) {
             self.not_behind(now, actions);
         } else {
             self.behind(now, seen, actions);
@@ -242,7 +242,7 @@ impl Agent {
         if self.nat.at != Some(seen) {
             self.nat.at = Some(seen);
             self.nat.since = now;
-            self.nat.own = self.config.rlocs.iter().copied().collect();
+            self.nat.own = self.config.addresses().collect();
             actions.event(Event::SeenAt { endpoint: seen });
             self.register_afresh(now, actions);
         }
@@ -264,7 +264,7 @@ impl Agent {
     /// none of those left that we had, nobody finds us where we were seen.
     pub(super) fn look_out_anew(&mut self, now: Timestamp, actions: &mut Actions) {
         let own = &self.nat.own;
-        if !self.config.rlocs.iter().any(|rloc| own.contains(rloc)) {
+        if !self.config.addresses().any(|rloc| own.contains(&rloc)) {
             self.nat.at = None;
         }
         if self.nat.lookout.is_some() {
@@ -343,7 +343,7 @@ impl Agent {
     /// we have moved.
     pub(super) fn believe_to_be_at(&mut self, now: Timestamp, sighting: &Sighting) {
         let at = sighting.endpoint;
-        let own: BTreeSet<_> = self.config.rlocs.iter().copied().collect();
+        let own: BTreeSet<_> = self.config.addresses().collect();
         if own != sighting.behind || !self.may_ask_where_we_are() {
             return;
         }
@@ -358,13 +358,20 @@ impl Agent {
     pub(super) fn own_locators(&self) -> Vec<Locator> {
         let at = self.nat.at;
         let most = at.map_or(usize::MAX, |_| LOCATORS - 1);
-        let own = self.config.rlocs.iter().take(most).map(|rloc| {
-            let behind = at.is_some_and(|at| at.is_ipv4() == rloc.is_ipv4());
+        let own = self.config.rlocs.iter().take(most).map(|own| {
+            let behind = at.is_some_and(|at| at.is_ipv4() == own.address.is_ipv4());
             let rloc = match self.config.keyless {
-                true => Rloc::Plain(*rloc),
-                false => self.reached_at(SocketAddr::new(*rloc, self.config.listen_port)),
+                true => Rloc::Plain(own.address),
+                false => self.reached_at(SocketAddr::new(own.address, self.config.listen_port)),
             };
-            self.own_locator(rloc, FIRST + u8::from(behind), true)
+            let priority = match own.priority {
+                NOT_TO_BE_USED => NOT_TO_BE_USED,
+                priority => (priority + u8::from(behind)).min(NOT_TO_BE_USED - 1),
+            };
+            Locator {
+                weight: own.weight,
+                ..self.own_locator(rloc, priority, true)
+            }
         });
         // The address is not ours.
         let seen = at.map(|at| self.own_locator(self.reached_at(at), FIRST, false));

@@ -398,6 +398,11 @@ impl Agent {
             let entry = self.cache.get(prefix);
             entry.is_some_and(|entry| matches!(entry.state, State::Routing | State::Active))
         };
+        let has_routes = prefixes.iter().any(has_route);
+        if !has_routes {
+            // It may be the way to it that leads nowhere.
+            self.redirect(now, key, actions);
+        }
         let Some(spec) = self.peers.restored(&key, true) else {
             return;
         };
@@ -407,7 +412,7 @@ impl Agent {
         // A NAT of its own lets nobody in, perhaps, but it may just have found us.
         let is_hidden = |prefix: &IpNet| self.apart.is_hidden(prefix, &key);
         let reaches = reaches && (self.nat.is_behind() || !prefixes.iter().any(is_hidden));
-        if !reaches || nothing_waits || prefixes.iter().any(has_route) {
+        if !reaches || nothing_waits || has_routes {
             if !self.await_told(key, actions) {
                 actions.push(Action::Kick(key));
             }

@@ -15,6 +15,8 @@ use wg_device::{
 };
 
 use super::data_plane::DATA_METRIC;
+use super::uplinks::OwnUplinks;
+use crate::agent::Uplink;
 use crate::agent::limits::CONTROL_RENEWAL;
 use crate::config::{Access, Config};
 
@@ -141,6 +143,15 @@ impl Control {
         })
     }
 
+    /// The map server is reached from the uplink that was chosen, or answered from the one at which it reaches us.
+    pub(super) fn set_sources(&self, uplinks: &OwnUplinks) {
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.device.set_sources(&uplinks.present());
+            let (server, from) = uplinks.server();
+            tunnel.device.leave_from(server, from);
+        }
+    }
+
     /// Something came from the map server, for whichever instance.
     pub(super) const fn heard(&mut self, now: Timestamp) {
         self.heard = Some(now);
@@ -151,15 +162,17 @@ impl Control {
     ///
     /// # Errors
     /// The address cannot be used, or not yet.
-    pub(super) fn move_to(&mut self, rlocs: &[IpAddr]) -> io::Result<()> {
+    pub(super) fn move_to(&mut self, rlocs: &[Uplink]) -> io::Result<()> {
         let now = self.socket.local_addr()?;
-        let like_now = |rloc: &&IpAddr| rloc.is_ipv4() == now.is_ipv4();
-        let moved = rlocs.iter().find(like_now);
+        let mut rlocs = rlocs.iter().map(|rloc| rloc.address);
+        let like_now = |rloc: &IpAddr| rloc.is_ipv4() == now.is_ipv4();
+        let is_there = rlocs.clone().any(|rloc| rloc == now.ip());
+        let moved = rlocs.find(like_now);
         if self.tunnel.is_none()
-            && !rlocs.contains(&now.ip())
+            && !is_there
             && let Some(rloc) = moved
         {
-            self.socket = bind_control_socket(SocketAddr::new(*rloc, now.port()), None, self.mark)?;
+            self.socket = bind_control_socket(SocketAddr::new(rloc, now.port()), None, self.mark)?;
         }
         Ok(())
     }
@@ -226,8 +239,14 @@ impl Control {
     ///
     /// Every instance notices a silent map server by itself: one renewal serves them all. One that
     /// the map server answers nothing, while it answers others, must not end their session again and
-    /// again: `renewals` are its own.
-    pub(super) async fn renew(&mut self, now: Timestamp, index: usize, renewals: &mut Renewals) {
+    /// again: `renewals` are its own. It may be the uplink that has failed, so the next one is used.
+    pub(super) async fn renew(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        renewals: &mut Renewals,
+        uplinks: Option<&mut OwnUplinks>,
+    ) {
         if self.renewed.is_some_and(|at| now - at < CONTROL_RENEWAL)
             || !renewals.may_follow(now, self.heard)
         {
@@ -239,6 +258,10 @@ impl Control {
             return;
         };
         self.renewed = Some(now);
+        if let Some(uplinks) = uplinks {
+            let (server, from) = uplinks.turn_for_server();
+            device.leave_from(server, from);
+        }
         let renewed = async {
             device.remove_peer(&peer.key).await?;
             device.set_peer(peer).await
@@ -306,6 +329,7 @@ async fn tunnel(
         listen_port: 0,
         mtu: config.mtu,
         mark: config.mark(),
+        pins_sources: config.has_uplinks(),
         addresses: vec![address],
         adopt: true,
     };

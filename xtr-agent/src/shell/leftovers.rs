@@ -1,7 +1,7 @@
 //! What an agent that runs no more has left on the host.
 
 use anyhow::{Context, Result};
-use wg_device::{DeviceError, NetNs, OverlayRules, remove_leftover};
+use wg_device::{DeviceError, NetNs, OverlayRules, Uplinks, remove_leftover};
 
 use super::cache_file;
 use super::forwarding::{self, Forwarding};
@@ -37,8 +37,11 @@ pub fn remove_leftovers(config: &Config) -> Result<Vec<String>> {
         open.push((instance, netns));
     }
     remove(None, &config.control_interface)?;
-    if config.mark() != 0 {
+    if config.instances.iter().any(|it| it.is_everything) {
         OverlayRules::remove_leftover()?;
+    }
+    if config.has_uplinks() {
+        Uplinks::remove_leftover()?;
     }
     cache_file::remove_in(&config.state_dir)
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;

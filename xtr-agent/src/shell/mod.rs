@@ -16,6 +16,7 @@
 //! | Who reads counters, and when? | `counting.rs` |
 //! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs`, `echoes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
+//! | Which uplinks has it, and which one leads to the map server? | `uplinks.rs` |
 
 mod addresses;
 mod admin;
@@ -40,6 +41,7 @@ mod report;
 mod scout;
 mod setup;
 mod unchangeable;
+mod uplinks;
 
 use std::future::poll_fn;
 use std::io;
@@ -69,6 +71,7 @@ use ending::Ending;
 use nonce_file::NonceFile;
 use overlay::Overlay;
 use reload::{Reload, next_rebuilt};
+use uplinks::OwnUplinks;
 
 pub use admin::Request;
 pub use leftovers::remove_leftovers;
@@ -99,6 +102,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     let addresses = Addresses::of(&config);
     let rlocs = addresses.now()?;
     let control_address = setup::control_address(&config, &rlocs)?;
+    let uplinks = OwnUplinks::of(&config)?;
     let control = Control::create(&config, keys.control.clone(), control_address).await?;
     let mut overlays = Vec::new();
     for (instance, data_key) in config.instances.iter().zip(&keys.data) {
@@ -117,6 +121,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     let mut shell = Shell {
         shared: Shared {
             control,
+            uplinks,
             clock,
             nonces,
             cache,
@@ -134,6 +139,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     for overlay in &mut shell.overlays {
         overlay.restore(&mut shell.shared, &known).await?;
     }
+    shell.pin();
     shell.stay();
     shell.run(admin).await
 }
@@ -156,6 +162,8 @@ struct Shell {
 /// What all instances use.
 struct Shared {
     control: Control,
+    /// Where any has routes of its own.
+    uplinks: Option<OwnUplinks>,
     clock: Clock,
     nonces: NonceFile,
     cache: CacheFile,
@@ -300,8 +308,28 @@ impl Shell {
         self.overlays.iter().position(concerned).unwrap_or(0)
     }
 
+    /// Far ends that reach us by an uplink that is there are answered from it.
+    fn pin(&self) {
+        if let Some(uplinks) = &self.shared.uplinks {
+            let present = uplinks.present();
+            self.shared.control.set_sources(uplinks);
+            for overlay in &self.overlays {
+                overlay.plane.data.set_sources(&present);
+            }
+        }
+    }
+
     /// Tells the agents the addresses that the host has by now.
     async fn readdress(&mut self) -> Result<()> {
+        if let Some(uplinks) = &mut self.shared.uplinks {
+            if let Err(error) = uplinks.settle() {
+                warn!(
+                    error = format!("{error:#}"),
+                    "uplinks are not as they shall be"
+                );
+            }
+            self.pin();
+        }
         let rlocs = match self.addresses.now() {
             Ok(rlocs) => rlocs,
             Err(error) => {

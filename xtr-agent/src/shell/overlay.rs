@@ -89,7 +89,7 @@ impl Overlay {
         config: &Config,
         instance: &Instance,
         (control_key, data_key): (&PrivateKey, &PrivateKey),
-        (control_address, rlocs): (IpAddr, &[IpAddr]),
+        (control_address, rlocs): (IpAddr, &[agent::Uplink]),
         first_nonce: Nonce,
     ) -> Result<Self> {
         let keys = (control_key, data_key);
@@ -338,13 +338,19 @@ impl Overlay {
             Action::RenewControlTunnel(index) => {
                 let now = shared.clock.now();
                 let renewals = &mut self.renewals;
-                shared.control.renew(now, index, renewals).await;
+                let uplinks = shared.uplinks.as_mut();
+                shared.control.renew(now, index, renewals, uplinks).await;
             }
             Action::ReadPeerStats(keys) => self.count(shared, keys, false),
             Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
             Action::Echo { .. } | Action::Listen | Action::Hear => {
                 let scouted = self.span.in_scope(|| self.scout.perform(action));
                 self.inbox.extend(scouted);
+            }
+            Action::LeaveFrom { to, from } => {
+                let uplinks = shared.uplinks.iter();
+                self.span
+                    .in_scope(|| uplinks.for_each(|it| it.steer(&self.plane.data, to, from)));
             }
             Action::Reinject(packet) => {
                 if !self.plane.inject(&packet).await {
@@ -395,6 +401,7 @@ impl Overlay {
         };
         let told = found.iter().map(|peer| PeerStats {
             key: peer.key,
+            endpoint: peer.endpoint,
             handshake_seen: peer.since_handshake.is_some(),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,

@@ -52,6 +52,7 @@ impl Scout {
             | Action::RenewControlTunnel(_)
             | Action::ReadPeerStats(_)
             | Action::ReadPeerStatsAnew(_)
+            | Action::LeaveFrom { .. }
             | Action::Reinject(_)
             | Action::Deliver(_)
             | Action::Count(_)

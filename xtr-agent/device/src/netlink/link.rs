@@ -66,6 +66,30 @@ impl Links {
         }
     }
 
+    /// Finds an interface that is up and has a carrier by name; returns its index.
+    pub(crate) fn running(&mut self, name: &str) -> io::Result<Option<u32>> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+        ];
+        let mut found = None;
+        let request = RouteNetlinkMessage::GetLink(message);
+        let result = self.0.query(request, 0, |answer| {
+            let RouteNetlinkMessage::NewLink(link) = answer else {
+                return;
+            };
+            let runs = LinkFlags::Up | LinkFlags::Running;
+            if link.header.flags.contains(runs) {
+                found = Some(link.header.index);
+            }
+        });
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            result => result.map(|()| found),
+        }
+    }
+
     /// Finds the name of an interface.
     pub(crate) fn name_of(&mut self, index: u32) -> io::Result<Option<String>> {
         let mut message = LinkMessage::default();

@@ -186,6 +186,7 @@ fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() 
         bench.after(limits::REKINDLE);
         let not_seen = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: false,
             rx_bytes: 0,
             tx_bytes: 148,

@@ -22,6 +22,7 @@ fn not_seen(bench: &mut Bench, key: PublicKey) -> Vec<Action> {
 fn not_seen_at(bench: &mut Bench, key: PublicKey, read_at: Timestamp) -> Vec<Action> {
     bench.input(Input::PeerStats(&[PeerStats {
         key,
+        endpoint: None,
         handshake_seen: false,
         rx_bytes: 0,
         tx_bytes: 148,

@@ -217,7 +217,7 @@ fn a_map_server_that_has_forgotten_us_gets_another_handshake_and_we_stay_where_w
 #[test]
 fn with_another_address_the_nat_is_looked_at_anew() {
     let (mut bench, _) = behind();
-    let moved = bench.input(Input::LocalRlocs(&[addr("192.0.2.77")]));
+    let moved = bench.input(Input::LocalRlocs(&[addr("192.0.2.77").into()]));
     assert_eq!(story(&moved), ["no peer", "peer []", "kick", "register"]);
     let own = |address: &str| (1, true, format!("{address}:51820"));
     assert_eq!(locators(&moved), [own("192.0.2.77")], "the hole is gone");
@@ -229,7 +229,7 @@ fn with_another_address_the_nat_is_looked_at_anew() {
 #[test]
 fn with_one_more_address_we_are_still_where_we_were_seen() {
     let (mut bench, _) = behind();
-    let more = [addr("192.0.2.1"), addr("192.0.2.77")];
+    let more = [addr("192.0.2.1").into(), addr("192.0.2.77").into()];
     let registering = bench.input(Input::LocalRlocs(&more));
     assert_eq!(locators(&registering).last().unwrap().2, HOLE);
     let snapshot = bench.agent.snapshot(bench.now);
@@ -322,6 +322,7 @@ fn what_is_kept_ready_is_said_hello_to_so_that_the_far_end_counts_it() {
         bytes += if second % 24 == 0 { 32 } else { 0 };
         let stats = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes: bytes,
             tx_bytes: bytes,
@@ -383,7 +384,7 @@ fn one_that_is_somewhere_else_by_now_does_not() {
     let (bench, _) = behind();
     let snapshot = bench.agent.snapshot(bench.now);
     let mut config = bench.agent.config;
-    config.rlocs = vec![addr("192.0.2.77")];
+    config.rlocs = vec![addr("192.0.2.77").into()];
     let mut next = Bench::with(config);
     let mut actions = Actions::default();
     next.agent

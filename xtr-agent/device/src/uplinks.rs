@@ -1,0 +1,372 @@
+//! Uplinks of this host: each has its own source address, and a way out of its own.
+//!
+//! Packets from the address of an uplink leave by it, through a routing table with the network that it
+//! is in and its gateway. Those that carry tunnels (they have the mark) and have no address yet leave by
+//! the best uplink that is there, unless somebody has chosen another one for where they go.
+//!
+//! | rule | who | where to |
+//! |---|---|---|
+//! | 4336 | marked | to whom another uplink was chosen: one host route each |
+//! | 4337 | marked, from the address of an uplink | that uplink |
+//! | 4338 | marked | the best uplink |
+//! | 4339 | from the address of an uplink | what the main table knows better than by a default route |
+//! | 4340 | from the address of an uplink | that uplink |
+//!
+//! What there is and what there shall be are compared whenever something changes, so what a killed run
+//! has left is taken over or goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+
+use crate::error::DeviceError;
+use crate::netlink::link::Links;
+use crate::netlink::policy::{Policy, PolicyRoute, PolicyRule};
+use crate::routes::MAIN_TABLE;
+use crate::rules::UNDERLAY_MARK;
+
+/// The table of those to whom an uplink was chosen, and the first rule.
+const CHOSEN: u32 = 4_336;
+const FROM_MARKED: u32 = 4_337;
+const BEST: u32 = 4_338;
+const NEAR: u32 = 4_339;
+const FROM: u32 = 4_340;
+/// The table of the first uplink; others follow.
+const FIRST_TABLE: u32 = 4_344;
+/// Most uplinks, and tables.
+const MOST: u32 = 8;
+
+/// An uplink as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkSpec {
+    /// Its address.
+    pub address: IpAddr,
+    /// The interface that has it.
+    pub interface: String,
+    /// The next router; `None`: the interface leads to one other end only.
+    pub gateway: Option<IpAddr>,
+    /// Which one is used where nobody has chosen: the lowest that is there.
+    pub rank: u16,
+}
+
+/// An uplink that is there: its interface is up and has the address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Present {
+    spec: UplinkSpec,
+    index: u32,
+    /// The network that it is in.
+    network: IpNet,
+    table: u32,
+}
+
+/// The uplinks of this host, in the network namespace in which this was opened. Rules and routes are
+/// removed when this is dropped, unless it was told to [`stay`](Self::stay).
+#[derive(Debug)]
+pub struct Uplinks {
+    state: Mutex<State>,
+    /// Whether there may be anything to remove.
+    is_set: AtomicBool,
+    stays: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    links: Links,
+    present: Vec<Present>,
+    /// To whom packets leave from which address.
+    chosen: BTreeMap<IpAddr, IpAddr>,
+}
+
+impl Uplinks {
+    /// Opens the routing tables of the present network namespace; changes nothing.
+    ///
+    /// # Errors
+    /// The system refuses a netlink socket.
+    pub fn open() -> Result<Self, DeviceError> {
+        let links = Links::open().map_err(|e| DeviceError::system(OPENING, TABLES, e))?;
+        Ok(Self {
+            state: Mutex::new(State {
+                links,
+                present: Vec::new(),
+                chosen: BTreeMap::new(),
+            }),
+            is_set: AtomicBool::new(false),
+            stays: AtomicBool::new(false),
+        })
+    }
+
+    /// Gives those of `wanted` that are there their rules and routes, and takes those of others away.
+    /// Returns the addresses of those that are there.
+    ///
+    /// # Errors
+    /// CAP_NET_ADMIN is missing, or a gateway cannot be reached by its interface.
+    pub fn set(&self, wanted: &[UplinkSpec]) -> Result<Vec<IpAddr>, DeviceError> {
+        let mut state = self.state();
+        state.present = state.look(wanted)?;
+        self.is_set.store(true, Ordering::Relaxed);
+        let here: BTreeSet<_> = state.present.iter().map(|it| it.spec.address).collect();
+        state.chosen.retain(|_, from| here.contains(from));
+        state.settle()?;
+        Ok(state.present.iter().map(|it| it.spec.address).collect())
+    }
+
+    /// The addresses of those of `wanted` that are there; changes nothing.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn present(&self, wanted: &[UplinkSpec]) -> Result<Vec<IpAddr>, DeviceError> {
+        let present = self.state().look(wanted)?;
+        Ok(present.iter().map(|it| it.spec.address).collect())
+    }
+
+    /// Has packets of tunnels to `to` leave by the uplink with the address `from`, if it is there;
+    /// `None`: as all others do.
+    ///
+    /// # Errors
+    /// CAP_NET_ADMIN is missing.
+    pub fn leave_from(&self, to: IpAddr, from: Option<IpAddr>) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        let before = match from {
+            Some(from) => state.chosen.insert(to, from),
+            None => state.chosen.remove(&to),
+        };
+        if before == from {
+            return Ok(());
+        }
+        let failed = |e| DeviceError::system(CHOOSING, &to.to_string(), e);
+        let old = before.and_then(|from| state.host_route(to, from));
+        let new = from.and_then(|from| state.host_route(to, from));
+        let mut policy = Policy(state.links.socket());
+        if let Some(old) = old {
+            policy.remove_route(&old).map_err(failed)?;
+        }
+        if let Some(new) = new {
+            policy.add_route(&new).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// From now on rules and routes are left in place for the next run.
+    pub fn stay(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+    }
+
+    /// Removes rules and routes, whether they were to stay or not.
+    pub fn remove(self) {
+        self.stays.store(false, Ordering::Relaxed);
+    }
+
+    /// Removes what a run left that is no more; that there is nothing is no error.
+    ///
+    /// # Errors
+    /// CAP_NET_ADMIN is missing.
+    pub fn remove_leftover() -> Result<(), DeviceError> {
+        Self::open()?.state().settle()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Uplinks {
+    fn drop(&mut self) {
+        if *self.stays.get_mut() || !*self.is_set.get_mut() {
+            return;
+        }
+        let mut state = self.state();
+        (state.present, state.chosen) = (Vec::new(), BTreeMap::new());
+        if let Err(error) = state.settle() {
+            tracing::warn!(%error, "rules and routes of uplinks are still there");
+        }
+    }
+}
+
+impl State {
+    /// Those of `wanted` that are there.
+    fn look(&mut self, wanted: &[UplinkSpec]) -> Result<Vec<Present>, DeviceError> {
+        let mut present = Vec::new();
+        for (table, spec) in (FIRST_TABLE..FIRST_TABLE + MOST).zip(wanted) {
+            let found = self.find(spec, table);
+            present.extend(found.map_err(|e| DeviceError::system(SETTING, &spec.interface, e))?);
+        }
+        Ok(present)
+    }
+
+    /// The uplink `spec`, if it is there.
+    fn find(&mut self, spec: &UplinkSpec, table: u32) -> io::Result<Option<Present>> {
+        let Some(index) = self.links.running(&spec.interface)? else {
+            return Ok(None);
+        };
+        let addresses = self.links.addresses(index)?;
+        let own = addresses.into_iter().find(|net| net.addr() == spec.address);
+        Ok(own.map(|own| Present {
+            spec: spec.clone(),
+            index,
+            network: own.trunc(),
+            table,
+        }))
+    }
+
+    /// Makes the host what it shall be. What is added comes first: no packet finds nothing.
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        let failed = |e| DeviceError::system(SETTING, TABLES, e);
+        let (rules, routes) = (wanted_rules(&self.present), self.wanted_routes());
+        let mut policy = Policy(self.links.socket());
+        let is_our_table =
+            |table: u32| table == CHOSEN || (FIRST_TABLE..FIRST_TABLE + MOST).contains(&table);
+        let there = policy.routes(is_our_table).map_err(failed)?;
+        for route in there.difference(&routes) {
+            policy.remove_route(route).map_err(failed)?;
+        }
+        for route in &routes {
+            if !there.contains(route) {
+                policy.add_route(route).map_err(failed)?;
+            }
+        }
+        let there = policy.rules(CHOSEN..=FROM).map_err(failed)?;
+        for rule in rules.difference(&there) {
+            policy.add_rule(rule).map_err(failed)?;
+        }
+        for rule in there.difference(&rules) {
+            policy.remove_rule(rule).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn wanted_routes(&self) -> BTreeSet<PolicyRoute> {
+        let mut routes = BTreeSet::new();
+        for uplink in &self.present {
+            let route = |to, gateway| PolicyRoute {
+                table: uplink.table,
+                to,
+                index: uplink.index,
+                gateway,
+                source: uplink.spec.address,
+            };
+            if uplink.network.prefix_len() < uplink.network.max_prefix_len() {
+                routes.insert(route(uplink.network, None));
+            }
+            routes.insert(route(everything(uplink.spec.address), uplink.spec.gateway));
+        }
+        let chosen = self.chosen.iter();
+        routes.extend(chosen.filter_map(|(to, from)| self.host_route(*to, *from)));
+        routes
+    }
+
+    /// The route to `to` alone, by the uplink with the address `from`.
+    fn host_route(&self, to: IpAddr, from: IpAddr) -> Option<PolicyRoute> {
+        let mut present = self.present.iter();
+        let uplink = present.find(|it| it.spec.address == from)?;
+        let is_near = uplink.network.contains(&to);
+        Some(PolicyRoute {
+            table: CHOSEN,
+            to: IpNet::from(to),
+            index: uplink.index,
+            gateway: uplink.spec.gateway.filter(|_| !is_near),
+            source: from,
+        })
+    }
+}
+
+fn wanted_rules(present: &[Present]) -> BTreeSet<PolicyRule> {
+    let mut rules = BTreeSet::new();
+    let rule = |priority, uplink: &Present, table| PolicyRule {
+        priority,
+        is_ipv4: uplink.spec.address.is_ipv4(),
+        from: None,
+        mark: 0,
+        table,
+        is_near: false,
+    };
+    let is_better = |one: &Present, other: &Present| {
+        let alike = one.spec.address.is_ipv4() == other.spec.address.is_ipv4();
+        alike && (one.spec.rank, one.table) < (other.spec.rank, other.table)
+    };
+    let mark = UNDERLAY_MARK;
+    for uplink in present {
+        let from = Some(uplink.spec.address);
+        let chosen = rule(CHOSEN, uplink, CHOSEN);
+        rules.insert(PolicyRule { mark, ..chosen });
+        let marked = rule(FROM_MARKED, uplink, uplink.table);
+        rules.insert(PolicyRule {
+            mark,
+            from,
+            ..marked
+        });
+        if !present.iter().any(|other| is_better(other, uplink)) {
+            let best = rule(BEST, uplink, uplink.table);
+            rules.insert(PolicyRule { mark, ..best });
+        }
+        let near = rule(NEAR, uplink, MAIN_TABLE);
+        rules.insert(PolicyRule {
+            from,
+            is_near: true,
+            ..near
+        });
+        let other = rule(FROM, uplink, uplink.table);
+        rules.insert(PolicyRule { from, ..other });
+    }
+    rules
+}
+
+/// Where everything is, of the family of `address`.
+fn everything(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}
+
+const OPENING: &str = "opening";
+const SETTING: &str = "setting";
+const CHOOSING: &str = "choosing the uplink to";
+const TABLES: &str = "the rules and routes of uplinks";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn present(number: u8, rank: u16) -> Present {
+        let address = IpAddr::from([192, 0, number, 1]);
+        let index = u32::from(number);
+        Present {
+            spec: UplinkSpec {
+                address,
+                interface: format!("eth{number}"),
+                gateway: Some([192, 0, number, 254].into()),
+                rank,
+            },
+            index,
+            network: IpNet::new(address, 24).unwrap().trunc(),
+            table: FIRST_TABLE + index,
+        }
+    }
+
+    #[test]
+    fn tunnels_without_an_address_leave_by_the_best_uplink_that_is_there() {
+        let best = |uplinks: &[Present]| {
+            let rules = wanted_rules(uplinks).into_iter();
+            let best = rules.filter(|rule| rule.priority == BEST);
+            best.map(|rule| rule.table - FIRST_TABLE)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(best(&[present(0, 2), present(1, 1)]), [1]);
+        assert_eq!(best(&[present(0, 1), present(1, 1)]), [0]);
+        assert_eq!(best(&[present(0, 2)]), [0]);
+        assert_eq!(best(&[]), []);
+    }
+
+    #[test]
+    fn what_is_asked_first_is_what_was_chosen_and_then_what_the_address_says() {
+        let rules: Vec<_> = wanted_rules(&[present(0, 1)]).into_iter().collect();
+        let order: Vec<_> = rules.iter().map(|rule| rule.priority).collect();
+        assert_eq!(order, [CHOSEN, FROM_MARKED, BEST, NEAR, FROM]);
+        let marked = rules.iter().filter(|rule| rule.mark == UNDERLAY_MARK);
+        assert_eq!(marked.count(), 3);
+    }
+}

@@ -1,0 +1,175 @@
+//! Which way is used, and which comes next?
+
+use super::*;
+
+const KEY: PublicKey = PublicKey([1; 32]);
+
+fn at(number: u8) -> SocketAddr {
+    SocketAddr::new([192, 0, 2, number].into(), 51820)
+}
+
+fn ours(number: u8) -> IpAddr {
+    [198, 51, 100, number].into()
+}
+
+fn known(locators: &[(u8, u8)]) -> Vec<Known> {
+    let known = locators.iter().map(|(number, priority)| Known {
+        endpoint: at(*number),
+        priority: *priority,
+        weight: 100,
+    });
+    known.collect()
+}
+
+fn with(told: &[(u8, u8)]) -> Locators {
+    let mut locators = Locators::default();
+    let used = at(told[0].0);
+    locators.learn(Timestamp::ZERO, KEY, known(told), used, true);
+    locators
+}
+
+/// Where it goes, one failure after the other, until all were tried.
+fn round(locators: &mut Locators, uplinks: &[IpAddr]) -> Vec<(SocketAddr, Option<IpAddr>)> {
+    let mut round = Vec::new();
+    while let Some(path) = locators.next(&KEY, uplinks) {
+        locators.take(Timestamp::ZERO, &KEY, path);
+        round.push((path.to, path.from));
+    }
+    round
+}
+
+#[test]
+fn a_single_locator_is_nothing_to_choose_from() {
+    let mut locators = Locators::default();
+    locators.learn(Timestamp::ZERO, KEY, known(&[(1, 1)]), at(1), false);
+    assert!(locators.is_empty());
+    assert_eq!(locators.next(&KEY, &[]), None);
+}
+
+#[test]
+fn the_other_locators_come_first_and_then_the_other_uplinks() {
+    let mut locators = with(&[(1, 1), (2, 2), (3, 3)]);
+    assert_eq!(
+        round(&mut locators, &[]),
+        [(at(2), None), (at(3), None)],
+        "each once"
+    );
+    assert_eq!(
+        round(&mut locators, &[]),
+        [(at(1), None), (at(2), None)],
+        "and then all over again"
+    );
+    let mut locators = with(&[(1, 1), (2, 2)]);
+    let uplinks = [ours(1), ours(2)];
+    let tried = round(&mut locators, &uplinks);
+    let other = Some(ours(2));
+    assert_eq!(tried[..3], [(at(2), None), (at(1), other), (at(2), other)]);
+    let mut single = with(&[(1, 1)]);
+    let tried = round(&mut single, &uplinks);
+    assert_eq!(tried, [(at(1), other), (at(1), Some(ours(1)))]);
+}
+
+#[test]
+fn an_uplink_of_the_other_family_is_none() {
+    let mut locators = with(&[(1, 1)]);
+    let uplinks = [ours(1), "2001:db8::1".parse().unwrap()];
+    assert_eq!(round(&mut locators, &uplinks), []);
+}
+
+#[test]
+fn the_one_in_use_stays_until_something_new_is_told() {
+    let mut locators = with(&[(1, 1), (2, 2)]);
+    let next = locators.next(&KEY, &[]).unwrap();
+    locators.take(Timestamp::ZERO, &KEY, next);
+    let stays = |locators: &Locators, told: &[(u8, u8)]| locators.stays(&KEY, &known(told));
+    assert_eq!(stays(&locators, &[(1, 1), (2, 2)]), Some(at(2)));
+    assert_eq!(stays(&locators, &[(1, 1)]), None, "it is gone");
+    assert_eq!(stays(&locators, &[(2, 1), (1, 2)]), None);
+    assert_eq!(stays(&locators, &[(1, 1), (2, 2), (3, 1)]), None);
+    // The first one goes, and comes back as it was.
+    locators.learn(Timestamp::ZERO, KEY, known(&[(2, 2)]), at(2), true);
+    assert_eq!(stays(&locators, &[(1, 1), (2, 2)]), Some(at(2)));
+}
+
+#[test]
+fn where_it_is_heard_from_is_where_it_is_unless_it_was_just_moved() {
+    let later = Timestamp::ZERO + READING * 2;
+    let mut locators = with(&[(1, 1), (2, 2)]);
+    assert_eq!(locators.seen(&KEY, at(1), later), None);
+    assert_eq!(locators.seen(&KEY, at(9), later), None, "of no use to us");
+    assert_eq!(locators.seen(&KEY, at(2), later), Some(Seen::Roamed));
+    assert_eq!(locators.seen(&KEY, at(2), later), None);
+    let next = locators.next(&KEY, &[]).unwrap();
+    assert_eq!(next.to, at(1));
+    locators.take(later, &KEY, next);
+    locators.place(later, &KEY, next.to);
+    assert_eq!(locators.seen(&KEY, at(2), later), None, "read before");
+    let then = later + READING;
+    for _ in 1..TOLD_AGAIN {
+        assert_eq!(locators.seen(&KEY, at(2), then), Some(Seen::Strayed));
+    }
+    assert_eq!(locators.seen(&KEY, at(2), then), None, "it insists");
+    assert!(
+        !locators.answered(then, &KEY, Timestamp::ZERO),
+        "by the old one"
+    );
+    assert!(locators.answered(then, &KEY, then));
+    assert_eq!(locators.seen(&KEY, at(2), then), Some(Seen::Roamed));
+}
+
+#[test]
+fn an_uplink_that_is_gone_is_left() {
+    let mut locators = with(&[(1, 1)]);
+    let uplinks = [ours(1), ours(2)];
+    assert_eq!(locators.release(&uplinks), []);
+    let next = locators.next(&KEY, &uplinks).unwrap();
+    locators.take(Timestamp::ZERO, &KEY, next);
+    assert_eq!(locators.release(&uplinks), []);
+    assert_eq!(locators.release(&uplinks[..1]), [(KEY, next)]);
+    assert_eq!(locators.uplink(&KEY), None);
+    let best = locators.by_the_best(&[ours(2), ours(1)]);
+    assert_eq!(best, [(KEY, next)]);
+    assert_eq!(locators.by_the_best(&uplinks[..1]), []);
+}
+
+#[test]
+fn once_it_answers_the_far_end_chooses_the_uplink_again() {
+    let mut locators = with(&[(1, 1)]);
+    let next = locators.next(&KEY, &[ours(1), ours(2)]).unwrap();
+    let at = |seconds| Timestamp::ZERO + Duration::from_secs(seconds);
+    assert_eq!(locators.take(at(1), &KEY, next).unwrap().1, None);
+    assert_eq!(locators.no_longer_held(at(100)), []);
+    locators.answered(at(100), &KEY, at(99));
+    assert_eq!(locators.no_longer_held(at(100)), []);
+    assert_eq!(locators.no_longer_held(at(102)), [next]);
+    assert_eq!(locators.no_longer_held(at(102)), [], "that was said");
+    assert_eq!(locators.uplink(&KEY), next.from);
+}
+
+#[test]
+fn what_is_remembered_has_a_bound() {
+    let mut locators = with(&[(0, 1), (1, 1)]);
+    for number in 0..=u8::MAX {
+        locators.learn(
+            Timestamp::ZERO,
+            KEY,
+            known(&[(number, 1), (1, 1)]),
+            at(1),
+            true,
+        );
+        let far = &locators.0[&KEY];
+        assert!(far.remembered.len() <= LOCATORS_REMEMBERED + 1);
+    }
+    for number in 0..2_000_u16 {
+        let mut key = [7; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        locators.learn(
+            Timestamp::ZERO,
+            PublicKey(key),
+            known(&[(1, 1), (2, 1)]),
+            at(1),
+            true,
+        );
+    }
+    assert_eq!(locators.0.len(), GUARDED);
+}
