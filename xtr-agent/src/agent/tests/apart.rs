@@ -136,6 +136,7 @@ fn a_far_end_that_its_own_nat_is_kept_open_to_dozes_like_any_other() {
         bench.after(limits::LIVENESS_POLL);
         let stats = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes: 92 + look / 7 * limits::KEEPALIVE,
             tx_bytes: 0,
@@ -164,6 +165,7 @@ fn an_end_with_nothing_to_send_starts_anew_only_where_nothing_else_does() {
         bench.after(limits::REKINDLE * 2);
         let not_seen = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: false,
             rx_bytes: 0,
             tx_bytes: 148,
@@ -291,6 +293,7 @@ fn who_may_have_nothing_to_say_is_asked_for_an_echo_before_anybody_hears_of_it()
         let mut told = bench.after(limits::LIVENESS_POLL);
         told.extend(bench.input(Input::PeerStats(&[PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes,
             tx_bytes,
@@ -349,6 +352,7 @@ fn what_has_gone_to_another_peer_is_not_sent_by_the_one_before_once_more() {
         bench.after(limits::REKINDLE);
         let not_seen = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: false,
             rx_bytes: 0,
             tx_bytes: 148,
