@@ -399,11 +399,7 @@ impl Agent {
             entry.is_some_and(|entry| matches!(entry.state, State::Routing | State::Active))
         };
         let has_routes = prefixes.iter().any(has_route);
-        if !has_routes {
-            // It may be the way to it that leads nowhere.
-            self.redirect(now, key, actions);
-        }
-        let Some(spec) = self.peers.restored(&key, true) else {
+        let Some(mut spec) = self.peers.restored(&key, true) else {
             return;
         };
         let reaches = spec
@@ -417,6 +413,10 @@ impl Agent {
                 actions.push(Action::Kick(key));
             }
             return;
+        }
+        // It may be the way to it that leads nowhere.
+        if let Some(path) = self.redirect(now, key, actions) {
+            spec.endpoint = Some(path.to);
         }
         if let Some(watch) = self.watches.by_key.get_mut(&key) {
             watch.leaving = Some(believed_until);

@@ -79,7 +79,8 @@ impl Pins {
         let place = place.and_then(|number| number.checked_sub(1));
         let from = place.and_then(|place| addresses.known.get(place));
         let from = from.filter(|(_, is_ours)| *is_ours);
-        (plain, chosen.or(from.map(|(address, _)| *address)))
+        let reached = from.map(|(address, _)| *address);
+        (plain, chosen.or(reached))
     }
 }
 
