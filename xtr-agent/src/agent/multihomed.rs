@@ -263,6 +263,11 @@ impl Agent {
             && let Some(at) = self.peers.endpoint(key)
         {
             actions.event(Event::LocatorAnswers { key: *key, at });
+            if self.locators.uplink(key).is_some() {
+                // The way to the map servers may be the same that has failed: whoever is not answered
+                // takes another one.
+                self.register_afresh(now, actions);
+            }
         }
     }
 }
