@@ -22,6 +22,7 @@ mod auth;
 mod ecm;
 mod error;
 mod gap;
+mod handoff;
 #[cfg(test)]
 mod hex;
 mod info;
@@ -49,6 +50,7 @@ pub use auth::{Algorithm, AuthKey, AuthView, VerifiedTag, verify};
 pub use ecm::{Ecm, encode_ecm};
 pub use error::{AuthError, DecodeError, EncodeError, ParseError};
 pub use gap::Gap;
+pub use handoff::{Connections, Handoff};
 pub use info::{Info, encode_info_reply, encode_info_request};
 pub use lcaf::Lcaf;
 pub use lcaf_body::{AfiList, ExplicitPath, Hop, NatTraversal, ReplicationList, SecurityKey};

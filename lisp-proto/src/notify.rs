@@ -2,12 +2,16 @@
 //!
 //! Map-Notify and Map-Notify-Ack differ in their type only.
 
+use crate::address::Address;
 use crate::auth::{AuthKey, AuthView};
 use crate::error::{DecodeError, EncodeError};
+use crate::handoff::Handoff;
 use crate::mapping::Record;
 use crate::message::{IDS_LEN, bit, read_ids};
 use crate::reader::Reader;
-use crate::record::{RecordView, Records, check_counts, take_records, write_record};
+use crate::record::{
+    RecordView, Records, check_counts, take_records, write_named_record, write_record,
+};
 use crate::types::{Nonce, SiteId, XtrId};
 use crate::writer::Writer;
 
@@ -71,6 +75,18 @@ impl<'a> MapNotify<'a> {
     pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
         self.records.iter()
     }
+
+    /// Returns what is said about the connections of the client that the records are of, if anything.
+    #[must_use]
+    pub fn handoff(&self) -> Option<Handoff> {
+        let first = self.records.iter().next()?;
+        first
+            .locators()
+            .find_map(|locator| match locator.address() {
+                Address::Name(name) => Handoff::of_name(name),
+                Address::None | Address::Ip(_) | Address::Mac(_) | Address::Lcaf(_) => None,
+            })
+    }
 }
 
 /// What a Map-Notify or Map-Notify-Ack says.
@@ -80,6 +96,9 @@ pub struct NotifyParams<'a> {
     pub nonce: Nonce,
     /// The records.
     pub records: &'a [Record],
+    /// What is said about the connections of the client that the records are of; without records it
+    /// is not sent.
+    pub handoff: Option<Handoff>,
 }
 
 /// Appends a Map-Notify, authenticated by `key`, to `out`.
@@ -115,6 +134,7 @@ fn encode(
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
     let record_count = check_counts(params.records)?;
+    let handoff = params.handoff.map(Handoff::name);
     let start = out.len();
     let mut writer = Writer::new(out);
     writer.u8(kind);
@@ -122,7 +142,13 @@ fn encode(
     writer.u8(record_count);
     writer.u64(params.nonce.0);
     key.write_header(&mut writer);
-    for record in params.records {
+    let mut records = params.records.iter();
+    if let Some(first) = records.next() {
+        let has_room = first.locators.len() < usize::from(u8::MAX);
+        let name = handoff.as_deref().filter(|_| has_room);
+        write_named_record(&mut writer, first, name)?;
+    }
+    for record in records {
         write_record(&mut writer, record)?;
     }
     key.sign(out, start);
@@ -137,7 +163,10 @@ const IDS_PRESENT: u8 = 0x08;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Algorithm;
     use crate::hex::hex;
+    use crate::mapping::Action;
+    use crate::types::Ttl;
 
     const RECORD: &str = "000005a0 00 20 0000 0000 0001 0a020202";
 
@@ -158,6 +187,37 @@ mod tests {
             MapNotify::read_notify(&mut Reader::new(&without_bit)),
             error
         );
+    }
+
+    #[test]
+    fn what_becomes_of_connections_is_a_name_in_the_first_record() {
+        let key = AuthKey::new(1, Algorithm::Sha256_128Hkdf, b"secret");
+        let records = ["10.0.0.3", "fd00:1::3"].map(|eid| Record {
+            eid: eid.parse().unwrap(),
+            ttl: Ttl::from_minutes(15),
+            action: Action::NoAction,
+            authoritative: false,
+            locators: Vec::new(),
+        });
+        let handoff = Some(Handoff::From([10, 0, 1, 1].into()));
+        for (records, handoff, read) in [
+            (&records[..], handoff, handoff),
+            (&records[..1], None, None),
+            (&[], handoff, None),
+        ] {
+            let nonce = Nonce(1);
+            let params = NotifyParams {
+                nonce,
+                records,
+                handoff,
+            };
+            let mut bytes = Vec::new();
+            encode_map_notify(&params, &key, &mut bytes).unwrap();
+            let notify = MapNotify::read_notify(&mut Reader::new(&bytes)).unwrap();
+            assert_eq!(notify.handoff(), read);
+            let kept = notify.records().filter_map(|record| record.to_record(1));
+            assert_eq!(kept.collect::<Vec<_>>(), records);
+        }
     }
 
     #[test]

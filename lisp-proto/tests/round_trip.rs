@@ -85,7 +85,7 @@ proptest! {
         records in records(),
         key in auth_key(),
     ) {
-        let params = NotifyParams { nonce, records: &records };
+        let params = NotifyParams { nonce, records: &records, handoff: None };
         let (mut notify, mut ack) = (Vec::new(), Vec::new());
         encode_map_notify(&params, &key, &mut notify).unwrap();
         encode_map_notify_ack(&params, &key, &mut ack).unwrap();

@@ -136,8 +136,15 @@ fn a_connection_survives_a_move_where_a_translator_behind_the_proxies_keeps_its_
 fn a_connection_does_not_survive_a_move_between_translators_and_the_next_one_works_at_once() {
     let scene = started("nat = \"masquerade\"");
     let [from, to] = scene.used_by(scene.client().unwrap()).unwrap();
+    let position = scene.network.log.position();
     let report = moved_under_tcp(&scene, TwoProxies::INSIDE, &scene.inside);
     assert!(!report.survived, "{report:?}");
+    // The proxy that it has left says so, by client and in words.
+    let left = |event: &testbed::LogEvent| event.number("reset").is_some_and(|reset| reset > 0);
+    let old = scene.network.endpoints[from].node.daemon().unwrap();
+    let timeout = Duration::from_secs(10);
+    old.wait_since(position, "connections_left", timeout, left)
+        .unwrap();
     let seen_as = |proxy| Some(TwoProxies::uplink_of(proxy).into());
     assert_eq!(report.seen_as, seen_as(from));
     let next = tcp(TwoProxies::INSIDE, 10);

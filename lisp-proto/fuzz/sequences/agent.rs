@@ -6,12 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lisp_proto::{
-    EidPrefix, InstanceId, Message, Nonce, NotifyParams, ReplyParams, RequestFlags, RequestParams,
-    RequestedEid, SiteId, Timestamp, Ttl, XtrId, decode, encode_info_reply, encode_map_notify,
-    encode_map_reply, encode_map_request,
+    Connections, EidPrefix, Handoff, InstanceId, Message, Nonce, NotifyParams, ReplyParams,
+    RequestFlags, RequestParams, RequestedEid, SiteId, Timestamp, Ttl, XtrId, decode,
+    encode_info_reply, encode_map_notify, encode_map_reply, encode_map_request,
 };
 use xtr_agent::agent::{
-    Action, Actions, Agent, Change, ChangeId, Config, Input, MapServer, PeerStats,
+    Action, Actions, Agent, Carry, Change, ChangeId, Config, Input, MapServer, PeerStats,
+    Translates,
 };
 
 use super::{Choices, bend, control, key, prefix, record};
@@ -48,6 +49,7 @@ fn new_agent(keyless: bool) -> Agent {
         first_nonce: Nonce(1),
         hold: Duration::from_secs(3),
         idle: Duration::from_secs(300),
+        translates: Translates::ToShared,
         tells_handshakes: !keyless,
         max_peers: 25_000,
         subscriptions: vec![net("10.2.0.0/24"), net("fd00:1:2::/64")],
@@ -222,9 +224,16 @@ impl World {
         };
         let eid = prefix(choices.below(4), choices);
         let records = [record(eid, choices)];
+        let far = [10, 3, 0, choices.byte()].into();
+        let handoff = match choices.below(4) {
+            0 => Some(Handoff::From(far)),
+            1 => Some(Handoff::To(far)),
+            _ => None,
+        };
         let params = NotifyParams {
             nonce,
             records: &records,
+            handoff,
         };
         encode_map_notify(&params, &key(SERVER), out).expect("it fits");
     }
@@ -232,7 +241,7 @@ impl World {
     fn step(&mut self, input: Input<'_>, most: usize) {
         let mut actions = Actions::default();
         self.agent.handle(self.now, input, &mut actions);
-        let (mut answered, mut heard) = (0, false);
+        let (mut answered, mut heard, mut carried) = (0, false, Vec::new());
         for action in actions.drain() {
             match action {
                 Action::Send { dst, bytes } => {
@@ -267,6 +276,7 @@ impl World {
                 Action::AwaitHandshake(key) => self.awaited.push(key),
                 Action::Echo { to, number } => self.echoes.push((to, number)),
                 Action::Hear => heard = true,
+                Action::Carry(carry) => carried.push(carry),
                 Action::Kick(_)
                 | Action::RenewControlTunnel(_)
                 | Action::ReadPeerStats(_)
@@ -279,6 +289,19 @@ impl World {
             }
         }
         assert!(answered <= most, "a stranger was answered with more");
+        for carry in carried {
+            match carry {
+                Carry::Fetch { client, .. } => self.step(Input::Fetched(client), 0),
+                Carry::Release { client } => self.step(
+                    Input::Released {
+                        client,
+                        connections: Some(Connections { moved: 1, reset: 1 }),
+                    },
+                    0,
+                ),
+                Carry::Offer { .. } => {}
+            }
+        }
         if heard {
             let went = [[10, 2, 0, 1], [10, 1, 0, 0], [10, 3, 0, 1]].map(IpAddr::from);
             self.step(Input::Heard(&went), 0);

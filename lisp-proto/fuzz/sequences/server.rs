@@ -297,6 +297,7 @@ fn acknowledge(
         &NotifyParams {
             nonce,
             records: &[],
+            handoff: None,
         },
         &key(xtr),
         out,

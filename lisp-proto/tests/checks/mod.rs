@@ -96,13 +96,29 @@ fn rewrite(message: &Message<'_>) -> Option<Vec<u8>> {
             let records = owned(notify.records());
             let nonce = notify.nonce;
             let records = &records;
-            encode_map_notify(&NotifyParams { nonce, records }, &key(), &mut out)
+            encode_map_notify(
+                &NotifyParams {
+                    nonce,
+                    records,
+                    handoff: None,
+                },
+                &key(),
+                &mut out,
+            )
         }
         Message::MapNotifyAck(notify) => {
             let records = owned(notify.records());
             let nonce = notify.nonce;
             let records = &records;
-            encode_map_notify_ack(&NotifyParams { nonce, records }, &key(), &mut out)
+            encode_map_notify_ack(
+                &NotifyParams {
+                    nonce,
+                    records,
+                    handoff: None,
+                },
+                &key(),
+                &mut out,
+            )
         }
         Message::Ecm(ecm) => encode_ecm(ecm.source, ecm.destination, ecm.message, &mut out),
         Message::InfoRequest(info) => {

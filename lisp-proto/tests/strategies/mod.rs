@@ -94,6 +94,7 @@ pub(crate) fn any_message() -> impl Strategy<Value = Vec<u8>> {
         let params = NotifyParams {
             nonce,
             records: &records,
+            handoff: None,
         };
         encode_map_notify(&params, &key, &mut out).unwrap();
         out

@@ -48,6 +48,10 @@ pub(crate) fn run(target: &Target, request: &Request, json: bool) -> Result<bool
     let gap = gap.map_or_else(String::new, |gap| {
         format!("; the longest gap in what came to a client was {gap} ms")
     });
+    if let Some(connections) = report.connections() {
+        let connections = connections.words();
+        lines.push(format!("translated connections: {connections}"));
+    }
     lines.push(format!(
         "{counts}{gap}; the longest move took {moves} ms, the longest migration {all} ms"
     ));

@@ -42,9 +42,25 @@ pub(super) struct Client {
     took_ms: Option<u64>,
     move_ms: Option<u64>,
     gap_ms: Option<u64>,
+    connections: Option<Connections>,
     step: Option<String>,
     why: Option<String>,
     remedy: Option<String>,
+}
+
+/// What became of connections whose addresses the source translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Connections {
+    pub(super) moved: u64,
+    pub(super) reset: u64,
+}
+
+impl Connections {
+    /// Both in a few words.
+    pub(super) fn words(self) -> String {
+        let Self { moved, reset } = self;
+        format!("{moved} moved, {reset} reset")
+    }
 }
 
 impl Counts {
@@ -104,7 +120,16 @@ impl Report {
     /// A table of all clients.
     pub(super) fn table(&self) -> Vec<String> {
         let heading = [
-            "RUN", "CLIENT", "PREFIXES", "FROM", "TO", "STATE", "GAP", "MOVE", "TOOK",
+            "RUN",
+            "CLIENT",
+            "PREFIXES",
+            "FROM",
+            "TO",
+            "STATE",
+            "GAP",
+            "MOVE",
+            "TOOK",
+            "CONNECTIONS",
         ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         for it in &self.clients {
@@ -119,6 +144,7 @@ impl Report {
                 ms(it.gap_ms),
                 ms(it.move_ms),
                 ms(it.took_ms),
+                it.connections.map_or_else(String::new, Connections::words),
             ]);
         }
         table::lines(&rows, 2)
@@ -152,6 +178,22 @@ impl Report {
     }
 }
 
+impl Report {
+    /// What became of all connections, if somebody has said.
+    pub(super) fn connections(&self) -> Option<Connections> {
+        let mut said = self
+            .clients
+            .iter()
+            .filter_map(|it| it.connections)
+            .peekable();
+        said.peek()?;
+        Some(said.fold(Connections::default(), |all, one| Connections {
+            moved: all.moved + one.moved,
+            reset: all.reset + one.reset,
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,12 +205,13 @@ mod tests {
             json!({
                 "run": 3, "client": client, "prefixes": ["0.0.0.0/0", "::/0"], "from": "proxy-a",
                 "to": "proxy-b", "state": state, "started_ms": 1, "ended_ms": 1201, "took_ms": 1200, "move_ms": 48,
-                "gap_ms": 12,
+                "gap_ms": 12, "connections": { "moved": 3, "reset": 1 },
             })
         };
         let mut failed = entry("host-2", "failed");
         failed["move_ms"] = json!(null);
         failed["gap_ms"] = json!(null);
+        failed["connections"] = json!(null);
         failed["step"] = json!("switch");
         failed["why"] = json!("host-2 has not acknowledged");
         failed["remedy"] = json!("look at its log");
@@ -182,8 +225,8 @@ mod tests {
         assert_eq!(
             report.table(),
             [
-                "  RUN  CLIENT  PREFIXES        FROM     TO       STATE      GAP    MOVE   TOOK",
-                "  3    host-1  0.0.0.0/0 ::/0  proxy-a  proxy-b  confirmed  12 ms  48 ms  1200 ms",
+                "  RUN  CLIENT  PREFIXES        FROM     TO       STATE      GAP    MOVE   TOOK     CONNECTIONS",
+                "  3    host-1  0.0.0.0/0 ::/0  proxy-a  proxy-b  confirmed  12 ms  48 ms  1200 ms  3 moved, 1 reset",
                 "  3    host-2  0.0.0.0/0 ::/0  proxy-a  proxy-b  failed                   1200 ms",
             ]
         );
@@ -206,6 +249,8 @@ mod tests {
         assert!(
             matches!(&relaying[..], [line] if line.starts_with("proxy-a still relays the packets of 3 pairs"))
         );
+        let connections = report.connections().map(Connections::words);
+        assert_eq!(connections.as_deref(), Some("3 moved, 1 reset"));
         assert_eq!((report.counts.total(), report.counts.under_way()), (2, 0));
     }
 }

@@ -301,7 +301,16 @@ pub(super) fn ack(name: &str, notify: &Sent) -> Vec<u8> {
     let (nonce, records) = notify.notify(name);
     let mut bytes = Vec::new();
     let records = &records;
-    encode_map_notify_ack(&NotifyParams { nonce, records }, &key(name), &mut bytes).unwrap();
+    encode_map_notify_ack(
+        &NotifyParams {
+            nonce,
+            records,
+            handoff: None,
+        },
+        &key(name),
+        &mut bytes,
+    )
+    .unwrap();
     bytes
 }
 

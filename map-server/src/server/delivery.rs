@@ -3,7 +3,7 @@
 //! Unsolicited Map-Notifies are sent, repeated, and acknowledged here; `notify.rs` keeps the books.
 
 use lisp_proto::{
-    Action as NegativeAction, InstanceId, MapNotify, NotifyParams, Record, Timestamp,
+    Action as NegativeAction, Handoff, InstanceId, MapNotify, NotifyParams, Record, Timestamp,
     encode_map_notify,
 };
 
@@ -30,15 +30,28 @@ impl MapServer {
         records: Vec<Record>,
         actions: &mut Actions,
     ) -> NotifyKey {
-        let receiver = Registrant::any(receiver);
-        if let Some(key) = self.state.notifier.telling(receiver, &records) {
+        let known = Registrant::any(receiver);
+        if let Some(key) = self.state.notifier.telling(known, &records) {
             return key;
         }
+        self.tell_with(now, at, receiver, (records, None), actions)
+    }
+
+    /// The same with what is said about connections, also if the records are known.
+    pub(super) fn tell_with(
+        &mut self,
+        now: Timestamp,
+        at: Timestamp,
+        receiver: XtrIndex,
+        (records, handoff): (Vec<Record>, Option<Handoff>),
+        actions: &mut Actions,
+    ) -> NotifyKey {
         let telling = Telling {
-            receiver,
+            receiver: Registrant::any(receiver),
             to: None,
             purpose: Purpose::News,
             records,
+            handoff,
         };
         self.begin(now, at, telling, actions)
     }
@@ -89,13 +102,18 @@ impl MapServer {
         let via = self.sites.via(xtr);
         let peer = (via, contact.source.ip());
         let notifier = &mut self.state.notifier;
-        let Some((nonce, records)) = notifier.transmit(now, key, peer, &mut self.rng) else {
+        let Some((nonce, telling)) = notifier.transmit(now, key, peer, &mut self.rng) else {
             return;
         };
         let site = self.sites.site(xtr);
         let auth = site.notify_auth(contact.full_tag);
         self.scratch.clear();
-        let encoded = encode_map_notify(&NotifyParams { nonce, records }, auth, &mut self.scratch);
+        let params = NotifyParams {
+            nonce,
+            records: &telling.records,
+            handoff: telling.handoff,
+        };
+        let encoded = encode_map_notify(&params, auth, &mut self.scratch);
         if let Some(nonce) = self.state.notifier.reserve(xtr) {
             let xtr = site.name.clone();
             actions.persist(StoreEvent::NotifyFloor { xtr, nonce });
@@ -160,6 +178,10 @@ impl MapServer {
             leavings.acknowledged(now, key.receiver.xtr, record.eid);
         }
         let told = done.telling.records.iter().map(|record| record.eid);
+        if let Some(Handoff::Left(connections)) = ack.handoff() {
+            let (moves, left) = (&mut self.state.moves, key.receiver.xtr);
+            moves.note_connections(left, told.clone(), connections);
+        }
         self.move_on(now, key.receiver.xtr, told, actions);
         for next in &done.next {
             if self.state.notifier.is_deferred(next) {
@@ -214,6 +236,7 @@ impl MapServer {
         };
         let mut telling = Telling {
             purpose: Purpose::Receipt(nonce),
+            handoff: None,
             ..given_up.telling
         };
         for record in &mut telling.records {

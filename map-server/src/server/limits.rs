@@ -54,6 +54,8 @@ pub(crate) const NOTIFY_LEN: usize = 1_200;
 /// What of a Map-Notify is no record, in bytes (RFC 9301 §5.7), with the longest authentication
 /// data.
 pub(crate) const NOTIFY_HEADER_LEN: usize = 16 + 32;
+/// Bytes of the name that says where the connections of a client are, with its locator.
+pub(crate) const HANDOFF_LEN: usize = 72;
 /// Length of a Map-Reply without records in bytes (RFC 9301 §5.4).
 pub(crate) const REPLY_HEADER_LEN: usize = 12;
 /// Records per unsolicited Map-Notify, however short they are.

@@ -3,17 +3,20 @@
 //! The destination is told of the client and acknowledges that: armed. The client is told the record
 //! with the destination first, and acknowledges when it has moved: switched. After what is on its way
 //! has passed, the source is told to forget the client and acknowledges: confirmed. What fails before
-//! the client has moved leaves it where it was. All of this is ordinary Map-Notifies: the receiver
-//! knows nothing of migrations.
+//! the client has moved leaves it where it was. All of this is ordinary Map-Notifies. The two ends are told
+//! of each other in them, because one that translates addresses has connections that the other needs;
+//! else the receiver knows nothing of migrations.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
-use lisp_proto::{EidPrefix, InstanceId, Record, Timestamp};
+use lisp_proto::{EidPrefix, Handoff, InstanceId, Record, Timestamp};
 
 use super::actions::{Actions, Event};
 use super::moves::{Move, MoveId, Stage};
 use super::operator::{Command, Migration, MigrationState, Step, Why};
 use super::plan::Planned;
+use super::publish::parcels_beside;
 use super::rehome::Ties;
 use super::sites::XtrIndex;
 use super::{MapServer, limits};
@@ -130,16 +133,82 @@ impl MapServer {
         }
         let mut told = Vec::new();
         for iid in instances(eids) {
+            let (to, from) = self.handoff(&it, iid);
+            if let Some(to) = to {
+                let records = self.records_of(it.client, it.from, iid);
+                let records = self.as_told(records, it.client, it.from, actions);
+                self.present_move(now, it.from, records, to, actions);
+            }
             let records = self.records_of(it.client, it.from, iid);
             let records = self.as_told(records, it.client, it.to, actions);
             told.extend(records.iter().map(|record| (it.to, record.eid)));
-            self.introduce(now, now, it.to, records, actions);
+            match from {
+                Some(from) => self.present_move(now, it.to, records, from, actions),
+                None => {
+                    self.introduce(now, now, it.to, records, actions);
+                }
+            }
         }
         if told.is_empty() {
             return self.fail(now, id, Step::Arm, Why::NothingRegistered, actions);
         }
         let until = now + limits::MIGRATION_STEP;
         self.state.moves.enter(id, Stage::Arming, until, told);
+    }
+
+    /// Returns what source and destination are told about the connections of the client. They can talk to
+    /// each other where both have an address of one family; where only one of them has an address, the
+    /// source still hears of the move, so that it says what becomes of them. Whether they translate
+    /// addresses at all is their business.
+    fn handoff(&self, it: &Move, iid: InstanceId) -> (Option<Handoff>, Option<Handoff>) {
+        let ends = [it.from, it.to];
+        if !ends.iter().all(|end| self.is_agent(*end)) {
+            return (None, None);
+        }
+        let [from, to] = ends.map(|end| self.hosts_of(end, iid));
+        let mut common = from
+            .into_iter()
+            .zip(to)
+            .filter_map(|(from, to)| from.zip(to));
+        if let Some((from, to)) = common.next() {
+            return (Some(Handoff::To(to)), Some(Handoff::From(from)));
+        }
+        let is_known = [from, to].iter().flatten().any(Option::is_some);
+        let nowhere = Handoff::To(Ipv4Addr::UNSPECIFIED.into());
+        (is_known.then_some(nowhere), None)
+    }
+
+    /// Returns an address of IPv4 and one of IPv6 that `xtr` has for itself.
+    fn hosts_of(&self, xtr: XtrIndex, iid: InstanceId) -> [Option<IpAddr>; 2] {
+        let mappings = &self.state.mappings;
+        let mut hosts = [None; 2];
+        for eid in mappings.registered_by(xtr, iid, limits::RECORDS_PER_XTR) {
+            let net = eid.net();
+            let alone = mappings.exact(&eid).is_some_and(|it| !self.is_shared(it));
+            if alone && net.prefix_len() == net.max_prefix_len() {
+                let [v4, v6] = &mut hosts;
+                let host = if net.addr().is_ipv4() { v4 } else { v6 };
+                host.get_or_insert(net.addr());
+            }
+        }
+        hosts
+    }
+
+    /// Tells `receiver` of a client that moves, with what concerns its connections.
+    fn present_move(
+        &mut self,
+        now: Timestamp,
+        receiver: XtrIndex,
+        records: Vec<Record>,
+        handoff: Handoff,
+        actions: &mut Actions,
+    ) {
+        for record in &records {
+            self.subscribe_besides(now, record.eid, receiver, record.ttl, actions);
+        }
+        for parcel in parcels_beside(records, limits::HANDOFF_LEN) {
+            self.tell_with(now, now, receiver, (parcel, Some(handoff)), actions);
+        }
     }
 
     /// Says why a client cannot move as planned any more.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lisp_proto::{Deadlines, EidPrefix, Gap, Timestamp};
+use lisp_proto::{Connections, Deadlines, EidPrefix, Gap, Timestamp};
 
 use super::limits;
 use super::operator::{Migration, MigrationState, Step, Why};
@@ -217,6 +217,31 @@ impl Moves {
             && concerns(report)
         {
             report.gap = report.gap.max(Some(gap));
+        }
+    }
+
+    /// Takes note of what `source`, which has forgotten the clients with these `eids`, says about their
+    /// connections.
+    pub(crate) fn note_connections(
+        &mut self,
+        source: XtrIndex,
+        eids: impl Iterator<Item = EidPrefix>,
+        connections: Connections,
+    ) {
+        let mut concerned = BTreeSet::new();
+        for eid in eids {
+            let (first, last) = ((source, eid, 0), (source, eid, MoveId::MAX));
+            let waiting = self.awaited.range(first..=last);
+            concerned.extend(waiting.map(|(_, _, id)| *id));
+        }
+        for id in concerned {
+            let it = self.moves.get_mut(&id);
+            let confirming = it.filter(|it| it.from == source && it.stage == Stage::Confirming);
+            if let Some(it) = confirming {
+                let known = it.report.connections.get_or_insert_default();
+                known.moved = known.moved.saturating_add(connections.moved);
+                known.reset = known.reset.saturating_add(connections.reset);
+            }
         }
     }
 

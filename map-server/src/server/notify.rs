@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use lisp_proto::{Deadlines, EidPrefix, Nonce, Record, Timestamp};
+use lisp_proto::{Deadlines, EidPrefix, Handoff, Nonce, Record, Timestamp};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -53,6 +53,8 @@ pub(crate) struct Telling {
     pub(crate) to: Option<Contact>,
     pub(crate) purpose: Purpose,
     pub(crate) records: Vec<Record>,
+    /// What is said about the connections of the client that the records are of.
+    pub(crate) handoff: Option<Handoff>,
 }
 
 /// A Map-Notify that awaits its acknowledgement.
@@ -264,7 +266,7 @@ impl Notifier {
         self.remove(&key)
     }
 
-    /// Returns nonce and records of the next transmission, which goes to `peer`, and arms the
+    /// Returns nonce and content of the next transmission, which goes to `peer`, and arms the
     /// timer for the one after.
     pub(crate) fn transmit(
         &mut self,
@@ -272,7 +274,7 @@ impl Notifier {
         key: &NotifyKey,
         peer: Peer,
         rng: &mut StdRng,
-    ) -> Option<(Nonce, &[Record])> {
+    ) -> Option<(Nonce, &Telling)> {
         let outstanding = self.outstanding.get_mut(key)?;
         let floor = self.floor.0;
         let counter = self.counters.entry(key.receiver.xtr);
@@ -313,7 +315,7 @@ impl Notifier {
         // A little disorder keeps retransmissions to many receivers from coming in waves.
         let wait = wait.mul_f64(rng.random_range(0.9..1.1));
         self.timers.set(*key, now + wait);
-        Some((nonce, &outstanding.telling.records))
+        Some((nonce, &outstanding.telling))
     }
 
     /// Counts on from `nonce`, with which `receiver` subscribes; returns whether that is above all

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lisp_proto::{EidPrefix, Timestamp};
+use lisp_proto::{Connections, EidPrefix, Timestamp};
 use thiserror::Error;
 
 use crate::config::XtrName;
@@ -198,6 +198,8 @@ pub struct Migration {
     pub moved: Option<Timestamp>,
     /// The longest time in which nothing came to it meanwhile, as far as it can tell.
     pub gap: Option<Duration>,
+    /// What became of its connections, as far as the source has translated their addresses and says so.
+    pub connections: Option<Connections>,
     /// When it was confirmed, or had failed.
     pub ended: Option<Timestamp>,
 }

@@ -54,6 +54,7 @@ impl MapServer {
             told: None,
             moved: None,
             gap: None,
+            connections: None,
             ended: None,
         }
     }

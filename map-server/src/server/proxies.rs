@@ -8,7 +8,7 @@ use super::bench::{Bench, Sent, agent, control, eid, record, xtrs};
 use crate::config::{Options, XtrConfig};
 
 /// Clients a, b and c, and proxies d, e and f. Each proxy may also register an address of its own:
-/// 10.0.1.4, .5 and .6.
+/// 10.0.1.4, .5 and .6, and fd00:1::4, ::5 and ::6.
 pub(super) fn bench() -> Bench {
     // No push has the nonce of a Map-Register, whose confirmation is acknowledged here as well.
     let options = Options {
@@ -20,7 +20,7 @@ pub(super) fn bench() -> Bench {
 
 pub(super) fn clients_and_proxies() -> Vec<XtrConfig> {
     let proxy = |name: &str| {
-        let served = ["0.0.0.0/0", "::/0", own_address(name)];
+        let served = ["0.0.0.0/0", "::/0", own_address(name), own_address_v6(name)];
         agent(name, served.map(eid).to_vec())
     };
     let mut all = xtrs();
@@ -34,6 +34,15 @@ pub(super) fn own_address(name: &str) -> &'static str {
         "d" => "10.0.1.4",
         "e" => "10.0.1.5",
         _ => "10.0.1.6",
+    }
+}
+
+/// The same of IPv6.
+pub(super) fn own_address_v6(name: &str) -> &'static str {
+    match name {
+        "d" => "fd00:1::4",
+        "e" => "fd00:1::5",
+        _ => "fd00:1::6",
     }
 }
 

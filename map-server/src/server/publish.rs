@@ -202,6 +202,7 @@ impl MapServer {
                     to: Some(to),
                     purpose: Purpose::News,
                     records,
+                    handoff: None,
                 };
                 self.begin(now, now, telling, actions);
             }
@@ -264,6 +265,11 @@ impl MapServer {
 /// Divides `records` into as few parts as possible that each fit a Map-Notify of modest size and
 /// have one instance-id: each instance of an agent acknowledges what it has installed itself.
 pub(super) fn parcels(records: Vec<Record>) -> Vec<Vec<Record>> {
+    parcels_beside(records, 0)
+}
+
+/// The same with room for so many bytes more in each.
+pub(super) fn parcels_beside(records: Vec<Record>, bytes: usize) -> Vec<Vec<Record>> {
     let mut parcels: Vec<Vec<Record>> = Vec::new();
     let mut room = 0;
     for record in records {
@@ -279,7 +285,7 @@ pub(super) fn parcels(records: Vec<Record>) -> Vec<Vec<Record>> {
                 parcel.push(record);
             }
             Some(_) | None => {
-                room = limits::NOTIFY_LEN - limits::NOTIFY_HEADER_LEN;
+                room = (limits::NOTIFY_LEN - limits::NOTIFY_HEADER_LEN).saturating_sub(bytes);
                 parcels.push(vec![record]);
             }
         }

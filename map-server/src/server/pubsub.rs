@@ -272,6 +272,7 @@ impl MapServer {
                 to: None,
                 purpose: Purpose::News,
                 records,
+                handoff: None,
             };
             self.begin(now, now, again, actions);
         }
@@ -346,6 +347,7 @@ impl MapServer {
             }),
             purpose,
             records,
+            handoff: None,
         };
         self.begin(now, now, telling, actions)
     }

@@ -382,6 +382,7 @@ impl MapServer {
         let params = NotifyParams {
             nonce: register.nonce,
             records: &records,
+            handoff: None,
         };
         self.scratch.clear();
         match encode_map_notify(&params, auth, &mut self.scratch) {

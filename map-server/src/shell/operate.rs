@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lisp_proto::Timestamp;
+use lisp_proto::{Connections, Timestamp};
 use serde_json::{Value, json};
 
 use super::admin::Request;
@@ -113,6 +113,9 @@ fn entry(clock: Clock, migration: &Migration) -> Value {
         "took_ms": between(migration.started, migration.ended),
         "move_ms": between(migration.told, migration.moved),
         "gap_ms": migration.gap.map(milliseconds),
+        "connections": migration.connections.map(|Connections { moved, reset }| {
+            json!({ "moved": moved, "reset": reset })
+        }),
     });
     if let (MigrationState::Failed { step, why }, Some(fields)) =
         (&migration.state, entry.as_object_mut())

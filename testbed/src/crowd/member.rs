@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use lisp_proto::{Algorithm, AuthKey, InstanceId, Nonce, PublicKey, SiteId, Timestamp, Ttl, XtrId};
 use rand::RngCore;
 use wg_device::PrivateKey;
-use xtr_agent::agent::{Action, Actions, Agent, Change, Config, Input, MapServer, PeerStats};
+use xtr_agent::agent::{
+    Action, Actions, Agent, Change, Config, Input, MapServer, PeerStats, Translates,
+};
 
 use super::inner;
 use super::socket::Datagram;
@@ -142,6 +144,7 @@ impl Member {
             first_nonce,
             hold: Duration::from_secs(3),
             idle: Duration::from_secs(3600),
+            translates: Translates::Nothing,
             tells_handshakes: false,
             max_peers: 1_000,
             subscriptions: Vec::new(),
@@ -294,9 +297,10 @@ impl Member {
                 self.agent.handle(now, Input::PeerStats(&stats), actions);
             }
             Action::Reinject(packet) => self.encrypt(&packet, out),
-            // Nobody waits for an ICMP error here, nobody reads the log, and a member that gets no echoes
-            // back leaves no proxy.
+            // Nobody waits for an ICMP error here, nobody reads the log, a member that gets no echoes
+            // back leaves no proxy, and none translates addresses.
             Action::Echo { .. }
+            | Action::Carry(_)
             | Action::Listen
             | Action::LeaveFrom { .. }
             | Action::Hear

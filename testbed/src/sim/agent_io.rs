@@ -152,7 +152,8 @@ impl World {
                     second.choose(to, from);
                 }
             }
-            Action::Listen => {}
+            // No agent here translates addresses.
+            Action::Carry(_) | Action::Listen => {}
             Action::Hear => self.hear(number),
             Action::Reinject(packet) => self.sabotage_reinject(number, packet),
             Action::Deliver(packet) => {

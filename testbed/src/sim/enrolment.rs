@@ -8,7 +8,7 @@ use lisp_proto::{EidPrefix, InstanceId, Nonce, PublicKey, Ttl};
 use map_server::config::{
     Config as ServerConfig, ConfigError, ControlKeys, Options, ReplyAfter, XtrConfig, XtrName,
 };
-use xtr_agent::agent::{Config, MapServer, Uplink};
+use xtr_agent::agent::{Config, MapServer, Translates, Uplink};
 
 use super::addresses::{self, CONTROL_TUNNEL_PORT, Role};
 use super::sabotage::Sabotage;
@@ -159,6 +159,7 @@ pub(super) fn agent_config(
         first_nonce,
         hold: Duration::from_secs(3),
         idle: Duration::from_secs(300),
+        translates: Translates::Nothing,
         tells_handshakes: scenario.backend(number) == Backend::Embedded,
         max_peers: 25_000,
         subscriptions: scenario.subscribed_prefixes(number),

@@ -127,6 +127,7 @@ impl World {
         let params = NotifyParams {
             nonce: Nonce(u64::MAX >> 1),
             records: &[record],
+            handoff: None,
         };
         let mut bytes = Vec::new();
         if encode_map_notify(&params, &addresses::secret(seed, agent, 0), &mut bytes).is_ok() {

@@ -6,6 +6,7 @@
 //! ICMP that tells them often does not arrive.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
@@ -25,17 +26,28 @@ pub struct Forwarded<'a> {
     pub miss: &'a str,
     /// What fits both, bytes.
     pub mtu: u16,
-    /// Whether what leaves the tunnels for elsewhere gets an address of the interface it leaves by.
-    pub masquerade: Option<Masquerade<'a>>,
+    /// Whether what leaves the tunnels for elsewhere gets another source address.
+    pub nat: Option<SourceNat<'a>>,
 }
 
 /// What gets another source address.
 #[derive(Clone, Copy, Debug)]
-pub struct Masquerade<'a> {
+pub struct SourceNat<'a> {
+    /// Which one.
+    pub translation: Translation<'a>,
     /// Only what leaves by this interface; `None`: by any that is none of the tunnels.
     pub uplink: Option<&'a str>,
     /// But not what goes to these networks.
     pub except: &'a [IpNet],
+}
+
+/// Which source address packets get.
+#[derive(Clone, Copy, Debug)]
+pub enum Translation<'a> {
+    /// One of the interface they leave by.
+    Masquerade,
+    /// These, at most one of each address family; what is of another family keeps its own.
+    To(&'a [IpAddr]),
 }
 
 impl ForwardRules {
@@ -48,7 +60,7 @@ impl ForwardRules {
     }
 
     /// Lowers the maximum segment size of TCP connections that are forwarded to or from the tunnels to
-    /// what their MTU holds, and masquerades. What is set already is replaced in one step.
+    /// what their MTU holds, and translates addresses. What is set already is replaced in one step.
     ///
     /// # Errors
     /// There is no program `nft`, or the kernel has no nf_tables.
@@ -72,8 +84,8 @@ impl ForwardRules {
     fn ruleset(&self, forwarded: &Forwarded<'_>) -> String {
         let table = &self.table;
         let clamps = clamps(forwarded);
-        let nat = forwarded.masquerade.as_ref();
-        let nat = nat.map_or_else(String::new, |nat| masquerades(forwarded, nat));
+        let nat = forwarded.nat.as_ref();
+        let nat = nat.map_or_else(String::new, |nat| translates(forwarded, nat));
         format!(
             "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
              chain forward {{\ntype filter hook forward priority mangle; policy accept;\n\
@@ -101,22 +113,72 @@ fn clamps(forwarded: &Forwarded<'_>) -> String {
     rules
 }
 
-/// The chain that changes source addresses.
-fn masquerades(forwarded: &Forwarded<'_>, nat: &Masquerade<'_>) -> String {
+/// The chains that change source addresses, and look after those that others may have as well.
+fn translates(forwarded: &Forwarded<'_>, nat: &SourceNat<'_>) -> String {
     let Forwarded { data, miss, .. } = forwarded;
     let mut rules = String::new();
     for net in nat.except {
-        let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
+        let family = family(net.addr());
         rules += &format!("{family} daddr {net} accept\n");
     }
     let leaving = match nat.uplink {
         Some(uplink) => format!("oifname \"{uplink}\""),
         None => format!("oifname != {{ \"{data}\", \"{miss}\" }}"),
     };
+    let mut guards = String::new();
+    match nat.translation {
+        Translation::Masquerade => {
+            rules += &format!("iifname \"{data}\" {leaving} masquerade\n");
+        }
+        Translation::To(addresses) => {
+            for address in addresses {
+                let family = family(*address);
+                let protocol = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+                rules += &format!(
+                    "meta nfproto {protocol} iifname \"{data}\" {leaving} snat {family} to {address}\n"
+                );
+            }
+            guards = keeps_silent(addresses);
+        }
+    }
     format!(
         "chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
-         {rules}iifname \"{data}\" {leaving} masquerade\n}}\n"
+         {rules}}}\n{guards}"
     )
+}
+
+/// The chains that keep this host from ending, by an answer of its own, connections at `addresses` that
+/// it does not know yet, or no more: they may be on their way from another host, or to one. Nor is
+/// anything remembered of them that would be in the way of their entries.
+fn keeps_silent(addresses: &[IpAddr]) -> String {
+    let (mut incoming, mut output) = (String::new(), String::new());
+    for address in addresses {
+        let (family, icmp) = match address {
+            IpAddr::V4(_) => ("ip", "icmp"),
+            IpAddr::V6(_) => ("ip6", "icmpv6"),
+        };
+        incoming += &format!(
+            "{family} daddr {address} ct state {{ new, invalid }} \
+             tcp flags & (syn | ack | rst) != syn drop\n\
+             {family} daddr {address} ct state new fib daddr type != local drop\n"
+        );
+        // Other errors of this kind say what fits, or that there is no way.
+        output += &format!(
+            "{family} saddr {address} {icmp} type destination-unreachable \
+             {icmp} code port-unreachable drop\n"
+        );
+    }
+    // Connection tracking comes before, and the way back of a translation after that.
+    format!(
+        "chain prerouting {{\ntype filter hook prerouting priority mangle; policy accept;\n\
+         {incoming}}}\n\
+         chain output {{\ntype filter hook output priority filter; policy accept;\n{output}}}\n"
+    )
+}
+
+/// The name of the family of an address in rules.
+const fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
 /// Has `nft` carry out a script, all of it or nothing.
@@ -137,4 +199,24 @@ fn run(script: &str) -> io::Result<()> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     let first = complaint.lines().next().unwrap_or("no reason given");
     Err(io::Error::other(format!("nft: {first}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_that_nobody_listens_is_kept_silent_and_what_is_routed_here_is_covered() {
+        let chains = keeps_silent(&[[203, 0, 113, 9].into(), "2001:db8::9".parse().unwrap()]);
+        for expected in [
+            "ip saddr 203.0.113.9 icmp type destination-unreachable icmp code port-unreachable drop\n",
+            "ip6 saddr 2001:db8::9 icmpv6 type destination-unreachable icmpv6 code port-unreachable drop\n",
+            "ip daddr 203.0.113.9 ct state new fib daddr type != local drop\n",
+            "ip6 daddr 2001:db8::9 ct state new fib daddr type != local drop\n",
+            "hook prerouting priority mangle",
+        ] {
+            assert!(chains.contains(expected), "{expected} in {chains}");
+        }
+        assert_eq!(chains.matches(" drop\n").count(), 6, "{chains}");
+    }
 }

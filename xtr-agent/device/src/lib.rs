@@ -17,6 +17,7 @@
 //! | does somebody answer, and who may be asked? | `pinger`, `listener` |
 //! | how large may packets be? | `path_mtu` |
 //! | what becomes of packets that are forwarded? | `forward_rules` |
+//! | which connections are translated? | `conntrack` |
 //! | how do tunnels stay out of an overlay that is everything? | `rules` |
 //! | which uplink does a packet leave by? | `uplinks` |
 //! | which sockets belong to a tunnel? | `sockets` |
@@ -31,6 +32,7 @@
 mod address_watch;
 mod batch;
 mod clock;
+mod conntrack;
 mod counters;
 mod device;
 mod echo;
@@ -59,11 +61,12 @@ mod uplinks;
 
 pub use address_watch::AddressWatch;
 pub use batch::{BATCH, Inbox, Outbox, wait_for_any};
+pub use conntrack::{Conntrack, Entered, Flow, FlowKey, FlowState, TcpState};
 pub use counters::Counters;
 pub use device::Device;
 pub use echo::{SMALL_ECHO, round_trips};
 pub use error::DeviceError;
-pub use forward_rules::{ForwardRules, Forwarded, Masquerade};
+pub use forward_rules::{ForwardRules, Forwarded, SourceNat, Translation};
 pub use heap::give_memory_back;
 pub use key::{KeyError, PrivateKey};
 pub use leftover::remove_leftover;
@@ -75,7 +78,8 @@ pub use pinger::Pinger;
 pub use routes::{MAIN_TABLE, RouteSpec, Routes};
 pub use rules::{OVERLAY_TABLE, OverlayRules, UNDERLAY_MARK};
 pub use sockets::{
-    bind_control_socket, bind_shared_sockets, local_address_towards, set_receive_room,
+    bind_control_socket, bind_shared_sockets, connect_through, listen_through,
+    local_address_towards, set_receive_room,
 };
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};
 pub use uplinks::{UplinkSpec, Uplinks};

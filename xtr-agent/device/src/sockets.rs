@@ -1,12 +1,14 @@
-//! UDP sockets that belong to one interface, and the address the kernel would send from.
+//! Sockets that belong to one interface, and the address the kernel would send from.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
 use std::os::fd::AsFd;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+
+use crate::netns::NetNs;
 
 /// Returns the source address the kernel would use towards `destination` for packets with this mark
 /// (0: none); sends nothing.
@@ -83,6 +85,63 @@ pub fn bind_shared_sockets(addr: SocketAddr, count: usize) -> io::Result<Vec<Std
         Ok(socket.into())
     });
     sockets.collect()
+}
+
+/// Listens for TCP connections to `addr` in `netns` (`None`: here) that come through `device` only: the
+/// address of who begins one was checked by cryptokey routing.
+///
+/// # Errors
+/// The address or the device is not there, the port is in use, or CAP_NET_RAW is missing. Must
+/// be called within a tokio runtime.
+pub fn listen_through(
+    netns: Option<&NetNs>,
+    device: &str,
+    addr: SocketAddr,
+) -> io::Result<TcpListener> {
+    let socket = tcp_socket(netns, addr)?;
+    socket.set_reuse_address(true)?;
+    socket.bind_device(Some(device.as_bytes()))?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Begins a TCP connection from the first of two addresses to the second, in `netns` (`None`: here). Its
+/// first packet takes whatever route there is, so that it may be caught; once it has been answered, all
+/// must go and come through `device`.
+///
+/// # Errors
+/// The other end does not answer, or refuses; or as [`listen_through`].
+pub async fn connect_through(
+    netns: Option<&NetNs>,
+    device: &str,
+    [from, to]: [SocketAddr; 2],
+) -> io::Result<TcpStream> {
+    let socket = tcp_socket(netns, from)?;
+    socket.bind(&from.into())?;
+    let stream = TcpSocket::from_std_stream(socket.into())
+        .connect(to)
+        .await?;
+    SockRef::from(&stream).bind_device(Some(device.as_bytes()))?;
+    Ok(stream)
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+fn tcp_socket(netns: Option<&NetNs>, addr: SocketAddr) -> io::Result<Socket> {
+    let make = move || {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        Ok(socket)
+    };
+    match netns {
+        Some(netns) => netns.run(make).map_err(io::Error::other)?,
+        None => make(),
+    }
 }
 
 fn udp_socket(addr: SocketAddr) -> io::Result<Socket> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
 
+use super::carry::Carry;
 use super::event::{DropReason, Event};
 use super::peers::PeerSpec;
 
@@ -77,6 +78,8 @@ pub enum Action {
     Listen,
     /// Ends that, and reports back with [`Input::Heard`](super::Input::Heard).
     Hear,
+    /// Does something about the connections of a client that moves.
+    Carry(Carry),
     /// Sends a held packet out through the data interface.
     Reinject(Bytes),
     /// Hands a packet to the local IP stack.

@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use lisp_proto::{
-    Action as MapAction, Locator, PublicKey, Record, RequestFlags, Rloc, Timestamp, Ttl,
-};
+use lisp_proto::{Locator, PublicKey, Record, RequestFlags, Rloc, Timestamp};
 
 use super::anew::is_private;
+use super::failover::out_of_reach;
 use super::ip_header::addresses;
 use super::limits::{APART, RELAY_PRIORITY};
 use super::map_cache::{Chosen, Entry, State};
@@ -156,21 +155,9 @@ impl Agent {
         if used != Some(lost) && armed != Some(lost) {
             return None;
         }
-        let Chosen { key, endpoint } = lost;
-        let lost = Locator {
-            priority: u8::MAX,
-            weight: 0,
-            local: false,
-            probed: false,
-            reachable: false,
-            rloc: Rloc::WireGuard { endpoint, key },
-        };
         Some(Record {
-            eid: self.eid(*asked),
-            ttl: Ttl::from_minutes(1),
-            action: MapAction::NoAction,
-            authoritative: false,
-            locators: vec![lost],
+            locators: vec![out_of_reach(lost.key, lost.endpoint)],
+            ..self.bare_record(asked)
         })
     }
 

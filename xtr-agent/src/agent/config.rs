@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lisp_proto::{AuthKey, EidPrefix, InstanceId, Nonce, PublicKey, SiteId, Ttl, XtrId};
 
+use super::Translates;
+
 /// A map server that the agent registers with and asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapServer {
@@ -56,6 +58,8 @@ pub struct Config {
     /// Prefixes that are reached through us but do not live here: what a proxy registers for its
     /// clients. They may contain the overlay, and with it the clients themselves.
     pub serves: Vec<IpNet>,
+    /// What becomes of the addresses of clients, whose packets we pass on.
+    pub translates: Translates,
     /// Whether others register the same prefixes, and all are answered together (RFC 9301 5.6).
     pub shared: bool,
     /// Destinations that are looked up; nothing else is touched.

@@ -143,17 +143,7 @@ impl Failover {
             }
         }
         let lost = lost.into_iter().take(LOST_AT_ONCE);
-        let locators = lost.map(|(key, lost)| Locator {
-            priority: NOT_TO_BE_USED,
-            weight: 0,
-            local: false,
-            probed: false,
-            reachable: false,
-            rloc: Rloc::WireGuard {
-                endpoint: lost.endpoint,
-                key: *key,
-            },
-        });
+        let locators = lost.map(|(key, lost)| out_of_reach(*key, lost.endpoint));
         locators.collect()
     }
 
@@ -407,6 +397,18 @@ impl Agent {
             authoritative: false,
             locators: Vec::new(),
         }
+    }
+}
+
+/// A locator that cannot be reached (R is clear, RFC 9301 5.4).
+pub(super) const fn out_of_reach(key: PublicKey, endpoint: SocketAddr) -> Locator {
+    Locator {
+        priority: NOT_TO_BE_USED,
+        weight: 0,
+        local: false,
+        probed: false,
+        reachable: false,
+        rloc: Rloc::WireGuard { endpoint, key },
     }
 }
 

@@ -330,3 +330,12 @@ pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub fn refresh_after(ttl: Duration) -> Duration {
     ttl.mul_f64(f64::from(REFRESH_AT_PERCENT) / 100.0)
 }
+
+/// How long the map server waits for the connections of a client that comes to us.
+pub const FETCHING: Duration = Duration::from_millis(1_500);
+/// How long it waits to hear what became of those of a client that has left us.
+pub const RELEASING: Duration = Duration::from_secs(3);
+/// For how long a client counts as one that moves; a migration takes half of that at most.
+pub const MOVING: Duration = Duration::from_secs(60);
+/// Clients whose connections come or go at a time.
+pub const CARRIED: usize = 4_096;

@@ -12,6 +12,7 @@ mod apart;
 mod armed;
 mod asked;
 mod bucket;
+mod carry;
 mod change_servers;
 mod choice;
 mod config;
@@ -61,11 +62,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lisp_proto::{Deadlines, EidPrefix, Nonce, PublicKey, Timestamp};
+use lisp_proto::{Connections, Deadlines, EidPrefix, Nonce, PublicKey, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub use action::{Action, Actions, Change, ChangeId};
+pub use carry::{Carry, Translates};
 pub use config::{Config, MapServer, Uplink};
 pub use event::{Cause, DropReason, Event};
 pub use inspect::Sizes;
@@ -82,6 +84,7 @@ pub use trace::{Failure, Reached, Stage, Trace};
 use apart::Apart;
 use armed::Handovers;
 use bucket::Bucket;
+use carry::Carrying;
 use failover::Failover;
 use gap::Gaps;
 use hold::HoldBudget;
@@ -156,6 +159,15 @@ pub enum Input<'a> {
     /// Where some packets went between [`Action::Listen`] and [`Action::Hear`]; what came may be
     /// among them.
     Heard(&'a [IpAddr]),
+    /// The connections of this client, of a [`Carry::Fetch`], are here, or cannot be had.
+    Fetched(IpNet),
+    /// The connections of a [`Carry::Release`] are gone.
+    Released {
+        /// Whose they were.
+        client: IpNet,
+        /// What became of them, if that is known.
+        connections: Option<Connections>,
+    },
     /// The addresses of this host changed.
     LocalRlocs(&'a [Uplink]),
     /// Whether those who share our prefixes are to take our clients over.
@@ -195,6 +207,8 @@ enum Timer {
     Guards,
     /// Time to look at what comes of mappings that move.
     Gaps,
+    /// Connections that come or go take too long.
+    Carry,
     /// The next question where we are seen.
     Info,
     /// Time that the far end of this prefix has shaken hands.
@@ -235,6 +249,8 @@ pub struct Agent {
     locators: Locators,
     /// What comes of mappings that move.
     gaps: Gaps,
+    /// Clients whose connections come or go.
+    carrying: Carrying,
     /// Mappings that await a handshake, or did.
     opening: BTreeSet<IpNet>,
     /// Mappings whose use is being looked at before they run out.
@@ -285,6 +301,7 @@ impl Agent {
             failover: Failover::default(),
             locators: Locators::default(),
             gaps: Gaps::default(),
+            carrying: Carrying::default(),
             opening: BTreeSet::new(),
             refresh_checks: BTreeSet::new(),
             restored: Vec::new(),
@@ -321,6 +338,11 @@ impl Agent {
             }
             Input::EchoNotSent(number) => self.echo_not_sent(number),
             Input::Heard(went) => self.heard(went),
+            Input::Fetched(client) => self.fetched(&client, actions),
+            Input::Released {
+                client,
+                connections,
+            } => self.released(client, connections, actions),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
             Input::Drain(draining) => self.drain(now, draining, actions),
             Input::Tick => {}
@@ -387,6 +409,7 @@ impl Agent {
             Timer::Liveness => self.liveness_due(now, actions),
             Timer::Guards => self.guards_due(now, actions),
             Timer::Gaps => self.gaps_due(now, actions),
+            Timer::Carry => self.carry_due(now, actions),
             Timer::Info => self.info_due(now, actions),
             Timer::Apart(prefix) => self.apart_due(now, prefix, actions),
         }

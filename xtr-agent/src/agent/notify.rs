@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use lisp_proto::{
-    Action as MapAction, EidPrefix, MapNotify, Nonce, NotifyParams, Record, RequestFlags,
+    Action as MapAction, EidPrefix, Handoff, MapNotify, Nonce, NotifyParams, Record, RequestFlags,
     Timestamp, encode_map_notify_ack, verify,
 };
 
@@ -54,15 +54,10 @@ impl Agent {
                 return;
             }
         }
-        let records: Vec<Record> = notify
-            .records()
-            .filter_map(|record| record.to_record(DEFAULT_PORT))
-            .take(RECORDS_PER_MESSAGE + 1)
-            .collect();
-        if records.len() > RECORDS_PER_MESSAGE {
+        let Some(records) = records_of(notify) else {
             actions.count(DropReason::TooManyRecords);
             return;
-        }
+        };
         let answer = self.subscriptions.answered(index, nonce, &records);
         let seen = server.notifies.accept(nonce);
         if seen == Seen::New {
@@ -88,7 +83,8 @@ impl Agent {
                 if let Some(prefix) = answer {
                     self.subscribed(now, index, prefix, &records, actions);
                 }
-                self.notified(now, (index, nonce), records, answer, actions);
+                let handoff = notify.handoff();
+                self.notified(now, (index, nonce), (records, handoff), answer, actions);
             }
         }
     }
@@ -100,7 +96,7 @@ impl Agent {
         &mut self,
         now: Timestamp,
         ack: (usize, Nonce),
-        records: Vec<Record>,
+        (records, handoff): (Vec<Record>, Option<Handoff>),
         answer: Option<IpNet>,
         actions: &mut Actions,
     ) {
@@ -114,6 +110,10 @@ impl Agent {
             if !server.is_some_and(|server| server.notifies.is_latest(region, ack.1)) {
                 actions.count(DropReason::StaleNotify);
                 continue;
+            }
+            if answer.is_none() {
+                self.carry(now, record, handoff, actions);
+                changes += self.await_carrying(&region, ack);
             }
             for prefix in prefixes {
                 let before = self.next_change;
@@ -314,6 +314,7 @@ impl Agent {
     pub(super) fn leave_unacknowledged(&mut self, ack: (usize, Nonce)) {
         self.acks.remove(&ack);
         self.handovers.forget_ack(ack);
+        self.carrying.forget_ack(ack);
         for pending in self.changes.values_mut() {
             pending.acks.retain(|waiting| *waiting != ack);
         }
@@ -333,8 +334,12 @@ impl Agent {
             return;
         };
         let mut bytes = Vec::new();
-        if encode_map_notify_ack(&NotifyParams { nonce, records }, &server.key, &mut bytes).is_ok()
-        {
+        let params = NotifyParams {
+            nonce,
+            records,
+            handoff: self.carrying.said_of(records),
+        };
+        if encode_map_notify_ack(&params, &server.key, &mut bytes).is_ok() {
             let dst = server.address;
             actions.push(Action::Send {
                 dst,
@@ -342,6 +347,16 @@ impl Agent {
             });
         }
     }
+}
+
+/// Returns what `notify` says about mappings; `None` if that is more than one message may say.
+fn records_of(notify: &MapNotify<'_>) -> Option<Vec<Record>> {
+    let records = notify.records();
+    let records: Vec<_> = records
+        .filter_map(|record| record.to_record(DEFAULT_PORT))
+        .take(RECORDS_PER_MESSAGE + 1)
+        .collect();
+    (records.len() <= RECORDS_PER_MESSAGE).then_some(records)
 }
 
 /// Whether `notify` names nothing but what we register ourselves, or withdraw: a push may happen to

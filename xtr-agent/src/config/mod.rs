@@ -114,10 +114,22 @@ pub struct Instance {
 /// What becomes of the addresses of packets that leave a proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nat {
-    /// They are replaced by one of the interface that packets leave by.
-    pub masquerade: bool,
+    /// Which ones they get.
+    pub translation: Translation,
     /// Only there; `None`: wherever that is.
     pub uplink: Option<String>,
+}
+
+/// Which source addresses packets have that leave a proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Translation {
+    /// Those of the clients.
+    #[default]
+    None,
+    /// One of the interface that packets leave by.
+    Masquerade,
+    /// These, at most one of each address family, which other proxies may have as well.
+    To(Vec<IpAddr>),
 }
 
 /// Names of the interfaces that the agent makes for one overlay.

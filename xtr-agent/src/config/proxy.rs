@@ -3,13 +3,15 @@
 //! What it serves need not be in its overlay: that is where its clients live, and everything else
 //! takes the routes of the host, also what comes from them.
 
+use std::net::IpAddr;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::Spanned;
 
-use super::Nat;
 use super::error::{ConfigError, Source};
 use super::instance::MOST_EID_PREFIXES;
-use super::raw::{RawInstance, RawNat, Role};
+use super::raw::{NamedNat, OneOrMore, RawInstance, RawNat, Role};
+use super::{Nat, Translation};
 
 /// What the instance serves as a proxy: what it says, or else the default routes of its address
 /// families; nothing when it is none.
@@ -31,9 +33,16 @@ pub(super) fn served(draft: &RawInstance) -> Vec<IpNet> {
 
 /// What becomes of the addresses of what leaves.
 pub(super) fn nat(draft: &RawInstance) -> Nat {
-    let nat = draft.nat.as_ref().map(|nat| *nat.get_ref());
+    let translation = match draft.nat.as_ref().map(Spanned::get_ref) {
+        None | Some(RawNat::Named(NamedNat::None)) => Translation::None,
+        Some(RawNat::Named(NamedNat::Masquerade)) => Translation::Masquerade,
+        Some(RawNat::Fixed(fixed)) => Translation::To(match &fixed.address {
+            OneOrMore::One(address) => vec![*address],
+            OneOrMore::More(addresses) => addresses.clone(),
+        }),
+    };
     Nat {
-        masquerade: nat == Some(RawNat::Masquerade),
+        translation,
         uplink: draft.uplink.as_ref().map(|at| at.get_ref().clone()),
     }
 }
@@ -78,7 +87,43 @@ pub(super) fn check_proxy(
         let remedy = "name the prefixes in which its clients live; what it passes on is `serves`";
         return Err(source.error(&draft.overlay, "overlay", problem, remedy));
     }
+    check_translation(source, draft)?;
     check_served(source, draft)
+}
+
+/// Checks the addresses that what leaves is to have.
+fn check_translation(source: &Source<'_>, draft: &RawInstance) -> Result<(), ConfigError> {
+    let (Some(at), Translation::To(addresses)) = (&draft.nat, nat(draft).translation) else {
+        return Ok(());
+    };
+    let complain = |problem, remedy| Err(source.error(at, "nat", problem, remedy));
+    let of_family = |v4: bool| addresses.iter().filter(move |it| it.is_ipv4() == v4);
+    let most = of_family(true).count().max(of_family(false).count());
+    if most != 1 {
+        let problem = format!(
+            "{} addresses in one family",
+            if most == 0 {
+                "no".into()
+            } else {
+                most.to_string()
+            }
+        );
+        let remedy = "name one IPv4 address, or one IPv6 address, or one of each";
+        return complain(problem, remedy);
+    }
+    let unusable = |it: &&IpAddr| it.is_unspecified() || it.is_loopback() || it.is_multicast();
+    if let Some(address) = addresses.iter().find(unusable) {
+        let problem = format!("nobody can answer to {address}");
+        let remedy = "name an address that leads to this host, or is led here by hand or VRRP";
+        return complain(problem, remedy);
+    }
+    let mut eids = draft.eid_prefixes.get_ref().iter();
+    if let Some(eid) = eids.find(|eid| addresses.iter().any(|it| eid.contains(it))) {
+        let problem = format!("is within {eid}, which lives here");
+        let remedy = "name an address of the network on the uplink";
+        return complain(problem, remedy);
+    }
+    Ok(())
 }
 
 /// Checks what a proxy serves.
@@ -128,7 +173,7 @@ fn check_uplink(source: &Source<'_>, draft: &RawInstance) -> Result<(), ConfigEr
         let problem = format!("`{name}` is not the name of an interface");
         return Err(source.error(uplink, "uplink", problem, "use one that `ip link` shows"));
     }
-    if is_proxy(draft) && !nat(draft).masquerade {
+    if is_proxy(draft) && nat(draft).translation == Translation::None {
         let problem = "is of no use without address translation".into();
         let remedy = "add `nat = \"masquerade\"`, or remove it";
         return Err(source.error(uplink, "uplink", problem, remedy));

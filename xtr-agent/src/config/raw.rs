@@ -58,13 +58,43 @@ pub(super) enum Role {
 }
 
 /// What a proxy does to addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "is `\"none\"`, `\"masquerade\"` or `{ address = \"203.0.113.9\" }`"
+)]
+pub(super) enum RawNat {
+    /// What needs no further word.
+    Named(NamedNat),
+    /// What leaves has addresses of its own.
+    Fixed(FixedNat),
+}
+
+/// What a proxy does to addresses, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum RawNat {
+pub(super) enum NamedNat {
     /// They stay: the hosts on the uplink have routes to the clients.
     None,
     /// What leaves has an address of the uplink.
     Masquerade,
+}
+
+/// The addresses that what leaves has, another proxy of the same maybe.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FixedNat {
+    pub(super) address: OneOrMore,
+}
+
+/// A value, or a list.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMore {
+    /// One.
+    One(IpAddr),
+    /// All of them.
+    More(Vec<IpAddr>),
 }
 
 /// The table `interfaces` of the whole file.

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod proxy;
+
 const GOOD: &str = r#"
 overlay = ["10.0.0.0/8", "fd00:1::/48"]
 eid_prefixes = ["10.0.0.1/32", "fd00:1::1/128"]
@@ -351,99 +353,6 @@ fn an_idle_time_is_no_shorter_than_what_the_far_end_needs_to_notice() {
         let error = with(line).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
-}
-
-/// A proxy, line by line.
-const PROXY: &str = r#"
-overlay = ["10.0.0.0/8", "fd00:1::/48"]
-eid_prefixes = ["10.0.1.1/32", "fd00:1:0:1::1/128"]
-role = "proxy"
-nat = "masquerade"
-uplink = "eth0"
-[map_server]
-public_key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
-endpoint = "203.0.113.1:51820"
-address = "fd4c:1::1"
-control_address = "fd4c:1::a"
-"#;
-
-#[test]
-fn a_proxy_serves_default_routes_unless_it_says_what() {
-    let config = parse(PROXY).unwrap();
-    let proxy = &config.instances[0];
-    let served: Vec<_> = proxy.serves.iter().map(ToString::to_string).collect();
-    assert_eq!(served, ["0.0.0.0/0", "::/0"]);
-    assert!(proxy.shared && proxy.forward && !proxy.is_everything);
-    let uplink = Some("eth0".to_owned());
-    let nat = Nat {
-        masquerade: true,
-        uplink,
-    };
-    assert_eq!((proxy.nat.clone(), config.mark()), (nat, 0));
-    let text = PROXY.replace("nat = \"masquerade\"", "serves = [\"198.51.100.7/24\"]");
-    let config = parse(&text.replace("uplink", "#")).unwrap();
-    let served: Vec<IpNet> = vec!["198.51.100.0/24".parse().unwrap()];
-    assert_eq!(config.instances[0].serves, served);
-    assert_eq!(config.instances[0].nat, Nat::default());
-    let one_family = PROXY.replace(", \"fd00:1:0:1::1/128\"", "");
-    assert_eq!(parse(&one_family).unwrap().instances[0].serves.len(), 1);
-}
-
-#[test]
-fn what_is_for_proxies_and_makes_no_sense_is_refused_with_a_remedy() {
-    for (from, to, expected) in [
-        (
-            "role = \"proxy\"",
-            "",
-            "agent.toml:5: nat: is for proxies; add `role",
-        ),
-        ("\"proxy\"", "\"relay\"", "unknown variant `relay`"),
-        (
-            "\"masquerade\"",
-            "\"none\"",
-            "agent.toml:6: uplink: is of no use",
-        ),
-        (
-            "\"eth0\"",
-            "\"eth 0\"",
-            "agent.toml:6: uplink: `eth 0` is not the name",
-        ),
-        (
-            "\"10.0.0.0/8\"",
-            "\"0.0.0.0/0\"",
-            "agent.toml:2: overlay: 0.0.0.0/0 would lead",
-        ),
-        (
-            "role",
-            "serves = [\"10.9.0.0/16\", \"10.0.0.0/8\"]\nrole",
-            "agent.toml:4: serves: 10.0.0.0/8 and 10.9.0.0/16 overlap",
-        ),
-        (
-            "role",
-            "serves = [\"10.0.1.1/32\"]\nrole",
-            "serves: 10.0.1.1/32 lies within 10.0.1.1/32",
-        ),
-        (
-            "role",
-            "serves = []\nrole",
-            "serves: has 0 prefixes; name between",
-        ),
-        (
-            ", \"fd00:1:0:1::1/128\"]",
-            "]\nserves = [\"::/0\"]",
-            "agent.toml:4: serves: ::/0 needs an address of the proxy in its family; add",
-        ),
-    ] {
-        let error = parse(&PROXY.replacen(from, to, 1)).unwrap_err();
-        assert!(error.contains(expected), "{error}");
-    }
-    let (head, _) = PROXY.split_once("public_key").unwrap();
-    let plain = "address = \"192.0.2.1\"\nalgorithm = \"sha1\"\nkey = \"password\"\n";
-    let error = parse(&format!("{head}{plain}")).unwrap_err();
-    assert!(
-        error.contains("agent.toml:4: role: cannot be a proxy"),
-        "{error}"
-    );
 }
 
 #[test]

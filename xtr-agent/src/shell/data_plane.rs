@@ -160,6 +160,11 @@ impl DataPlane {
         }
     }
 
+    /// The network namespace of all this; `None`: that of the agent.
+    pub(super) fn netns(&self) -> Option<&NetNs> {
+        self.forwarding.netns()
+    }
+
     /// What carries the data.
     pub(super) fn backend(&self) -> Backend {
         self.data.backend()

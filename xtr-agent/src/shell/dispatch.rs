@@ -53,6 +53,7 @@ mod tests {
             let params = NotifyParams {
                 nonce: Nonce(1),
                 records: &records,
+                handoff: None,
             };
             encode_map_notify(&params, &key, &mut notify).unwrap();
             assert_eq!(instance_of(&notify), Some(InstanceId(iid)));

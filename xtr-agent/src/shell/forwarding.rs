@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use tracing::{info, warn};
-use wg_device::{ForwardRules, Forwarded, Masquerade, NetNs};
+use wg_device::{ForwardRules, Forwarded, NetNs, SourceNat};
 
-use crate::config::{Instance, Nat};
+use crate::config::{Instance, Nat, Translation};
 
 /// What the names of notes begin with; the instance-id follows.
 const NOTE: &str = "forwarding-";
@@ -147,12 +147,21 @@ impl Forwarding {
         let rules = ForwardRules::of(&names.data);
         let own = instance.eid_prefixes.iter();
         let own: Vec<IpNet> = own.filter(|net| is_network(net)).copied().collect();
-        let Nat { masquerade, uplink } = &instance.nat;
+        let Nat {
+            translation,
+            uplink,
+        } = &instance.nat;
+        let to = match translation {
+            Translation::None => None,
+            Translation::Masquerade => Some(wg_device::Translation::Masquerade),
+            Translation::To(addresses) => Some(wg_device::Translation::To(addresses)),
+        };
         let forwarded = Forwarded {
             data: &names.data,
             miss: &names.miss,
             mtu: instance.mtu,
-            masquerade: masquerade.then_some(Masquerade {
+            nat: to.map(|translation| SourceNat {
+                translation,
                 uplink: uplink.as_deref(),
                 except: &own,
             }),
@@ -160,7 +169,7 @@ impl Forwarding {
         let set = self.inside(|| rules.set(&forwarded));
         self.rules = Some(rules);
         match set {
-            Err(error) if *masquerade => {
+            Err(error) if to.is_some() => {
                 let remedy = "install nftables, or leave `nat` out and give the hosts on the uplink routes to the clients";
                 Err(error).with_context(|| format!("no address translation; {remedy}"))
             }

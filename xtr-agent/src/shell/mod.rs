@@ -8,6 +8,7 @@
 //! | How is the map server reached? | `control.rs` |
 //! | Which interfaces and routes does an instance have? | `data_plane.rs` |
 //! | May this host forward for the networks behind it? | `forwarding.rs` |
+//! | How do connections follow a client to another proxy? | `carry` |
 //! | What is an agent told before it starts? | `setup.rs` |
 //! | What may be asked of a running agent, and how is it answered? | `admin.rs`, `report.rs` |
 //! | How does it end, and what stays? | `ending.rs`, `leftovers.rs` |
@@ -22,6 +23,7 @@ mod addresses;
 mod admin;
 mod awaited;
 mod cache_file;
+mod carry;
 mod clock;
 mod control;
 mod counting;
@@ -64,6 +66,7 @@ use addresses::Addresses;
 use admin::{Admin, Question, REQUEST_BYTES};
 use awaited::Awaited;
 use cache_file::CacheFile;
+use carry::Carried;
 use clock::Clock;
 use control::Control;
 use counting::Found;
@@ -108,7 +111,8 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     for (instance, data_key) in config.instances.iter().zip(&keys.data) {
         let keys = (&keys.control, data_key);
         let at = (control_address, rlocs.as_slice());
-        overlays.push(Overlay::create(&config, instance, keys, at, first_nonce).await?);
+        let since = (first_nonce, clock);
+        overlays.push(Overlay::create(&config, instance, keys, at, since).await?);
     }
     let backend = overlays.first().map(|overlay| overlay.backend());
     let backend = backend.ok_or_else(|| anyhow!("no instance is configured"))?;
@@ -349,6 +353,11 @@ impl Shell {
         let input = match arrived {
             Arrived::Packet(length) => Input::TunPacket(packet.get(..length).unwrap_or_default()),
             Arrived::Echo(from, number) => Input::EchoAnswered { from, number },
+            Arrived::Carried(Carried::Fetched(client)) => Input::Fetched(client),
+            Arrived::Carried(Carried::Released(client, connections)) => Input::Released {
+                client,
+                connections,
+            },
         };
         match self.overlays.get_mut(index) {
             Some(overlay) => overlay.step(&mut self.shared, input).await,
@@ -401,6 +410,8 @@ enum Arrived {
     Packet(usize),
     /// An echo with this number was answered.
     Echo(IpAddr, u16),
+    /// Connections have come or gone.
+    Carried(Carried),
 }
 
 /// Waits until one of the instances has captured a packet, or was answered: which, and what it is.
@@ -408,6 +419,9 @@ enum Arrived {
 async fn next_arrived(overlays: &mut [Overlay], packet: &mut [u8]) -> io::Result<(usize, Arrived)> {
     poll_fn(|context| {
         for (index, overlay) in overlays.iter_mut().enumerate() {
+            if let Poll::Ready(carried) = overlay.carrier.poll_told(context) {
+                return Poll::Ready(Ok((index, Arrived::Carried(carried))));
+            }
             if let Poll::Ready((from, number)) = overlay.scout.poll_answer(context) {
                 return Poll::Ready(Ok((index, Arrived::Echo(from, number))));
             }

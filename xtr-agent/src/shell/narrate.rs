@@ -2,9 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use tracing::{info, warn};
+use lisp_proto::InstanceId;
+use tracing::{Span, info, info_span, warn};
 
 use crate::agent::{Cause, DropReason, Event};
+
+/// What is logged says the instance-id where there is more than one.
+pub(super) fn span(iid: InstanceId, instances: usize) -> Span {
+    if instances > 1 {
+        info_span!("instance", iid = iid.0)
+    } else {
+        Span::none()
+    }
+}
 
 /// Writes one event as one line.
 pub(super) fn event(event: &Event) {

@@ -12,12 +12,14 @@ use lisp_proto::{InstanceId, Nonce, PublicKey, Timestamp};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
-use tracing::{Instrument, Span, info, info_span, warn};
+use tracing::{Instrument, Span, info, warn};
 use wg_device::{Backend, DeviceError, PrivateKey};
 
 use super::cache_file::Known;
+use super::carry::Carrier;
+use super::clock::Clock;
 use super::control::Renewals;
-use super::counting::{Counting, Found};
+use super::counting::{self, Counting, Found};
 use super::data_plane::DataPlane;
 use super::echoes::BlackHoles;
 use super::heard::SharedHeard;
@@ -60,6 +62,8 @@ pub(super) struct Overlay {
     pub(super) holes: BlackHoles,
     /// What tells whether proxies lead anywhere.
     pub(super) scout: Scout,
+    /// What carries the connections of clients that come and go.
+    pub(super) carrier: Carrier,
     /// When to look at the sizes of paths next.
     next_look: Timestamp,
     /// What `status` says of the interfaces, as they were made.
@@ -90,7 +94,7 @@ impl Overlay {
         instance: &Instance,
         (control_key, data_key): (&PrivateKey, &PrivateKey),
         (control_address, rlocs): (IpAddr, &[agent::Uplink]),
-        first_nonce: Nonce,
+        (first_nonce, clock): (Nonce, Clock),
     ) -> Result<Self> {
         let keys = (control_key, data_key);
         let addresses = (control_address, rlocs);
@@ -112,6 +116,7 @@ impl Overlay {
             paths: PathSizes::marked(config.mark()),
             holes: BlackHoles::default(),
             scout: Scout::new(instance),
+            carrier: Carrier::new(clock, plane.netns(), instance),
             next_look: Timestamp::ZERO,
             instance: instance.clone(),
             server: config.map_server.underlay(),
@@ -121,7 +126,7 @@ impl Overlay {
             drops: Drops::default(),
             actions: Actions::default(),
             inbox: VecDeque::new(),
-            span: span(instance.iid, config.instances.len()),
+            span: narrate::span(instance.iid, config.instances.len()),
         })
     }
 
@@ -348,10 +353,13 @@ impl Overlay {
                 self.inbox.extend(scouted);
             }
             Action::LeaveFrom { to, from } => {
-                let uplinks = shared.uplinks.iter();
-                self.span
-                    .in_scope(|| uplinks.for_each(|it| it.steer(&self.plane.data, to, from)));
+                if let Some(uplinks) = &shared.uplinks {
+                    let data = &self.plane.data;
+                    self.span
+                        .in_scope(|| uplinks.steer(data, to, from));
+                }
             }
+            Action::Carry(carry) => self.carrier.perform(&self.instance, carry, &self.span),
             Action::Reinject(packet) => {
                 if !self.plane.inject(&packet).await {
                     self.inbox.push_back(Report::NotSent(packet));
@@ -399,15 +407,7 @@ impl Overlay {
                 return Ok(());
             }
         };
-        let told = found.iter().map(|peer| PeerStats {
-            key: peer.key,
-            endpoint: peer.endpoint,
-            handshake_seen: peer.since_handshake.is_some(),
-            rx_bytes: peer.rx_bytes,
-            tx_bytes: peer.tx_bytes,
-            read_at: shared.clock.of(peer.read_at),
-        });
-        let stats = told.collect::<Vec<_>>();
+        let stats = counting::told(&found, shared.clock);
         self.look(shared.clock.now(), &stats);
         self.step(shared, Input::PeerStats(&stats)).await
     }
@@ -481,7 +481,7 @@ impl Overlay {
 
     /// There are so many instances from now on.
     pub(super) fn beside(&mut self, instances: usize) {
-        self.span = span(self.iid, instances);
+        self.span = narrate::span(self.iid, instances);
     }
 
     /// Removes the interfaces, and with them the routes.
@@ -493,14 +493,5 @@ impl Overlay {
         let closed = timeout(CLOSING, self.plane.close()).await;
         self.span.in_scope(|| info!(event = "stopped", drops));
         closed.context("interfaces did not close in time")
-    }
-}
-
-/// What is logged says the instance-id where there is more than one.
-fn span(iid: InstanceId, instances: usize) -> Span {
-    if instances > 1 {
-        info_span!("instance", iid = iid.0)
-    } else {
-        Span::none()
     }
 }

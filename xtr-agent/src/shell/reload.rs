@@ -171,6 +171,7 @@ impl Shell {
             address,
             rlocs,
             first_nonce: nonces.context("writing register.nonce")?,
+            clock: self.shared.clock,
         };
         self.reload = Some(Reload::Rebuilding(
             Box::new(wanted),
@@ -261,6 +262,7 @@ struct Rebuild {
     address: IpAddr,
     rlocs: Vec<agent::Uplink>,
     first_nonce: Nonce,
+    clock: Clock,
 }
 
 impl Rebuild {
@@ -276,7 +278,8 @@ impl Rebuild {
             let created = async {
                 let key = setup::key(&self.config, &instance.key_file)?;
                 let keys = (&self.control_key, &key);
-                Overlay::create(&self.config, instance, keys, at, self.first_nonce).await
+                let since = (self.first_nonce, self.clock);
+                Overlay::create(&self.config, instance, keys, at, since).await
             };
             match created.await {
                 Ok(overlay) => made.push(overlay),

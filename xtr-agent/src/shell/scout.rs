@@ -53,6 +53,7 @@ impl Scout {
             | Action::ReadPeerStats(_)
             | Action::ReadPeerStatsAnew(_)
             | Action::LeaveFrom { .. }
+            | Action::Carry(_)
             | Action::Reinject(_)
             | Action::Deliver(_)
             | Action::Count(_)

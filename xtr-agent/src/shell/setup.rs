@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use lisp_proto::{Algorithm, AuthKey, InstanceId, Nonce, PublicKey, SiteId, XtrId};
 use wg_device::{Backend, PrivateKey};
 
-use crate::agent;
-use crate::config::{Access, Config, Instance};
+use crate::agent::{self, Translates};
+use crate::config::{Access, Config, Instance, Translation};
 
 /// Key ID of the secret that both ends derive from the control tunnel's keys.
 const DERIVED_KEY_ID: u8 = 1;
@@ -113,6 +113,11 @@ pub(super) fn core(
         iid: instance.iid,
         eid_prefixes: instance.eid_prefixes.clone(),
         serves: instance.serves.clone(),
+        translates: match instance.nat.translation {
+            Translation::None => Translates::Nothing,
+            Translation::Masquerade => Translates::ToOwn,
+            Translation::To(_) => Translates::ToShared,
+        },
         shared: instance.shared,
         overlay: instance.overlay.clone(),
         control_address,

@@ -12,6 +12,7 @@ use crate::server::proxies::{
 };
 use crate::server::{Input, Via};
 
+mod connections;
 mod failures;
 mod gaps;
 mod schedules;

@@ -82,6 +82,7 @@ fn a_long_list_of_prefixes_is_told_in_datagrams_of_modest_size() {
             let params = NotifyParams {
                 nonce: Nonce(1),
                 records: parcel,
+                handoff: None,
             };
             encode_map_notify(&params, &key("a"), &mut bytes).unwrap();
             assert!(bytes.len() <= limits::NOTIFY_LEN);

@@ -145,6 +145,7 @@ fn notifies() -> [Encoded; 2] {
     let params = NotifyParams {
         nonce: NONCE,
         records: &records,
+        handoff: None,
     };
     let expected = [
         ("lisp.type", "4"),
@@ -192,6 +193,7 @@ fn publications() -> [Encoded; 3] {
         let params = NotifyParams {
             nonce: NONCE,
             records: &[record],
+            handoff: None,
         };
         let expected = [
             ("lisp.type", "4"),

@@ -10,6 +10,8 @@ mod adoption;
 #[cfg(test)]
 mod bursts;
 #[cfg(test)]
+mod conntrack;
+#[cfg(test)]
 mod costs;
 #[cfg(test)]
 mod echo;

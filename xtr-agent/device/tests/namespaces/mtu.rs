@@ -67,7 +67,7 @@ fn forwarded_connections_are_told_a_segment_size_that_fits() {
             data: "tunnel1",
             miss: "lispm0",
             mtu: 1380,
-            masquerade: None,
+            nat: None,
         };
         for _ in 0..2 {
             rules.set(&forwarded).unwrap();

@@ -26,6 +26,16 @@ fn over_relay() -> Record {
     record
 }
 
+/// An agent behind a NAT that reaches the far end over the relay.
+fn relayed() -> Bench {
+    let (mut bench, _) = behind();
+    let installing = bench.notify(1, &over_relay());
+    bench.done(&installing);
+    let fired = bench.handshake(RELAY, 92);
+    bench.done(&fired);
+    bench
+}
+
 /// The keys that a question says cannot be reached.
 fn lost(request: &MapRequest<'_>) -> Vec<PublicKey> {
     let record = request.source_record().and_then(|it| it.to_record(0));
@@ -90,11 +100,7 @@ fn nobody_is_named_who_is_heard_or_from_whom_no_nat_of_ours_keeps_us() {
 
 #[test]
 fn a_direct_way_that_is_tried_in_vain_is_named_as_well() {
-    let (mut bench, _) = behind();
-    let installing = bench.notify(1, &over_relay());
-    bench.done(&installing);
-    let fired = bench.handshake(RELAY, 92);
-    bench.done(&fired);
+    let mut bench = relayed();
     assert!(is_relayed(&bench));
     let arming = bench.notify(2, &far_end(BIGGER));
     bench.done(&arming);
@@ -453,11 +459,7 @@ fn one_far_end_that_wakes_up_behind_a_relay_is_not_all_of_them() {
 
 #[test]
 fn a_relay_is_known_as_such_after_a_restart_and_when_it_is_set_up_anew() {
-    let (mut bench, _) = behind();
-    let installing = bench.notify(1, &over_relay());
-    bench.done(&installing);
-    let fired = bench.handshake(RELAY, 92);
-    bench.done(&fired);
+    let mut bench = relayed();
     let snapshot = bench.agent.snapshot(bench.now);
     let mut actions = Actions::default();
     let mut next = Bench::with(bench.agent.config.clone());

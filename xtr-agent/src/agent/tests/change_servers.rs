@@ -39,7 +39,16 @@ impl Bench {
     ) -> Vec<Action> {
         let mut bytes = Vec::new();
         let nonce = Nonce(nonce);
-        encode_map_notify(&NotifyParams { nonce, records }, key, &mut bytes).unwrap();
+        encode_map_notify(
+            &NotifyParams {
+                nonce,
+                records,
+                handoff: None,
+            },
+            key,
+            &mut bytes,
+        )
+        .unwrap();
         self.input(Input::Datagram {
             src: address.parse().unwrap(),
             bytes: &bytes,

@@ -6,13 +6,14 @@
 )]
 
 use lisp_proto::{
-    Action as MapAction, Algorithm, Locator, MapRequest, Message, NotifyParams, Record,
+    Action as MapAction, Algorithm, Handoff, Locator, MapRequest, Message, NotifyParams, Record,
     ReplyParams, RequestFlags, RequestParams, RequestedEid, Rloc, decode, encode_map_notify,
     encode_map_reply, encode_map_request, verify,
 };
 
 mod anew;
 mod apart;
+mod carry;
 mod change_servers;
 mod changes;
 mod doubts;
@@ -91,6 +92,7 @@ impl Bench {
             first_nonce: Nonce(1000),
             hold: Duration::from_secs(3),
             idle: Duration::from_secs(300),
+            translates: Translates::Nothing,
             tells_handshakes: false,
             max_peers: 70_000,
             subscriptions: Vec::new(),
@@ -146,11 +148,21 @@ impl Bench {
     }
 
     fn notify_all(&mut self, nonce: u64, records: &[Record]) -> Vec<Action> {
+        self.notify_of(nonce, records, None)
+    }
+
+    fn notify_of(
+        &mut self,
+        nonce: u64,
+        records: &[Record],
+        handoff: Option<Handoff>,
+    ) -> Vec<Action> {
         let mut bytes = Vec::new();
         encode_map_notify(
             &NotifyParams {
                 nonce: Nonce(nonce),
                 records,
+                handoff,
             },
             &key(),
             &mut bytes,
@@ -287,6 +299,7 @@ fn story(actions: &[Action]) -> Vec<String> {
             Action::LeaveFrom { to, from } => format!("{to} from {from:?}"),
             Action::Listen => "listen".to_owned(),
             Action::Hear => "hear".to_owned(),
+            Action::Carry(carry) => format!("{carry:?}"),
             Action::Count(reason) => format!("{reason:?}"),
             Action::ReadPeerStats(_) | Action::ReadPeerStatsAnew(_) | Action::Event(_) => {
                 return None;

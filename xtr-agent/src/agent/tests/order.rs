@@ -46,6 +46,7 @@ fn nonces_of_different_map_servers_are_not_compared() {
     let params = NotifyParams {
         nonce: Nonce(3),
         records: &[far_end(BIGGER)],
+        handoff: None,
     };
     encode_map_notify(&params, &key(), &mut bytes).unwrap();
     let src = OTHER.parse().unwrap();
@@ -63,6 +64,7 @@ fn only_the_silent_map_server_gets_a_new_control_tunnel() {
         let params = NotifyParams {
             nonce: Nonce(3),
             records: &[record("10.0.0.9/32", SMALLER, Ttl::WITHDRAW)],
+            handoff: None,
         };
         encode_map_notify(&params, &key(), &mut bytes).unwrap();
         bytes

@@ -156,6 +156,7 @@ fn an_answer_with_more_specifics_gives_each_its_peer() {
     let params = NotifyParams {
         nonce,
         records: &records,
+        handoff: None,
     };
     encode_map_notify(&params, &key(), &mut bytes).unwrap();
     let answered = bench.heard(&bytes);
@@ -181,6 +182,7 @@ fn a_part_that_nobody_serves_takes_nothing_from_the_rest_of_an_answer() {
     let params = NotifyParams {
         nonce,
         records: &records,
+        handoff: None,
     };
     encode_map_notify(&params, &key(), &mut bytes).unwrap();
     assert_eq!(story(&bench.heard(&bytes)), ["peer [10.0.2.0/24]"]);

@@ -130,6 +130,7 @@ fn strangers_and_forgers_change_nothing() {
         &NotifyParams {
             nonce: Nonce(7),
             records,
+            handoff: None,
         },
         &key(),
         &mut good,

@@ -334,6 +334,7 @@ fn every_map_server_is_subscribed_at() {
     let params = NotifyParams {
         nonce: Nonce(1001),
         records: &[own],
+        handoff: None,
     };
     encode_map_notify(&params, &key(), &mut bytes).unwrap();
     let second = bench.input(Input::Datagram {
