@@ -4,13 +4,20 @@
 //! is in and its gateway. Those that carry tunnels (they have the mark) and have no address yet leave by
 //! the best uplink that is there, unless somebody has chosen another one for where they go.
 //!
+//! What the main table knows better than by a default route comes first, such as networks that are at
+//! other interfaces. But it also knows the networks of all uplinks, by the interface of each, whether that
+//! leads anywhere or not. So the table of each uplink has those too, by its own gateway.
+//!
 //! | rule | who | where to |
 //! |---|---|---|
-//! | 4336 | marked | to whom another uplink was chosen: one host route each |
-//! | 4337 | marked, from the address of an uplink | that uplink |
-//! | 4338 | marked | the best uplink |
-//! | 4339 | from the address of an uplink | what the main table knows better than by a default route |
-//! | 4340 | from the address of an uplink | that uplink |
+//! | 4334 | marked | to whom another uplink was chosen: one host route each |
+//! | 4335 | marked, from the address of an uplink | the networks of all uplinks, by that one |
+//! | 4336 | marked | the networks of all uplinks, by the best one |
+//! | 4337 | marked | what the main table knows better than by a default route |
+//! | 4338 | marked, from the address of an uplink | anywhere, by that uplink |
+//! | 4339 | marked | anywhere, by the best uplink |
+//! | 4340 | from the address of an uplink | what the main table knows better than by a default route |
+//! | 4341 | from the address of an uplink | anywhere, by that uplink |
 //!
 //! What there is and what there shall be are compared whenever something changes, so what a killed run
 //! has left is taken over or goes.
@@ -29,12 +36,17 @@ use crate::netlink::policy::{Policy, PolicyRoute, PolicyRule};
 use crate::routes::MAIN_TABLE;
 use crate::rules::UNDERLAY_MARK;
 
-/// The table of those to whom an uplink was chosen, and the first rule.
-const CHOSEN: u32 = 4_336;
-const FROM_MARKED: u32 = 4_337;
-const BEST: u32 = 4_338;
-const NEAR: u32 = 4_339;
-const FROM: u32 = 4_340;
+/// The table of those to whom an uplink was chosen.
+const CHOSEN_TABLE: u32 = 4_336;
+/// The rules, in their order.
+const CHOSEN: u32 = 4_334;
+const NEAR_FROM: u32 = 4_335;
+const NEAR_BEST: u32 = 4_336;
+const NEAR: u32 = 4_337;
+const FROM: u32 = 4_338;
+const BEST: u32 = 4_339;
+const OTHERS_NEAR: u32 = 4_340;
+const OTHERS_FROM: u32 = 4_341;
 /// The table of the first uplink; others follow.
 const FIRST_TABLE: u32 = 4_344;
 /// Most uplinks, and tables.
@@ -73,10 +85,19 @@ pub struct Uplinks {
     stays: AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct Looked {
+    present: Vec<Present>,
+    /// The networks of all uplinks, whether their interfaces are up or not.
+    networks: BTreeSet<IpNet>,
+}
+
 #[derive(Debug)]
 struct State {
     links: Links,
-    present: Vec<Present>,
+    now: Looked,
+    /// Why uplinks that are there have no routes.
+    refused: BTreeMap<IpAddr, String>,
     /// To whom packets leave from which address.
     chosen: BTreeMap<IpAddr, IpAddr>,
 }
@@ -91,7 +112,8 @@ impl Uplinks {
         Ok(Self {
             state: Mutex::new(State {
                 links,
-                present: Vec::new(),
+                now: Looked::default(),
+                refused: BTreeMap::new(),
                 chosen: BTreeMap::new(),
             }),
             is_set: AtomicBool::new(false),
@@ -100,18 +122,19 @@ impl Uplinks {
     }
 
     /// Gives those of `wanted` that are there their rules and routes, and takes those of others away.
-    /// Returns the addresses of those that are there.
+    /// Returns the addresses of those that have them; why one has not, for instance because nobody can be
+    /// a gateway there, is logged once.
     ///
     /// # Errors
-    /// CAP_NET_ADMIN is missing, or a gateway cannot be reached by its interface.
+    /// CAP_NET_ADMIN is missing.
     pub fn set(&self, wanted: &[UplinkSpec]) -> Result<Vec<IpAddr>, DeviceError> {
         let mut state = self.state();
-        state.present = state.look(wanted)?;
+        state.now = state.look(wanted)?;
         self.is_set.store(true, Ordering::Relaxed);
-        let here: BTreeSet<_> = state.present.iter().map(|it| it.spec.address).collect();
+        let here: BTreeSet<_> = state.addresses().collect();
         state.chosen.retain(|_, from| here.contains(from));
         state.settle()?;
-        Ok(state.present.iter().map(|it| it.spec.address).collect())
+        Ok(state.addresses().collect())
     }
 
     /// The addresses of those of `wanted` that are there; changes nothing.
@@ -119,7 +142,7 @@ impl Uplinks {
     /// # Errors
     /// The system does not tell.
     pub fn present(&self, wanted: &[UplinkSpec]) -> Result<Vec<IpAddr>, DeviceError> {
-        let present = self.state().look(wanted)?;
+        let present = self.state().look(wanted)?.present;
         Ok(present.iter().map(|it| it.spec.address).collect())
     }
 
@@ -127,26 +150,27 @@ impl Uplinks {
     /// `None`: as all others do.
     ///
     /// # Errors
-    /// CAP_NET_ADMIN is missing.
+    /// CAP_NET_ADMIN is missing, or the interface has gone down. Then they leave as before.
     pub fn leave_from(&self, to: IpAddr, from: Option<IpAddr>) -> Result<(), DeviceError> {
         let mut state = self.state();
-        let before = match from {
-            Some(from) => state.chosen.insert(to, from),
-            None => state.chosen.remove(&to),
-        };
+        let failed = |e| DeviceError::system(CHOOSING, &to.to_string(), e);
+        let before = state.chosen.get(&to).copied();
         if before == from {
             return Ok(());
         }
-        let failed = |e| DeviceError::system(CHOOSING, &to.to_string(), e);
         let old = before.and_then(|from| state.host_route(to, from));
         let new = from.and_then(|from| state.host_route(to, from));
         let mut policy = Policy(state.links.socket());
-        if let Some(old) = old {
-            policy.remove_route(&old).map_err(failed)?;
+        match (&new, &old) {
+            // In the place of the old one.
+            (Some(new), _) => policy.add_route(new).map_err(failed)?,
+            (None, Some(old)) => policy.remove_route(old).map_err(failed)?,
+            (None, None) => {}
         }
-        if let Some(new) = new {
-            policy.add_route(&new).map_err(failed)?;
-        }
+        match new {
+            Some(new) => state.chosen.insert(to, new.source),
+            None => state.chosen.remove(&to),
+        };
         Ok(())
     }
 
@@ -179,7 +203,7 @@ impl Drop for Uplinks {
             return;
         }
         let mut state = self.state();
-        (state.present, state.chosen) = (Vec::new(), BTreeMap::new());
+        (state.now, state.chosen) = (Looked::default(), BTreeMap::new());
         if let Err(error) = state.settle() {
             tracing::warn!(%error, "rules and routes of uplinks are still there");
         }
@@ -188,47 +212,66 @@ impl Drop for Uplinks {
 
 impl State {
     /// Those of `wanted` that are there.
-    fn look(&mut self, wanted: &[UplinkSpec]) -> Result<Vec<Present>, DeviceError> {
-        let mut present = Vec::new();
+    fn look(&mut self, wanted: &[UplinkSpec]) -> Result<Looked, DeviceError> {
+        let mut looked = Looked::default();
         for (table, spec) in (FIRST_TABLE..FIRST_TABLE + MOST).zip(wanted) {
             let found = self.find(spec, table);
-            present.extend(found.map_err(|e| DeviceError::system(SETTING, &spec.interface, e))?);
+            let found = found.map_err(|e| DeviceError::system(SETTING, &spec.interface, e))?;
+            let Some((uplink, is_usable)) = found else {
+                continue;
+            };
+            looked.networks.insert(uplink.network);
+            if is_usable {
+                looked.present.push(uplink);
+            }
         }
-        Ok(present)
+        Ok(looked)
     }
 
-    /// The uplink `spec`, if it is there.
-    fn find(&mut self, spec: &UplinkSpec, table: u32) -> io::Result<Option<Present>> {
-        let Some(index) = self.links.running(&spec.interface)? else {
+    /// The uplink `spec` if its interface has the address, and whether packets can leave from it.
+    fn find(&mut self, spec: &UplinkSpec, table: u32) -> io::Result<Option<(Present, bool)>> {
+        let Some(link) = self.links.find(&spec.interface)? else {
             return Ok(None);
         };
-        let addresses = self.links.addresses(index)?;
-        let own = addresses.into_iter().find(|net| net.addr() == spec.address);
-        Ok(own.map(|own| Present {
-            spec: spec.clone(),
-            index,
-            network: own.trunc(),
-            table,
+        let addresses = self.links.addresses(link.index)?;
+        let mut addresses = addresses.into_iter();
+        let own = addresses.find(|own| own.net.addr() == spec.address);
+        Ok(own.map(|own| {
+            let uplink = Present {
+                spec: spec.clone(),
+                index: link.index,
+                network: own.net.trunc(),
+                table,
+            };
+            (uplink, link.is_running && own.is_ready)
         }))
     }
 
-    /// Makes the host what it shall be. What is added comes first: no packet finds nothing.
+    /// The addresses of those that are there.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.now.present.iter().map(|it| it.spec.address)
+    }
+
+    /// Makes the host what it shall be: routes before the rules that lead to them. An uplink whose routes
+    /// are refused counts as one that is not there, and the others are what they shall be.
     fn settle(&mut self) -> Result<(), DeviceError> {
         let failed = |e| DeviceError::system(SETTING, TABLES, e);
-        let (rules, routes) = (wanted_rules(&self.present), self.wanted_routes());
+        let routes = self.wanted_routes();
         let mut policy = Policy(self.links.socket());
-        let is_our_table =
-            |table: u32| table == CHOSEN || (FIRST_TABLE..FIRST_TABLE + MOST).contains(&table);
-        let there = policy.routes(is_our_table).map_err(failed)?;
+        let there = policy.routes(is_own_table).map_err(failed)?;
         for route in there.difference(&routes) {
             policy.remove_route(route).map_err(failed)?;
         }
-        for route in &routes {
-            if !there.contains(route) {
-                policy.add_route(route).map_err(failed)?;
+        let mut refused = BTreeMap::new();
+        for route in routes.difference(&there) {
+            if let Err(error) = policy.add_route(route) {
+                refused.insert(route.source, error.to_string());
             }
         }
-        let there = policy.rules(CHOSEN..=FROM).map_err(failed)?;
+        self.refuse(refused);
+        let rules = wanted_rules(&self.now.present);
+        let mut policy = Policy(self.links.socket());
+        let there = policy.rules(CHOSEN..=OTHERS_FROM).map_err(failed)?;
         for rule in rules.difference(&there) {
             policy.add_rule(rule).map_err(failed)?;
         }
@@ -238,9 +281,22 @@ impl State {
         Ok(())
     }
 
+    /// The routes of uplinks with these addresses are refused, for these reasons.
+    fn refuse(&mut self, refused: BTreeMap<IpAddr, String>) {
+        for (address, error) in &refused {
+            if self.refused.get(address) != Some(error) {
+                tracing::warn!(event = "uplink_refused", %address, %error);
+            }
+        }
+        let present = &mut self.now.present;
+        present.retain(|it| !refused.contains_key(&it.spec.address));
+        self.chosen.retain(|_, from| !refused.contains_key(from));
+        self.refused = refused;
+    }
+
     fn wanted_routes(&self) -> BTreeSet<PolicyRoute> {
         let mut routes = BTreeSet::new();
-        for uplink in &self.present {
+        for uplink in &self.now.present {
             let route = |to, gateway| PolicyRoute {
                 table: uplink.table,
                 to,
@@ -251,7 +307,13 @@ impl State {
             if uplink.network.prefix_len() < uplink.network.max_prefix_len() {
                 routes.insert(route(uplink.network, None));
             }
-            routes.insert(route(everything(uplink.spec.address), uplink.spec.gateway));
+            let gateway = uplink.spec.gateway;
+            routes.insert(route(everything(uplink.spec.address), gateway));
+            let others = self.now.networks.iter().filter(|other| {
+                let alike = other.addr().is_ipv4() == uplink.spec.address.is_ipv4();
+                alike && !uplink.network.contains(*other)
+            });
+            routes.extend(others.map(|other| route(*other, gateway)));
         }
         let chosen = self.chosen.iter();
         routes.extend(chosen.filter_map(|(to, from)| self.host_route(*to, *from)));
@@ -260,11 +322,11 @@ impl State {
 
     /// The route to `to` alone, by the uplink with the address `from`.
     fn host_route(&self, to: IpAddr, from: IpAddr) -> Option<PolicyRoute> {
-        let mut present = self.present.iter();
+        let mut present = self.now.present.iter();
         let uplink = present.find(|it| it.spec.address == from)?;
         let is_near = uplink.network.contains(&to);
         Some(PolicyRoute {
-            table: CHOSEN,
+            table: CHOSEN_TABLE,
             to: IpNet::from(to),
             index: uplink.index,
             gateway: uplink.spec.gateway.filter(|_| !is_near),
@@ -290,28 +352,37 @@ fn wanted_rules(present: &[Present]) -> BTreeSet<PolicyRule> {
     let mark = UNDERLAY_MARK;
     for uplink in present {
         let from = Some(uplink.spec.address);
-        let chosen = rule(CHOSEN, uplink, CHOSEN);
-        rules.insert(PolicyRule { mark, ..chosen });
-        let marked = rule(FROM_MARKED, uplink, uplink.table);
-        rules.insert(PolicyRule {
-            mark,
-            from,
-            ..marked
-        });
-        if !present.iter().any(|other| is_better(other, uplink)) {
-            let best = rule(BEST, uplink, uplink.table);
-            rules.insert(PolicyRule { mark, ..best });
-        }
-        let near = rule(NEAR, uplink, MAIN_TABLE);
-        rules.insert(PolicyRule {
-            from,
+        let near = |priority, table| PolicyRule {
             is_near: true,
-            ..near
-        });
-        let other = rule(FROM, uplink, uplink.table);
-        rules.insert(PolicyRule { from, ..other });
+            ..rule(priority, uplink, table)
+        };
+        let chosen = rule(CHOSEN, uplink, CHOSEN_TABLE);
+        let of_main = near(NEAR, MAIN_TABLE);
+        rules.extend([chosen, of_main].map(|rule| PolicyRule { mark, ..rule }));
+        let own = [
+            near(NEAR_FROM, uplink.table),
+            rule(FROM, uplink, uplink.table),
+        ];
+        rules.extend(own.map(|rule| PolicyRule { mark, from, ..rule }));
+        if !present.iter().any(|other| is_better(other, uplink)) {
+            let best = [
+                near(NEAR_BEST, uplink.table),
+                rule(BEST, uplink, uplink.table),
+            ];
+            rules.extend(best.map(|rule| PolicyRule { mark, ..rule }));
+        }
+        let others = [
+            near(OTHERS_NEAR, MAIN_TABLE),
+            rule(OTHERS_FROM, uplink, uplink.table),
+        ];
+        rules.extend(others.map(|rule| PolicyRule { from, ..rule }));
     }
     rules
+}
+
+/// Whether a table is one of uplinks.
+pub(crate) fn is_own_table(table: u32) -> bool {
+    table == CHOSEN_TABLE || (FIRST_TABLE..FIRST_TABLE + MOST).contains(&table)
 }
 
 /// Where everything is, of the family of `address`.
@@ -365,8 +436,8 @@ mod tests {
     fn what_is_asked_first_is_what_was_chosen_and_then_what_the_address_says() {
         let rules: Vec<_> = wanted_rules(&[present(0, 1)]).into_iter().collect();
         let order: Vec<_> = rules.iter().map(|rule| rule.priority).collect();
-        assert_eq!(order, [CHOSEN, FROM_MARKED, BEST, NEAR, FROM]);
+        assert_eq!(order, Vec::from_iter(CHOSEN..=OTHERS_FROM));
         let marked = rules.iter().filter(|rule| rule.mark == UNDERLAY_MARK);
-        assert_eq!(marked.count(), 3);
+        assert_eq!(marked.count(), 6);
     }
 }

@@ -27,7 +27,7 @@ impl Addresses {
     pub(super) fn of(config: &Config) -> Self {
         let towards = config.map_server.underlay();
         let watch = match config.has_uplinks() {
-            true => Some(AddressWatch::open_with_links()),
+            true => Some(AddressWatch::open_for_uplinks()),
             false => config.rlocs.is_empty().then(AddressWatch::open),
         };
         let unwatched = |error| warn!(%error, "changes of address will not be noticed");

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleHeader, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -206,6 +206,11 @@ fn route_message(route: &PolicyRoute) -> RouteMessage {
             false => RouteScope::Universe,
         },
         kind: RouteType::Unicast,
+        // The gateway is at the interface, whether another route says so or not.
+        flags: match route.gateway {
+            Some(_) => RouteFlags::Onlink,
+            None => RouteFlags::empty(),
+        },
         ..RouteHeader::default()
     };
     message.attributes = vec![
