@@ -12,7 +12,6 @@ use ipnet::IpNet;
 use lisp_proto::{PublicKey, Record, Rloc};
 
 use super::Agent;
-use super::anew::is_private;
 use super::event::Cause;
 use super::locators::Known;
 use super::map_cache::Chosen;
@@ -25,8 +24,8 @@ pub(super) const NOT_TO_BE_USED: u8 = u8::MAX;
 struct Candidate {
     priority: u8,
     weight: u8,
-    /// Whether it is an address of its owner, and not one that a NAT has given it.
-    local: bool,
+    /// Whether it is behind a NAT: the owner reaches nobody from there who is not (R is clear).
+    is_inner: bool,
     at: Chosen,
 }
 
@@ -74,7 +73,7 @@ impl Agent {
             let candidate = Candidate {
                 priority: locator.priority,
                 weight: locator.weight,
-                local: locator.local,
+                is_inner: !locator.reachable,
                 at: Chosen { key, endpoint },
             };
             (usable && self.is_reachable(&endpoint)).then_some(candidate)
@@ -154,12 +153,7 @@ fn ranked(own: &PublicKey, candidates: &[Candidate], chosen: &Chosen) -> Vec<Kno
     let of_key = candidates.iter().filter(|it| it.at.key == chosen.key);
     let of_key: Vec<_> = of_key.copied().collect();
     let used = of_key.iter().find(|it| it.at == *chosen);
-    let is_alike = |it: &Candidate| {
-        used.is_none_or(|used| {
-            let is_inside = |it: &Candidate| is_private(it.at.endpoint.ip());
-            used.local == it.local && is_inside(used) == is_inside(it)
-        })
-    };
+    let is_alike = |it: &Candidate| used.is_none_or(|used| used.is_inner == it.is_inner);
     let mut alike: Vec<_> = of_key.iter().copied().filter(is_alike).collect();
     alike.sort_by(|one, other| {
         let draw = |it: &Candidate| it.drawn_by(own);
@@ -192,7 +186,7 @@ mod tests {
         Candidate {
             priority,
             weight,
-            local: true,
+            is_inner: false,
             at: at(number),
         }
     }
@@ -254,12 +248,12 @@ mod tests {
 
     #[test]
     fn the_addresses_behind_a_nat_are_no_other_ways_to_whoever_is_behind_it() {
-        let same_key = |number, priority, local| Candidate {
+        let same_key = |number, priority, is_inner| Candidate {
             at: Chosen {
                 key: at(1).key,
                 ..at(number)
             },
-            local,
+            is_inner,
             ..candidate(number, priority, 100)
         };
         let ways = |candidates: &[Candidate], used| {
@@ -267,16 +261,17 @@ mod tests {
             ranked.iter().map(|it| it.endpoint).collect::<Vec<_>>()
         };
         let two = [
-            same_key(2, 2, true),
-            same_key(1, 1, true),
+            same_key(2, 2, false),
+            same_key(1, 1, false),
             candidate(3, 1, 1),
         ];
         assert_eq!(ways(&two, at(1)), [at(1).endpoint, at(2).endpoint]);
         let behind = [same_key(1, 1, false), same_key(2, 2, true)];
         assert_eq!(ways(&behind, at(1)), [at(1).endpoint]);
+        // A private address alone is no sign of a NAT.
         let mut private = two;
         private[0].at.endpoint.set_ip([10, 0, 0, 1].into());
-        assert_eq!(ways(&private, at(1)), [at(1).endpoint]);
+        assert_eq!(ways(&private, at(1)).len(), 2);
     }
 
     #[test]

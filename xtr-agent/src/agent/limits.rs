@@ -114,6 +114,11 @@ pub const LOCATORS_REMEMBERED: usize = 16;
 /// How long packets are made to leave by another uplink after a far end has answered there: it answers
 /// to where it has heard us, and from then on it has the choice again.
 pub const UPLINK_HELD: Duration = Duration::from_secs(2);
+/// The same if it has not answered: no live far end is silent for longer.
+pub const UPLINK_HELD_UNANSWERED: Duration = SILENCE;
+/// How long a far end that was moved, and answers nothing, is told again where it is, and is not believed to
+/// have moved itself.
+pub const MOVE_WATCHED: Duration = Duration::from_secs(5);
 /// How often the data plane is told in all that a far end was moved, while it is heard from where it was.
 pub const TOLD_AGAIN: u32 = 10;
 /// How long a handshake may take before the map server hears that NATs may be in its way; half of `hold_ms` at most.

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use lisp_proto::{PublicKey, Timestamp};
 
-use super::limits::{GUARDED, LOCATORS, LOCATORS_REMEMBERED, TOLD_AGAIN, UPLINK_HELD};
+use super::limits::{
+    GUARDED, LOCATORS, LOCATORS_REMEMBERED, MOVE_WATCHED, TOLD_AGAIN, UPLINK_HELD,
+    UPLINK_HELD_UNANSWERED,
+};
 
 /// One way to a far end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,20 @@ pub(super) struct Path {
     /// Our own address that packets leave from; `None`: whichever the routes, or the far end, have
     /// chosen.
     pub(super) from: Option<IpAddr>,
+}
+
+/// What packets are made to do: those to this address leave from that one of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) to: IpAddr,
+    pub(super) from: IpAddr,
+}
+
+/// What packets to a far end were made to do, and are from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) before: Option<Held>,
+    pub(super) after: Option<Held>,
 }
 
 /// A locator of a far end.
@@ -50,9 +67,8 @@ struct FarEnd {
     used: Option<SocketAddr>,
     /// The uplink that packets were made to leave by the last time.
     from: Option<IpAddr>,
-    /// Whether they still are, whatever the far end does; and until when.
-    is_held: bool,
-    held_until: Option<Timestamp>,
+    /// What they are made to do still, whatever the far end does; and until when.
+    held: Option<(Held, Timestamp)>,
     /// Ways that led nowhere since something has come back.
     tried: Vec<Path>,
     moved: Option<Moved>,
@@ -80,15 +96,22 @@ impl Locators {
         self.0.keys()
     }
 
-    /// Keeps those that `is_wanted`. Returns the ways of the others that packets are made to take.
-    pub(super) fn retain(&mut self, mut is_wanted: impl FnMut(&PublicKey) -> bool) -> Vec<Path> {
+    /// Keeps those that `is_wanted`. Returns what packets were made to do for the others.
+    pub(super) fn retain(&mut self, mut is_wanted: impl FnMut(&PublicKey) -> bool) -> Vec<Held> {
         let mut left = Vec::new();
         self.0.retain(|key, far| {
             let stays = is_wanted(key);
-            left.extend(far.path().filter(|_| !stays && far.is_held));
+            let held = far.held.filter(|_| !stays);
+            left.extend(held.map(|(held, _)| held));
             stays
         });
         left
+    }
+
+    /// What packets to `to` are made to do: several far ends may be behind one address.
+    pub(super) fn held(&self, to: IpAddr) -> Option<Held> {
+        let mut held = self.0.values().filter_map(|far| far.held);
+        held.find_map(|(held, _)| (held.to == to).then_some(held))
     }
 
     /// The locators of `key`, the best first.
@@ -110,8 +133,8 @@ impl Locators {
     }
 
     /// Takes in the locators that `key` has at `now`, the best first, and which of them is used;
-    /// `is_watched` also with a single one. Returns the ways before and after, if packets are made to
-    /// take another one than before.
+    /// `is_watched` also with a single one. Returns what packets are made to do, if that is something else
+    /// than before.
     pub(super) fn learn(
         &mut self,
         now: Timestamp,
@@ -119,33 +142,53 @@ impl Locators {
         told: Vec<Known>,
         used: SocketAddr,
         is_watched: bool,
-    ) -> Option<(Path, Path)> {
+    ) -> Option<Turn> {
         let is_new = !self.0.contains_key(&key);
         if is_new && (self.0.len() >= GUARDED || !(is_watched || told.len() > 1)) {
             return None;
         }
         let far = self.0.entry(key).or_default();
-        let before = far.path();
         if far.is_news(&told) {
             far.tried.clear();
             far.moved = None;
         }
-        if far.used != Some(used) {
-            far.used = Some(used);
+        if let Some(before) = far.used.replace(used).filter(|before| *before != used) {
+            far.placed = now;
+            // What is under way from there may take it back.
+            let is_there_still = told.iter().any(|it| it.endpoint == before);
+            far.moved = is_there_still.then_some(Moved { at: now, told: 1 });
+        } else if is_new {
             far.placed = now;
         }
-        for it in &told {
-            if far.remembered.len() >= LOCATORS_REMEMBERED {
-                let is_told = |at: &SocketAddr| told.iter().any(|it| it.endpoint == *at);
-                far.remembered.retain(|at, _| is_told(at));
-            }
-            let value = (it.priority, it.weight);
-            far.remembered.insert(it.endpoint, value);
-        }
+        far.remember(&told);
         far.locators = told;
         far.locators.truncate(LOCATORS);
-        let ways = Some((before?, far.path()?));
-        ways.filter(|(before, after)| far.is_held && before != after)
+        let (before, until) = far.held?;
+        let after = far.path().and_then(Path::held);
+        far.held = after.map(|after| (after, until));
+        let before = Some(before);
+        (before != after).then_some(Turn { before, after })
+    }
+
+    /// Remembers locators of `key` that were named once, by an earlier run.
+    pub(super) fn recall(&mut self, key: &PublicKey, named: &[Known]) {
+        if let Some(far) = self.0.get_mut(key) {
+            far.remember(named);
+        }
+    }
+
+    /// Each of those that are known, with its locators, and those that were named once.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&PublicKey, &[Known], Vec<Known>)> {
+        self.0.iter().map(|(key, far)| {
+            let is_usable = |at: &SocketAddr| far.locators.iter().any(|it| it.endpoint == *at);
+            let gone = far.remembered.iter().filter(|(at, _)| !is_usable(at));
+            let gone = gone.map(|(endpoint, (priority, weight))| Known {
+                endpoint: *endpoint,
+                priority: *priority,
+                weight: *weight,
+            });
+            (key, far.locators.as_slice(), gone.collect())
+        })
     }
 
     /// The data plane is told at `now` that `key` is at `used`.
@@ -170,33 +213,31 @@ impl Locators {
         next
     }
 
-    /// `key` is reached along `path` from `now` on. Returns the way that it was; and the one that packets
-    /// were made to take, if they were.
+    /// `key` is reached along `path` from `now` on. Returns where it was, and what packets are made to do.
+    /// That ends some time after it has answered, or when it has not for long: it may answer no pings.
     pub(super) fn take(
         &mut self,
         now: Timestamp,
         key: &PublicKey,
         path: Path,
-    ) -> Option<(Path, Option<Path>)> {
+    ) -> Option<(SocketAddr, Turn)> {
         let far = self.0.get_mut(key)?;
-        let before = far.path()?;
-        let held = far.is_held.then_some(before);
-        far.used = Some(path.to);
+        let used = far.used.replace(path.to)?;
+        let before = far.held.map(|(held, _)| held);
+        let after = path.held();
         far.from = path.from;
-        (far.is_held, far.held_until) = (path.from.is_some(), None);
+        far.held = after.map(|held| (held, now + UPLINK_HELD_UNANSWERED));
         far.placed = now;
         far.moved = Some(Moved { at: now, told: 1 });
-        Some((before, held))
+        Some((used, Turn { before, after }))
     }
 
-    /// The ways that packets need not be made to take any more.
-    pub(super) fn no_longer_held(&mut self, now: Timestamp) -> Vec<Path> {
+    /// What packets need not be made to do any more.
+    pub(super) fn no_longer_held(&mut self, now: Timestamp) -> Vec<Held> {
         let mut over = Vec::new();
         for far in self.0.values_mut() {
-            if far.is_held && far.held_until.is_some_and(|until| until <= now) {
-                far.is_held = false;
-                over.extend(far.path());
-            }
+            let held = far.held.take_if(|(_, until)| *until <= now);
+            over.extend(held.map(|(held, _)| held));
         }
         over
     }
@@ -211,7 +252,9 @@ impl Locators {
         let settles = far.moved.is_some_and(|moved| moved.at <= sent);
         if settles {
             far.moved = None;
-            far.held_until = Some(now + UPLINK_HELD);
+            if let Some((_, until)) = &mut far.held {
+                *until = now + UPLINK_HELD;
+            }
         }
         settles
     }
@@ -228,6 +271,9 @@ impl Locators {
         if far.used == Some(actual) || !is_young {
             return None;
         }
+        // Where nobody answers pings nothing else ends that.
+        far.moved
+            .take_if(|moved| read_at >= moved.at + MOVE_WATCHED);
         if let Some(moved) = &mut far.moved {
             // What was under way along the old one has come first.
             moved.told += 1;
@@ -240,19 +286,17 @@ impl Locators {
         is_known.then_some(Seen::Roamed)
     }
 
-    /// The uplinks are `uplinks` now. Returns the ways that packets were made to take by one that is gone.
-    pub(super) fn release(&mut self, uplinks: &[IpAddr]) -> Vec<(PublicKey, Path)> {
+    /// The uplinks are `uplinks` now. Returns those to whom packets were made to leave by one that is gone,
+    /// where they are, and what that was.
+    pub(super) fn release(&mut self, uplinks: &[IpAddr]) -> Vec<(PublicKey, SocketAddr, Held)> {
+        let is_gone = |from: IpAddr| !uplinks.contains(&from);
         let mut released = Vec::new();
         for (key, far) in &mut self.0 {
             far.tried.clear();
-            let Some(path) = far.path() else {
-                continue;
-            };
-            if path.from.is_some_and(|from| !uplinks.contains(&from)) {
-                far.from = None;
-                if std::mem::take(&mut far.is_held) {
-                    released.push((*key, path));
-                }
+            far.from.take_if(|from| is_gone(*from));
+            let held = far.held.take_if(|(held, _)| is_gone(held.from));
+            if let (Some((held, _)), Some(used)) = (held, far.used) {
+                released.push((*key, used, held));
             }
         }
         released
@@ -272,8 +316,10 @@ impl Locators {
 
     /// Packets to `key` are made to leave by their uplink for a while only, whether it answers or not.
     pub(super) fn hold_for_now(&mut self, now: Timestamp, key: &PublicKey) {
-        if let Some(far) = self.0.get_mut(key) {
-            far.held_until = Some(now + UPLINK_HELD);
+        if let Some(far) = self.0.get_mut(key)
+            && let Some((_, until)) = &mut far.held
+        {
+            *until = now + UPLINK_HELD;
         }
     }
 }
@@ -287,10 +333,31 @@ pub(super) enum Seen {
     Strayed,
 }
 
+impl Path {
+    /// What packets are made to do that take it.
+    fn held(self) -> Option<Held> {
+        let (to, from) = (self.to.ip(), self.from?);
+        Some(Held { to, from })
+    }
+}
+
 impl FarEnd {
     fn path(&self) -> Option<Path> {
-        let (to, from) = (self.used?, self.from);
+        let to = self.used?;
+        let from = self.from.filter(|from| from.is_ipv4() == to.is_ipv4());
         Some(Path { to, from })
+    }
+
+    /// Remembers what was said of each of `named`; of others as far as there is room.
+    fn remember(&mut self, named: &[Known]) {
+        for it in named {
+            if self.remembered.len() >= LOCATORS_REMEMBERED {
+                let is_named = |at: &SocketAddr| named.iter().any(|it| it.endpoint == *at);
+                self.remembered.retain(|at, _| is_named(at));
+            }
+            let value = (it.priority, it.weight);
+            self.remembered.insert(it.endpoint, value);
+        }
     }
 
     /// Whether `told` says what was not said before.

@@ -75,7 +75,7 @@ pub use map_cache::{Chosen, State};
 pub use nat::Sighting;
 pub use peers::PeerSpec;
 pub use reconfigure::Adjustable;
-pub use snapshot::{SavedMapping, Snapshot};
+pub use snapshot::{SavedLocator, SavedLocators, SavedMapping, Snapshot};
 pub use status::{
     LocatorStatus, MappingState, MappingStatus, NatStatus, PeerStatus, ServerStatus, Status,
 };
@@ -170,6 +170,8 @@ pub enum Input<'a> {
     },
     /// The addresses of this host changed.
     LocalRlocs(&'a [Uplink]),
+    /// Without a control tunnel: the map servers answer to this address of ours from now on.
+    AnswersTo(IpAddr),
     /// Whether those who share our prefixes are to take our clients over.
     Drain(bool),
     /// A deadline passed.
@@ -344,6 +346,7 @@ impl Agent {
                 connections,
             } => self.released(client, connections, actions),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
+            Input::AnswersTo(own) => self.config.control_address = own,
             Input::Drain(draining) => self.drain(now, draining, actions),
             Input::Tick => {}
             Input::Shutdown => self.shut_down(now, actions),

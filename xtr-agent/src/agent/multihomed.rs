@@ -16,7 +16,7 @@ use super::config::Uplink;
 use super::event::Event;
 use super::install::What;
 use super::limits::LOOK_IDLE;
-use super::locators::{Known, Path, Seen};
+use super::locators::{Held, Known, Path, Seen, Turn};
 use super::map_cache::{Chosen, State};
 use super::{Action, Actions, Agent, Change, PeerStats, Timer};
 
@@ -37,14 +37,13 @@ impl Agent {
             return;
         }
         let told = self.locators_of(record, &chosen);
-        if let Some((before, after)) = self.locators.learn(now, key, told, endpoint, is_watched) {
-            leave_from(Some(before), after, actions);
-        }
+        let turn = self.locators.learn(now, key, told, endpoint, is_watched);
+        self.leave_from(turn.unwrap_or_default(), actions);
         self.begin_watching(now);
     }
 
     /// Whether there is more than one uplink that packets to `to` can be made to leave by.
-    fn has_uplinks(&self, to: SocketAddr) -> bool {
+    pub(super) fn has_uplinks(&self, to: SocketAddr) -> bool {
         let ours = self
             .config
             .uplinks()
@@ -62,6 +61,10 @@ impl Agent {
 
     /// The peers in use that can be reached in several ways. Those that are gone are forgotten.
     pub(super) fn reached_in_several_ways(&mut self, actions: &mut Actions) -> Vec<PublicKey> {
+        let peers = &self.peers;
+        for left in self.locators.retain(|key| peers.contains(key)) {
+            self.let_go(left, actions);
+        }
         let Self {
             locators,
             peers,
@@ -69,10 +72,6 @@ impl Agent {
             config,
             ..
         } = self;
-        for left in locators.retain(|key| peers.contains(key)) {
-            let to = left.to.ip();
-            actions.push(Action::LeaveFrom { to, from: None });
-        }
         let uplinks = config.uplinks().count();
         let keys = locators.keys().filter(|key| {
             let is_used = |prefix| {
@@ -113,12 +112,12 @@ impl Agent {
     ) -> Option<Path> {
         let uplinks: Vec<IpAddr> = self.config.uplinks().collect();
         let path = self.locators.next(&key, &uplinks)?;
-        let (before, held) = self.locators.take(now, &key, path)?;
-        leave_from(held, path, actions);
+        let (before, turn) = self.locators.take(now, &key, path)?;
+        self.leave_from(turn, actions);
         self.lives_at(&key, path.to);
         actions.event(Event::LocatorMoved {
             key,
-            from: before.to,
+            from: before,
             to: path.to,
             uplink: path.from,
         });
@@ -127,9 +126,8 @@ impl Agent {
 
     /// Those who were moved to another uplink, and answer there, choose again.
     pub(super) fn release_uplinks(&mut self, now: Timestamp, actions: &mut Actions) {
-        for path in self.locators.no_longer_held(now) {
-            let to = path.to.ip();
-            actions.push(Action::LeaveFrom { to, from: None });
+        for held in self.locators.no_longer_held(now) {
+            self.let_go(held, actions);
         }
     }
 
@@ -206,17 +204,17 @@ impl Agent {
         if uplinks.len() > 1 {
             self.watch_all_ways(now);
         }
-        for (key, path) in self.locators.release(&uplinks) {
-            leave_from(Some(path), Path { from: None, ..path }, actions);
-            self.place_peer(now, key, path.to, actions);
+        for (key, endpoint, held) in self.locators.release(&uplinks) {
+            self.let_go(held, actions);
+            self.place_peer(now, key, endpoint, actions);
         }
         let best = match is_new {
             true => self.locators.by_the_best(&uplinks),
             false => Vec::new(),
         };
         for (key, path) in best {
-            if let Some((_, held)) = self.locators.take(now, &key, path) {
-                leave_from(held, path, actions);
+            if let Some((_, turn)) = self.locators.take(now, &key, path) {
+                self.leave_from(turn, actions);
                 self.locators.hold_for_now(now, &key);
                 self.place_peer(now, key, path.to, actions);
             }
@@ -270,17 +268,24 @@ impl Agent {
             }
         }
     }
-}
 
-/// Packets are made to take `after`, where they were made to take `held` before.
-fn leave_from(held: Option<Path>, after: Path, actions: &mut Actions) {
-    let is_same = held.is_some_and(|held| held.to.ip() == after.to.ip());
-    if let Some(held) = held.filter(|_| !is_same || after.from.is_none()) {
-        let to = held.to.ip();
-        actions.push(Action::LeaveFrom { to, from: None });
+    /// What packets are made to do has changed.
+    fn leave_from(&self, turn: Turn, actions: &mut Actions) {
+        let Turn { before, after } = turn;
+        let stays = |before: &Held| after.is_some_and(|after| after.to == before.to);
+        if let Some(before) = before.filter(|before| !stays(before)) {
+            self.let_go(before, actions);
+        }
+        if let Some(Held { to, from }) = after {
+            let from = Some(from);
+            actions.push(Action::LeaveFrom { to, from });
+        }
     }
-    if after.from.is_some() {
-        let (to, from) = (after.to.ip(), after.from);
+
+    /// Packets to an address need not do this any more, unless they shall for another far end behind it.
+    fn let_go(&self, held: Held, actions: &mut Actions) {
+        let to = held.to;
+        let from = self.locators.held(to).map(|held| held.from);
         actions.push(Action::LeaveFrom { to, from });
     }
 }

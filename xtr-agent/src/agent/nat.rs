@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::choice::NOT_TO_BE_USED;
 use super::event::{DropReason, Event};
 use super::install::What;
-use super::limits::{INFO_RETRY, INFO_RETRY_MAX, INFO_TRIES, LOCATORS, LOOKOUT_PATIENCE};
+use super::limits::{
+    INFO_RETRY, INFO_RETRY_MAX, INFO_TRIES, LOCATORS, LOOKOUT_PATIENCE, RELAY_PRIORITY,
+};
 use super::peers::PeerSpec;
 use super::remove::Object;
 use super::{Action, Actions, Agent, Change, Timer};
@@ -354,7 +356,8 @@ impl Agent {
     }
 
     /// The locators under which we are reached: where a NAT lets us appear, and behind that, for those behind the
-    /// same NAT, our own addresses of that family.
+    /// same NAT, our own addresses of that family. From these there is no way to others (R is clear, RFC 9301 5.4), who
+    /// tell them from further uplinks by that: what is our own (L), a map server that answers for us does not say.
     pub(super) fn own_locators(&self) -> Vec<Locator> {
         let at = self.nat.at;
         let most = at.map_or(usize::MAX, |_| LOCATORS - 1);
@@ -364,12 +367,15 @@ impl Agent {
                 true => Rloc::Plain(own.address),
                 false => self.reached_at(SocketAddr::new(own.address, self.config.listen_port)),
             };
-            let priority = match own.priority {
-                NOT_TO_BE_USED => NOT_TO_BE_USED,
-                priority => (priority + u8::from(behind)).min(NOT_TO_BE_USED - 1),
+            let priority = match (own.priority, behind) {
+                (NOT_TO_BE_USED, _) => NOT_TO_BE_USED,
+                (priority, false) => priority,
+                // Behind the one that the NAT has given us, and before any relay.
+                (priority, true) => (priority.max(FIRST) + 1).min(RELAY_PRIORITY - 1),
             };
             Locator {
                 weight: own.weight,
+                reachable: !behind,
                 ..self.own_locator(rloc, priority, true)
             }
         });

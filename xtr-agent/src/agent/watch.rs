@@ -42,6 +42,8 @@ struct Watch {
     is_out: bool,
     /// When to start anew, and how long to wait after that.
     rekindle: Option<(Timestamp, Duration)>,
+    /// Whether it was started anew before.
+    is_anew: bool,
     /// The data plane tells of the handshake: this end has started it, and can reach the peer.
     is_told: bool,
 }
@@ -127,6 +129,7 @@ impl Agent {
             leaving: None,
             is_out: false,
             rekindle: None,
+            is_anew: false,
             is_told: false,
         });
         watch.until = watch.until.max(until);
@@ -414,12 +417,14 @@ impl Agent {
             }
             return;
         }
-        // It may be the way to it that leads nowhere.
-        if let Some(path) = self.redirect(now, key, actions) {
-            spec.endpoint = Some(path.to);
-        }
+        let mut is_anew = false;
         if let Some(watch) = self.watches.by_key.get_mut(&key) {
             watch.leaving = Some(believed_until);
+            is_anew = std::mem::replace(&mut watch.is_anew, true);
+        }
+        // One handshake is easily lost. After two it may be the way to it that leads nowhere.
+        if is_anew && let Some(path) = self.redirect(now, key, actions) {
+            spec.endpoint = Some(path.to);
         }
         actions.event(Event::HandshakeRestarted { key });
         self.change(What::Rekindling(key), Change::RemovePeer(key), actions);

@@ -125,7 +125,8 @@ fn an_uplink_that_is_gone_is_left() {
     let next = locators.next(&KEY, &uplinks).unwrap();
     locators.take(Timestamp::ZERO, &KEY, next);
     assert_eq!(locators.release(&uplinks), []);
-    assert_eq!(locators.release(&uplinks[..1]), [(KEY, next)]);
+    let held = next.held().unwrap();
+    assert_eq!(locators.release(&uplinks[..1]), [(KEY, next.to, held)]);
     assert_eq!(locators.uplink(&KEY), None);
     let best = locators.by_the_best(&[ours(2), ours(1)]);
     assert_eq!(best, [(KEY, next)]);
@@ -137,13 +138,71 @@ fn once_it_answers_the_far_end_chooses_the_uplink_again() {
     let mut locators = with(&[(1, 1)]);
     let next = locators.next(&KEY, &[ours(1), ours(2)]).unwrap();
     let at = |seconds| Timestamp::ZERO + Duration::from_secs(seconds);
-    assert_eq!(locators.take(at(1), &KEY, next).unwrap().1, None);
-    assert_eq!(locators.no_longer_held(at(100)), []);
-    locators.answered(at(100), &KEY, at(99));
-    assert_eq!(locators.no_longer_held(at(100)), []);
-    assert_eq!(locators.no_longer_held(at(102)), [next]);
-    assert_eq!(locators.no_longer_held(at(102)), [], "that was said");
+    let held = next.held();
+    let (_, turn) = locators.take(at(1), &KEY, next).unwrap();
+    assert_eq!((turn.before, turn.after), (None, held));
+    assert_eq!(locators.no_longer_held(at(5)), []);
+    locators.answered(at(5), &KEY, at(4));
+    assert_eq!(locators.no_longer_held(at(5)), []);
+    assert_eq!(locators.no_longer_held(at(7)), [held.unwrap()]);
+    assert_eq!(locators.no_longer_held(at(7)), [], "that was said");
     assert_eq!(locators.uplink(&KEY), next.from);
+}
+
+#[test]
+fn a_far_end_that_answers_no_pings_is_not_held_and_told_for_ever() {
+    let mut locators = with(&[(1, 1), (2, 2)]);
+    let uplinks = [ours(1), ours(2)];
+    let path = Path {
+        to: at(2),
+        from: Some(uplinks[1]),
+    };
+    let start = Timestamp::ZERO + Duration::from_secs(1);
+    locators.take(start, &KEY, path);
+    let soon = start + READING;
+    assert_eq!(locators.seen(&KEY, at(1), soon), Some(Seen::Strayed));
+    let later = start + MOVE_WATCHED;
+    assert_eq!(locators.seen(&KEY, at(1), later), Some(Seen::Roamed));
+    assert_eq!(locators.no_longer_held(later), []);
+    let over = start + UPLINK_HELD_UNANSWERED;
+    assert_eq!(locators.no_longer_held(over), [path.held().unwrap()]);
+}
+
+#[test]
+fn what_is_let_go_is_what_packets_were_made_to_do() {
+    let v6 = SocketAddr::new("2001:db8::2".parse().unwrap(), 51820);
+    let mut told = known(&[(1, 1), (2, 2)]);
+    told.push(Known {
+        endpoint: v6,
+        ..told[1]
+    });
+    let mut locators = Locators::default();
+    locators.learn(Timestamp::ZERO, KEY, told.clone(), at(1), true);
+    let path = Path {
+        to: at(1),
+        from: Some(ours(2)),
+    };
+    let (_, turn) = locators.take(Timestamp::ZERO, &KEY, path).unwrap();
+    let held = turn.after;
+    assert_eq!(held, path.held());
+    // It is heard from elsewhere, and then said to be in the other family.
+    let later = Timestamp::ZERO + Duration::from_secs(1);
+    assert!(locators.answered(later, &KEY, later));
+    assert_eq!(locators.seen(&KEY, at(2), later), Some(Seen::Roamed));
+    let turn = locators.learn(later, KEY, told, v6, true).unwrap();
+    assert_eq!((turn.before, turn.after), (held, None), "no mixed families");
+    assert_eq!(locators.held(at(1).ip()), None);
+}
+
+#[test]
+fn what_is_under_way_does_not_take_back_who_was_said_to_be_elsewhere() {
+    let mut locators = with(&[(1, 1), (2, 2)]);
+    let now = Timestamp::ZERO + Duration::from_secs(1);
+    locators.learn(now, KEY, known(&[(2, 1), (1, 2)]), at(2), true);
+    let then = now + READING;
+    assert_eq!(locators.seen(&KEY, at(1), then), Some(Seen::Strayed));
+    assert!(locators.answered(then, &KEY, now), "by the new one");
+    assert_eq!(locators.seen(&KEY, at(1), then), Some(Seen::Roamed));
 }
 
 #[test]

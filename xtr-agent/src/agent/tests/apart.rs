@@ -114,13 +114,15 @@ fn a_direct_way_that_is_tried_in_vain_is_named_as_well() {
     assert!(is_relayed(&bench), "it carries the packets meanwhile");
 }
 
-/// The far end, which is at `inner` as well, it says.
-fn also_at(inner: &str) -> Record {
+/// The far end, which is at another address as well, it says: behind a NAT (R is clear), or by a further
+/// uplink.
+fn also_at(address: &str, is_behind: bool) -> Record {
     let mut record = far_end(BIGGER);
     let mut beside = record.locators[0];
     beside.priority = 2;
+    beside.reachable = !is_behind;
     beside.rloc = Rloc::WireGuard {
-        endpoint: inner.parse().unwrap(),
+        endpoint: address.parse().unwrap(),
         key: BIGGER,
     };
     record.locators.push(beside);
@@ -131,7 +133,7 @@ fn also_at(inner: &str) -> Record {
 #[test]
 fn a_far_end_that_its_own_nat_is_kept_open_to_dozes_like_any_other() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &also_at("192.168.1.2:51820"));
+    let installing = bench.notify(1, &also_at("192.168.1.2:51820", true));
     bench.done(&installing);
     let fired = bench.handshake(BIGGER, 92);
     bench.done(&fired);
@@ -154,7 +156,7 @@ fn a_far_end_that_its_own_nat_is_kept_open_to_dozes_like_any_other() {
     }
     assert_eq!(told, ["no route 10.0.0.2/32"]);
     // It is about to use it, perhaps in the session that there is.
-    let woken = bench.notify(2, &also_at("192.168.1.2:51820"));
+    let woken = bench.notify(2, &also_at("192.168.1.2:51820", true));
     assert_eq!(story(&woken), ["route 10.0.0.2/32", "ack"]);
 }
 
@@ -185,11 +187,11 @@ fn an_end_with_nothing_to_send_starts_anew_only_where_nothing_else_does() {
 
 #[test]
 fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() {
-    let started_anew = |inner: &str| {
+    let started_anew = |inner: &str, is_behind| {
         let mut bench = Bench::new();
         let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
         let nonce = requests(&asked)[0].nonce;
-        let installing = bench.reply(nonce, &also_at(inner));
+        let installing = bench.reply(nonce, &also_at(inner, is_behind));
         assert_eq!(story(&bench.done(&installing)), ["sent on 1"]);
         bench.after(limits::REKINDLE);
         let not_seen = PeerStats {
@@ -202,10 +204,12 @@ fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() 
         };
         story(&bench.input(Input::PeerStats(&[not_seen])))
     };
-    assert_eq!(started_anew("192.168.1.2:51820"), ["kick"]);
-    assert_eq!(started_anew("100.64.1.2:51820"), ["kick"]);
-    let elsewhere = started_anew("198.51.100.2:51820");
-    assert_eq!(elsewhere, ["no peer", "peer [10.0.0.2/32]"]);
+    assert_eq!(started_anew("192.168.1.2:51820", true), ["kick"]);
+    assert_eq!(started_anew("198.51.100.2:51820", true), ["kick"]);
+    for uplink in ["198.51.100.2:51820", "192.168.1.2:51820"] {
+        let anew = started_anew(uplink, false);
+        assert_eq!(anew, ["no peer", "peer [10.0.0.2/32]"], "{uplink}");
+    }
 }
 
 #[test]
@@ -409,9 +413,9 @@ fn a_far_end_that_asks_over_a_relay_says_nothing_of_the_relay() {
 
 #[test]
 fn who_is_behind_a_nat_of_its_own_and_asks_again_keeps_its_session() {
-    let looks = |inner: &str| {
+    let looks = |is_behind| {
         let mut bench = Bench::new();
-        let record = also_at(inner);
+        let record = also_at("192.168.1.2:51820", is_behind);
         let mut looks = 0;
         for nonce in 1..6 {
             bench.after(limits::SILENCE);
@@ -424,8 +428,8 @@ fn who_is_behind_a_nat_of_its_own_and_asks_again_keeps_its_session() {
         }
         looks
     };
-    assert_eq!(looks("192.168.1.2:51820"), 0);
-    assert!(looks("198.51.100.2:51820") > 0);
+    assert_eq!(looks(true), 0);
+    assert!(looks(false) > 0, "it has two uplinks");
 }
 
 #[test]

@@ -70,6 +70,20 @@ impl Scene {
         scene
     }
 
+    /// The agent has ended, and another one goes on with what it knew; the data plane has stayed.
+    fn restart(&mut self) {
+        let snapshot = self.bench.agent.snapshot(self.bench.now);
+        let now = self.bench.now;
+        self.bench = Bench::new();
+        self.bench.now = now;
+        let mut actions = Actions::default();
+        let (age, adopted) = (Duration::ZERO, [SMALLER]);
+        let agent = &mut self.bench.agent;
+        agent.restore(now, &snapshot, age, &adopted, &mut actions);
+        self.follow(actions.drain().collect());
+        self.flow(40);
+    }
+
     fn new(locators: &[(u8, u8)]) -> Self {
         Self::with(Bench::config(), &reached_at(locators))
     }
@@ -204,6 +218,26 @@ fn it_goes_back_when_told_and_not_because_the_first_one_works_again() {
     scene.flow(20);
     assert_eq!(scene.endpoint, at(1), "that is new");
     assert_eq!(scene.says(), at(1));
+}
+
+#[test]
+fn what_is_known_of_locators_outlives_the_agent() {
+    let mut scene = Scene::new(&[(1, 1), (2, 2), (3, 3)]);
+    scene.works = |to, _| to == at(2);
+    scene.flow(20);
+    scene.told(&[(1, 1), (2, 2)]);
+    scene.restart();
+    scene.works = |_, _| true;
+    scene.told(&[(1, 1), (2, 2), (3, 3)]);
+    assert_eq!(scene.endpoint, at(2), "nothing of that is new");
+    scene.restart();
+    scene.works = |to, _| to == at(3);
+    scene.flow(40);
+    assert_eq!(scene.endpoint, at(3), "nobody has told");
+    scene.restart();
+    scene.works = |_, _| true;
+    scene.told(&[(1, 1), (2, 2), (3, 4)]);
+    assert_eq!(scene.endpoint, at(1), "that is new");
 }
 
 #[test]

@@ -107,6 +107,21 @@ pub(super) fn behind() -> (Bench, Nonce) {
 }
 
 #[test]
+fn our_own_addresses_behind_a_nat_come_after_it_and_are_out_of_reach_for_others() {
+    for (own, expected) in [(0, 2), (1, 2), (253, 253), (255, 255)] {
+        let told = |mut bench: Bench| {
+            bench.agent.config.rlocs[0].priority = own;
+            let locators = bench.agent.own_locators().into_iter();
+            let told = locators.map(|it| (it.priority, it.local, it.reachable));
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(told(Bench::new()), [(own, true, true)]);
+        let (behind, _) = behind();
+        assert_eq!(told(behind), [(expected, true, false), (1, false, true)]);
+    }
+}
+
+#[test]
 fn without_a_nat_one_question_is_all() {
     let (mut bench, actions) = registered();
     assert_eq!(story(&actions), ["info"]);
