@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::error::{ConfigError, Source};
 use crate::agent;
+use crate::agent::limits::RELAY_PRIORITY;
 
 /// Most addresses: so many locators fit into any record.
 const MOST_RLOCS: usize = 8;
@@ -150,6 +151,13 @@ fn complaint(uplink: &Uplink, others: &[Uplink]) -> Option<(String, &'static str
         let problem = format!("{address} is no address at which others reach this host");
         return Some((problem, "name an address of one of its interfaces"));
     }
+    if uplink.priority == RELAY_PRIORITY {
+        let problem = format!("{RELAY_PRIORITY}, the priority of {address}, is that of relays");
+        return Some((
+            problem,
+            "choose a lower number, or 255 if nobody shall use it",
+        ));
+    }
     let name = uplink.interface.as_deref();
     if name.is_some_and(|name| {
         let is_bad = |c: char| c == '/' || c.is_whitespace();
@@ -239,6 +247,10 @@ mod tests {
             (
                 "{ address = \"192.0.2.1\", interface = \"eth 0\" }",
                 "agent.toml:4: rlocs: \"eth 0\" is no name of an interface; name",
+            ),
+            (
+                "{ address = \"192.0.2.1\", priority = 254 }",
+                "agent.toml:4: rlocs: 254, the priority of 192.0.2.1, is that of relays; choose",
             ),
             (
                 "\"127.0.0.1\"",

@@ -172,9 +172,25 @@ impl Control {
             && !is_there
             && let Some(rloc) = moved
         {
-            self.socket = bind_control_socket(SocketAddr::new(rloc, now.port()), None, self.mark)?;
+            self.leave_from(rloc)?;
         }
         Ok(())
+    }
+
+    /// Talks to the map server from `address`: without a control tunnel it answers to that.
+    fn leave_from(&mut self, address: IpAddr) -> io::Result<()> {
+        let now = self.socket.local_addr()?;
+        if now.ip() != address {
+            let bind = SocketAddr::new(address, now.port());
+            self.socket = bind_control_socket(bind, None, self.mark)?;
+        }
+        Ok(())
+    }
+
+    /// Where the map server answers to, if there is no control tunnel: that may change.
+    pub(super) fn answers_to(&self) -> Option<IpAddr> {
+        let address = self.socket.local_addr().ok()?;
+        self.tunnel.is_none().then_some(address.ip())
     }
 
     /// From now on the map server is that of `config`, which answers to `address`: the new way is there
@@ -253,13 +269,20 @@ impl Control {
             return;
         }
         // There is one map server.
-        let tunnel = self.tunnel.as_ref().filter(|_| index == 0);
-        let Some(Tunnel { device, peer, .. }) = tunnel else {
+        if index != 0 {
+            return;
+        }
+        self.renewed = Some(now);
+        let turned = uplinks.map(OwnUplinks::turn_for_server);
+        let Some(Tunnel { device, peer, .. }) = &self.tunnel else {
+            if let Some((_, Some(from))) = turned
+                && let Err(error) = self.leave_from(from)
+            {
+                warn!(%from, %error, "control socket not moved");
+            }
             return;
         };
-        self.renewed = Some(now);
-        if let Some(uplinks) = uplinks {
-            let (server, from) = uplinks.turn_for_server();
+        if let Some((server, from)) = turned {
             device.leave_from(server, from);
         }
         let renewed = async {

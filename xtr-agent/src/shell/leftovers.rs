@@ -1,10 +1,11 @@
 //! What an agent that runs no more has left on the host.
 
 use anyhow::{Context, Result};
-use wg_device::{DeviceError, NetNs, OverlayRules, Uplinks, remove_leftover};
+use wg_device::{DeviceError, NetNs, OverlayRules, remove_leftover};
 
 use super::cache_file;
 use super::forwarding::{self, Forwarding};
+use super::uplinks;
 use crate::config::Config;
 
 /// Removes what an agent with this configuration left when it was killed, or stopped without
@@ -40,9 +41,7 @@ pub fn remove_leftovers(config: &Config) -> Result<Vec<String>> {
     if config.instances.iter().any(|it| it.is_everything) {
         OverlayRules::remove_leftover()?;
     }
-    if config.has_uplinks() {
-        Uplinks::remove_leftover()?;
-    }
+    uplinks::remove_left(config)?;
     cache_file::remove_in(&config.state_dir)
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     // Last: the host forwards for nobody any more.

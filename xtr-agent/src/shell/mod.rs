@@ -103,9 +103,13 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     let (nonces, first_nonce) = NonceFile::open(&config.state_dir, Clock::unix_micros())
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     let addresses = Addresses::of(&config);
-    let rlocs = addresses.now()?;
-    let control_address = setup::control_address(&config, &rlocs)?;
     let uplinks = OwnUplinks::of(&config)?;
+    let rlocs = addresses.now()?;
+    let rlocs = match &uplinks {
+        Some(uplinks) => uplinks.usable(rlocs),
+        None => rlocs,
+    };
+    let control_address = setup::control_address(&config, &rlocs)?;
     let control = Control::create(&config, keys.control.clone(), control_address).await?;
     let mut overlays = Vec::new();
     for (instance, data_key) in config.instances.iter().zip(&keys.data) {
@@ -335,7 +339,10 @@ impl Shell {
             self.pin();
         }
         let rlocs = match self.addresses.now() {
-            Ok(rlocs) => rlocs,
+            Ok(rlocs) => match &self.shared.uplinks {
+                Some(uplinks) => uplinks.usable(rlocs),
+                None => rlocs,
+            },
             Err(error) => {
                 // The next change tells when there is a way again.
                 debug!(%error, "no address");

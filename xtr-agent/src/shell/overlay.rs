@@ -85,6 +85,7 @@ pub(super) enum Report {
     NotSent(Bytes),
     EchoNotSent(u16),
     Heard(Vec<IpAddr>),
+    AnswersTo(IpAddr),
 }
 
 impl Overlay {
@@ -236,6 +237,7 @@ impl Overlay {
                     self.feed(shared, Input::EchoNotSent(number)).await?
                 }
                 Report::Heard(went) => self.feed(shared, Input::Heard(&went)).await?,
+                Report::AnswersTo(own) => self.feed(shared, Input::AnswersTo(own)).await?,
             }
         }
         Ok(())
@@ -341,10 +343,11 @@ impl Overlay {
                 }
             }
             Action::RenewControlTunnel(index) => {
-                let now = shared.clock.now();
-                let renewals = &mut self.renewals;
-                let uplinks = shared.uplinks.as_mut();
-                shared.control.renew(now, index, renewals, uplinks).await;
+                let (now, renewals) = (shared.clock.now(), &mut self.renewals);
+                let (control, uplinks) = (&mut shared.control, shared.uplinks.as_mut());
+                control.renew(now, index, renewals, uplinks).await;
+                self.inbox
+                    .extend(control.answers_to().map(Report::AnswersTo));
             }
             Action::ReadPeerStats(keys) => self.count(shared, keys, false),
             Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
@@ -353,10 +356,10 @@ impl Overlay {
                 self.inbox.extend(scouted);
             }
             Action::LeaveFrom { to, from } => {
-                if let Some(uplinks) = &shared.uplinks {
+                if let Some(uplinks) = &mut shared.uplinks {
                     let data = &self.plane.data;
                     self.span
-                        .in_scope(|| uplinks.steer(data, to, from));
+                        .in_scope(|| uplinks.steer(self.iid, data, to, from));
                 }
             }
             Action::Carry(carry) => self.carrier.perform(&self.instance, carry, &self.span),

@@ -131,10 +131,14 @@ impl Shell {
                 partial(&error);
             }
         }
-        let (stay, go) = std::mem::take(&mut self.overlays)
+        let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.overlays)
             .into_iter()
             .partition(|overlay| named(&wanted, overlay.iid).is_some());
         self.overlays = stay;
+        for gone in &go {
+            let uplinks = self.shared.uplinks.iter_mut();
+            uplinks.for_each(|it| it.forget(gone.iid));
+        }
         if moves {
             if let Err(error) = self.shared.control.change_server(&wanted, address).await {
                 partial(&error);
