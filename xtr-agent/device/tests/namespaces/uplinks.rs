@@ -199,6 +199,8 @@ fn what_was_refused_can_be_chosen_later() {
 #[test]
 fn the_routes_of_others_are_no_reason_to_look_at_uplinks_again() {
     in_namespace(|| async {
+        // Addresses that come by themselves would be heard of too.
+        fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         two();
         let watch = AddressWatch::open_for_uplinks().unwrap();
         // What is known of the interfaces comes in its time.
