@@ -53,12 +53,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use lisp_proto::Timestamp;
+use lisp_proto::{InstanceId, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
-use wg_device::PrivateKey;
+use wg_device::{Device, PrivateKey};
 
 use crate::agent::Input;
 use crate::config::Config;
@@ -179,6 +179,15 @@ struct Shared {
     readings: JoinSet<Found>,
     /// Handshakes that are awaited.
     handshakes: Awaited,
+}
+
+impl Shared {
+    /// Has packets of the tunnels of an instance, in `device`, to `to` leave from `from`, or as all others do.
+    fn steer(&mut self, iid: InstanceId, device: &Device, to: IpAddr, from: Option<IpAddr>) {
+        if let Some(uplinks) = &mut self.uplinks {
+            uplinks.steer(iid, device, to, from);
+        }
+    }
 }
 
 impl Shell {

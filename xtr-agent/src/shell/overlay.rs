@@ -356,11 +356,9 @@ impl Overlay {
                 self.inbox.extend(scouted);
             }
             Action::LeaveFrom { to, from } => {
-                if let Some(uplinks) = &mut shared.uplinks {
-                    let data = &self.plane.data;
-                    self.span
-                        .in_scope(|| uplinks.steer(self.iid, data, to, from));
-                }
+                let data = &self.plane.data;
+                self.span
+                    .in_scope(|| shared.steer(self.iid, data, to, from));
             }
             Action::Carry(carry) => self.carrier.perform(&self.instance, carry, &self.span),
             Action::Reinject(packet) => {
