@@ -167,8 +167,8 @@ impl Uplinks {
             (None, Some(old)) => policy.remove_route(old).map_err(failed)?,
             (None, None) => {}
         }
-        match new {
-            Some(new) => state.chosen.insert(to, new.source),
+        match new.and(from) {
+            Some(from) => state.chosen.insert(to, from),
             None => state.chosen.remove(&to),
         };
         Ok(())
@@ -177,6 +177,11 @@ impl Uplinks {
     /// From now on rules and routes are left in place for the next run.
     pub fn stay(&self) {
         self.stays.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on rules and routes go when this is dropped, as at first.
+    pub fn stay_no_longer(&self) {
+        self.stays.store(false, Ordering::Relaxed);
     }
 
     /// Removes rules and routes, whether they were to stay or not.
@@ -265,7 +270,8 @@ impl State {
         let mut refused = BTreeMap::new();
         for route in routes.difference(&there) {
             if let Err(error) = policy.add_route(route) {
-                refused.insert(route.source, error.to_string());
+                let source = route.source.into_iter();
+                refused.extend(source.map(|source| (source, error.to_string())));
             }
         }
         self.refuse(refused);
@@ -302,7 +308,7 @@ impl State {
                 to,
                 index: uplink.index,
                 gateway,
-                source: uplink.spec.address,
+                source: Some(uplink.spec.address),
             };
             if uplink.network.prefix_len() < uplink.network.max_prefix_len() {
                 routes.insert(route(uplink.network, None));
@@ -330,7 +336,7 @@ impl State {
             to: IpNet::from(to),
             index: uplink.index,
             gateway: uplink.spec.gateway.filter(|_| !is_near),
-            source: from,
+            source: Some(from),
         })
     }
 }

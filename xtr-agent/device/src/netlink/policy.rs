@@ -40,8 +40,8 @@ pub(crate) struct PolicyRoute {
     /// Of the interface that packets leave by.
     pub(crate) index: u32,
     pub(crate) gateway: Option<IpAddr>,
-    /// Of packets that have no source yet.
-    pub(crate) source: IpAddr,
+    /// Of packets that have no source yet. The kernel keeps IPv6 routes without it when the address goes.
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// Rules and routes, by a socket of the namespace that they are in.
@@ -58,14 +58,15 @@ impl Policy<'_> {
             let mut query = RuleMessage::default();
             query.header.family = family;
             let request = RouteNetlinkMessage::GetRule(query);
-            self.0.query(request, NLM_F_DUMP, |answer| {
+            let told = self.0.query(request, NLM_F_DUMP, |answer| {
                 if let RouteNetlinkMessage::NewRule(rule) = answer
                     && rule.header.family == family
                 {
                     let rule = read_rule(&rule);
                     found.extend(rule.filter(|rule| priorities.contains(&rule.priority)));
                 }
-            })?;
+            });
+            unless_unknown(told)?;
         }
         Ok(found)
     }
@@ -98,7 +99,7 @@ impl Policy<'_> {
             let mut query = RouteMessage::default();
             query.header.address_family = family;
             let request = RouteNetlinkMessage::GetRoute(query);
-            self.0.query(request, NLM_F_DUMP, |answer| {
+            let told = self.0.query(request, NLM_F_DUMP, |answer| {
                 if let RouteNetlinkMessage::NewRoute(route) = answer
                     && route.header.address_family == family
                     && route.header.protocol == PROTOCOL
@@ -106,7 +107,8 @@ impl Policy<'_> {
                 {
                     found.extend(read_route(&route));
                 }
-            })?;
+            });
+            unless_unknown(told)?;
         }
         Ok(found)
     }
@@ -126,6 +128,21 @@ impl Policy<'_> {
             }
             result => result,
         }
+    }
+}
+
+/// A host without an address family, as one with IPv6 off, has no rules and routes of it.
+fn unless_unknown(told: io::Result<()>) -> io::Result<()> {
+    match told {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(())
+        }
+        told => told,
     }
 }
 
@@ -194,9 +211,10 @@ fn read_rule(message: &RuleMessage) -> Option<PolicyRule> {
 
 fn route_message(route: &PolicyRoute) -> RouteMessage {
     let mut message = RouteMessage::default();
-    let is_near = route.gateway.is_none() && route.source.is_ipv4();
+    let is_ipv4 = route.to.addr().is_ipv4();
+    let is_near = route.gateway.is_none() && is_ipv4;
     message.header = RouteHeader {
-        address_family: family(route.source.is_ipv4()),
+        address_family: family(is_ipv4),
         destination_prefix_length: route.to.prefix_len(),
         // The numbers of our tables do not fit the header.
         table: RouteHeader::RT_TABLE_UNSPEC,
@@ -216,8 +234,11 @@ fn route_message(route: &PolicyRoute) -> RouteMessage {
     message.attributes = vec![
         RouteAttribute::Table(route.table),
         RouteAttribute::Oif(route.index),
-        RouteAttribute::PrefSource(RouteAddress::from(route.source)),
     ];
+    if let Some(source) = route.source {
+        let source = RouteAddress::from(source);
+        message.attributes.push(RouteAttribute::PrefSource(source));
+    }
     if route.to.prefix_len() > 0 {
         let to = RouteAddress::from(route.to.network());
         message.attributes.push(RouteAttribute::Destination(to));
@@ -243,10 +264,9 @@ fn read_route(message: &RouteMessage) -> Option<PolicyRoute> {
             source = ip(address);
         }
     }
-    let source = source?;
-    let any = match source {
-        IpAddr::V4(_) => IpAddr::from([0; 4]),
-        IpAddr::V6(_) => IpAddr::from([0; 16]),
+    let any = match message.header.address_family == AddressFamily::Inet {
+        true => IpAddr::from([0; 4]),
+        false => IpAddr::from([0; 16]),
     };
     let length = message.header.destination_prefix_length;
     Some(PolicyRoute {
@@ -256,4 +276,31 @@ fn read_route(message: &RouteMessage) -> Option<PolicyRoute> {
         gateway,
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_family_has_no_rules_of_it_and_other_errors_count() {
+        let told = |code| unless_unknown(Err(io::Error::from_raw_os_error(code)));
+        assert!(told(libc::EAFNOSUPPORT).is_ok());
+        assert!(told(libc::EOPNOTSUPP).is_ok());
+        assert!(told(libc::EPERM).is_err());
+    }
+
+    #[test]
+    fn a_route_that_has_lost_its_source_is_read_with_the_family_that_it_has() {
+        for to in ["0.0.0.0/0", "192.0.2.0/24", "::/0", "2001:db8::/64"] {
+            let route = PolicyRoute {
+                table: 4_344,
+                to: to.parse().unwrap(),
+                index: 3,
+                gateway: None,
+                source: None,
+            };
+            assert_eq!(read_route(&route_message(&route)), Some(route));
+        }
+    }
 }

@@ -177,6 +177,35 @@ fn an_ipv6_address_that_others_may_have_is_not_there_yet() {
 }
 
 #[test]
+fn an_ipv6_address_that_goes_while_its_interface_stays_leaves_no_routes() {
+    in_namespace(|| async {
+        let (first, second) = ("fd00:1::1", "fd00:2::1");
+        interfaces(&["fd00:1::1/64 nodad", "fd00:2::1/64 nodad"]);
+        let wanted = [
+            uplink(0, first, "fd00:1::ff"),
+            uplink(1, second, "fd00:2::ff"),
+        ];
+        let uplinks = Uplinks::open().unwrap();
+        set(&uplinks, &wanted, &[first, second]).await;
+        let far: IpAddr = "fd00:9::9".parse().unwrap();
+        uplinks
+            .leave_from(far, Some(first.parse().unwrap()))
+            .unwrap();
+        // The routes are there, and so that would be seen.
+        for table in [4_336, 4_344] {
+            assert!(ip(&format!("-6 route show table {table}")).contains("up0"));
+        }
+        ip("-6 addr del fd00:1::1/64 dev up0");
+        set(&uplinks, &wanted, &[second]).await;
+        let left = ip("-6 route show table all");
+        for table in [4_336, 4_344] {
+            assert!(!left.contains(&format!("table {table}")), "{left}");
+        }
+        leaves_by("fd00:9::9", "", "up1");
+    });
+}
+
+#[test]
 fn what_was_refused_can_be_chosen_later() {
     in_namespace(|| async {
         let wanted = two();
