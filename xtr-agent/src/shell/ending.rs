@@ -55,10 +55,8 @@ impl Shell {
     pub(super) fn stay(&self) {
         self.shared.control.stay();
         let mut backends = self.overlays.iter().map(Overlay::backend);
-        if let Some(uplinks) = &self.shared.uplinks
-            && backends.any(|backend| backend == Backend::Kernel)
-        {
-            uplinks.stay();
+        if let Some(uplinks) = &self.shared.uplinks {
+            uplinks.stay(backends.any(|backend| backend == Backend::Kernel));
         }
         for overlay in &self.overlays {
             overlay.stay();

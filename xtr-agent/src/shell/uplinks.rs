@@ -95,9 +95,14 @@ impl OwnUplinks {
             remove_left(config)?;
             return Ok(None);
         }
+        let routes = Uplinks::open()?;
+        if is_of_now(&note)? {
+            // Tunnels of an earlier run may go on with these, and shall if this one cannot start.
+            routes.stay();
+        }
         fs::write(&note, boot()).with_context(|| format!("writing {}", note.display()))?;
         let mut uplinks = Self {
-            routes: Uplinks::open()?,
+            routes,
             configured: Vec::new(),
             present: BTreeSet::new(),
             missing: BTreeSet::new(),
@@ -216,9 +221,12 @@ impl OwnUplinks {
         (self.server, from)
     }
 
-    /// From now on rules and routes are left in place for the next run.
-    pub(super) fn stay(&self) {
-        self.routes.stay();
+    /// From now on rules and routes are left in place for the next run, if there are tunnels that go on.
+    pub(super) fn stay(&self, stays: bool) {
+        match stays {
+            true => self.routes.stay(),
+            false => self.routes.stay_no_longer(),
+        }
     }
 
     /// Removes rules and routes.
@@ -252,18 +260,21 @@ impl OwnUplinks {
 /// CAP_NET_ADMIN is missing.
 pub(super) fn remove_left(config: &Config) -> Result<()> {
     let note = note_in(&config.state_dir);
-    let noted = match fs::read_to_string(&note) {
-        Ok(noted) => Some(noted),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("reading {}", note.display())),
-    };
-    // What there was before the host was started is gone, and others may have uplinks now.
-    let is_of_now = noted.is_some_and(|noted| noted == boot());
-    if is_of_now || config.has_uplinks() {
+    if is_of_now(&note)? || config.has_uplinks() {
         Uplinks::remove_leftover()?;
     }
     remove_note(&note);
     Ok(())
+}
+
+/// Whether `note` is there, and was written since the host was started: what there was before is gone, and
+/// others may have uplinks now.
+fn is_of_now(note: &Path) -> Result<bool> {
+    match fs::read_to_string(note) {
+        Ok(noted) => Ok(noted == boot()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("reading {}", note.display())),
+    }
 }
 
 fn note_in(state_dir: &Path) -> PathBuf {
