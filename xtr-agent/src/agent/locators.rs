@@ -52,6 +52,8 @@ pub(super) struct Known {
 #[derive(Clone, Copy, Debug)]
 struct Moved {
     at: Timestamp,
+    /// Where the data plane sent before.
+    left: SocketAddr,
     /// How often the data plane was told since.
     told: u32,
 }
@@ -65,6 +67,8 @@ struct FarEnd {
     remembered: BTreeMap<SocketAddr, (u8, u8)>,
     /// The one in use.
     used: Option<SocketAddr>,
+    /// Where it was heard from since, if that is none of its locators: a NAT may have given it another port.
+    roamed: Option<SocketAddr>,
     /// The uplink that packets were made to leave by the last time.
     from: Option<IpAddr>,
     /// What they are made to do still, whatever the far end does; and until when.
@@ -152,11 +156,16 @@ impl Locators {
             far.tried.clear();
             far.moved = None;
         }
+        let left = far.at();
         if let Some(before) = far.used.replace(used).filter(|before| *before != used) {
-            far.placed = now;
+            (far.placed, far.roamed) = (now, None);
             // What is under way from there may take it back.
             let is_there_still = told.iter().any(|it| it.endpoint == before);
-            far.moved = is_there_still.then_some(Moved { at: now, told: 1 });
+            far.moved = left.filter(|_| is_there_still).map(|left| Moved {
+                at: now,
+                left,
+                told: 1,
+            });
         } else if is_new {
             far.placed = now;
         }
@@ -164,7 +173,7 @@ impl Locators {
         far.locators = told;
         far.locators.truncate(LOCATORS);
         let (before, until) = far.held?;
-        let after = far.path().and_then(Path::held);
+        let after = far.held_now();
         far.held = after.map(|after| (after, until));
         let before = Some(before);
         (before != after).then_some(Turn { before, after })
@@ -191,12 +200,11 @@ impl Locators {
         })
     }
 
-    /// The data plane is told at `now` that `key` is at `used`.
-    pub(super) fn place(&mut self, now: Timestamp, key: &PublicKey, used: SocketAddr) {
-        if let Some(far) = self.0.get_mut(key) {
-            far.used = Some(used);
-            far.placed = now;
-        }
+    /// The data plane is told at `now` where `key` is: returns that.
+    pub(super) fn place(&mut self, now: Timestamp, key: &PublicKey) -> Option<SocketAddr> {
+        let far = self.0.get_mut(key)?;
+        far.placed = now;
+        far.at()
     }
 
     /// The way to `key` that is used leads nowhere: the next one, from one of `uplinks`, the best
@@ -213,7 +221,8 @@ impl Locators {
         next
     }
 
-    /// `key` is reached along `path` from `now` on. Returns where it was, and what packets are made to do.
+    /// `key` is reached along `path` from `now` on: if that is another uplink only, where it was heard from.
+    /// Returns the locator that was used, and what packets are made to do.
     /// That ends some time after it has answered, or when it has not for long: it may answer no pings.
     pub(super) fn take(
         &mut self,
@@ -222,13 +231,19 @@ impl Locators {
         path: Path,
     ) -> Option<(SocketAddr, Turn)> {
         let far = self.0.get_mut(key)?;
+        let left = far.at()?;
         let used = far.used.replace(path.to)?;
+        far.roamed.take_if(|_| used != path.to);
         let before = far.held.map(|(held, _)| held);
-        let after = path.held();
         far.from = path.from;
+        let after = far.held_now();
         far.held = after.map(|held| (held, now + UPLINK_HELD_UNANSWERED));
         far.placed = now;
-        far.moved = Some(Moved { at: now, told: 1 });
+        far.moved = Some(Moved {
+            at: now,
+            left,
+            told: 1,
+        });
         Some((used, Turn { before, after }))
     }
 
@@ -267,39 +282,48 @@ impl Locators {
         read_at: Timestamp,
     ) -> Option<Seen> {
         let far = self.0.get_mut(key)?;
-        let is_young = read_at >= far.placed + READING;
-        if far.used == Some(actual) || !is_young {
+        if read_at < far.placed + READING {
             return None;
         }
         // Where nobody answers pings nothing else ends that.
         far.moved
             .take_if(|moved| read_at >= moved.at + MOVE_WATCHED);
-        if let Some(moved) = &mut far.moved {
+        if far.is_taken_back(actual)
+            && let Some(moved) = &mut far.moved
+        {
             // What was under way along the old one has come first.
             moved.told += 1;
             return (moved.told <= TOLD_AGAIN).then_some(Seen::Strayed);
         }
-        let is_known = far.locators.iter().any(|it| it.endpoint == actual);
-        if is_known {
-            far.used = Some(actual);
+        let before = far.used;
+        if before == Some(actual) || far.locators.iter().any(|it| it.endpoint == actual) {
+            (far.used, far.roamed) = (Some(actual), None);
+        } else {
+            far.roamed = Some(actual);
         }
-        is_known.then_some(Seen::Roamed)
+        (far.used != before).then_some(Seen::Roamed)
     }
 
     /// The uplinks are `uplinks` now. Returns those to whom packets were made to leave by one that is gone,
-    /// where they are, and what that was.
-    pub(super) fn release(&mut self, uplinks: &[IpAddr]) -> Vec<(PublicKey, SocketAddr, Held)> {
+    /// and what that was.
+    pub(super) fn release(&mut self, uplinks: &[IpAddr]) -> Vec<(PublicKey, Held)> {
         let is_gone = |from: IpAddr| !uplinks.contains(&from);
         let mut released = Vec::new();
         for (key, far) in &mut self.0 {
             far.tried.clear();
             far.from.take_if(|from| is_gone(*from));
             let held = far.held.take_if(|(held, _)| is_gone(held.from));
-            if let (Some((held, _)), Some(used)) = (held, far.used) {
-                released.push((*key, used, held));
-            }
+            released.extend(held.map(|(held, _)| (*key, held)));
         }
         released
+    }
+
+    /// Those that are at IPv6 addresses. The kernel's WireGuard goes on sending to them from the address that
+    /// they have reached last, as long as this host has that, whichever interface leads there.
+    pub(super) fn at_ipv6(&self) -> Vec<PublicKey> {
+        let is_ipv6 = |far: &FarEnd| far.at().is_some_and(|at| at.is_ipv6());
+        let there = self.0.iter().filter(|(_, far)| is_ipv6(far));
+        there.map(|(key, _)| *key).collect()
     }
 
     /// The order of the uplinks is another one: the ways by the best of `uplinks`, to all.
@@ -329,16 +353,8 @@ impl Locators {
 pub(super) enum Seen {
     /// The far end was heard from another of its locators.
     Roamed,
-    /// It was heard from the one that we have left, before it heard us: it is told once more.
+    /// It was heard from the one that we have left, or by the uplink, before it heard us: it is told once more.
     Strayed,
-}
-
-impl Path {
-    /// What packets are made to do that take it.
-    fn held(self) -> Option<Held> {
-        let (to, from) = (self.to.ip(), self.from?);
-        Some(Held { to, from })
-    }
 }
 
 impl FarEnd {
@@ -346,6 +362,33 @@ impl FarEnd {
         let to = self.used?;
         let from = self.from.filter(|from| from.is_ipv4() == to.is_ipv4());
         Some(Path { to, from })
+    }
+
+    /// Where the data plane sends, as far as anybody knows.
+    fn at(&self) -> Option<SocketAddr> {
+        self.roamed.or(self.used)
+    }
+
+    /// What packets to where it is are made to do, if they take the latest uplink.
+    fn held_now(&self) -> Option<Held> {
+        let (to, from) = (self.at()?, self.path()?.from?);
+        let alike = to.is_ipv4() == from.is_ipv4();
+        alike.then_some(Held { to: to.ip(), from })
+    }
+
+    /// Whether the latest move was undone if the data plane sends to `actual`: by what was under way from a
+    /// place that was left, which is not where it has gone by itself since.
+    fn is_taken_back(&self, actual: SocketAddr) -> bool {
+        let Some(moved) = &self.moved else {
+            return false;
+        };
+        if self.at() == Some(actual) {
+            // Another uplink: the kernel keeps an IPv6 source that a packet by the old one has told it.
+            return self.held.is_some() && actual.is_ipv6();
+        }
+        let mut tried = self.tried.iter().filter(|path| Some(path.to) != self.used);
+        let was_in_vain = tried.any(|path| path.to == actual);
+        moved.left == actual || was_in_vain
     }
 
     /// Remembers what was said of each of `named`; of others as far as there is room.

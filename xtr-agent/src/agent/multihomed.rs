@@ -8,6 +8,7 @@
 //! WireGuard answers where it was heard from. So the end that moves decides for both, and one packet
 //! that gets through along the new way is enough.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use lisp_proto::{PublicKey, Record, Timestamp};
@@ -18,6 +19,7 @@ use super::install::What;
 use super::limits::LOOK_IDLE;
 use super::locators::{Held, Known, Path, Seen, Turn};
 use super::map_cache::{Chosen, State};
+use super::peers::PeerSpec;
 use super::{Action, Actions, Agent, Change, PeerStats, Timer};
 
 impl Agent {
@@ -91,10 +93,10 @@ impl Agent {
         key: PublicKey,
         actions: &mut Actions,
     ) -> bool {
-        let Some(path) = self.redirect(now, key, actions) else {
+        if self.redirect(now, key, actions).is_none() {
             return false;
-        };
-        self.place_peer(now, key, path.to, actions);
+        }
+        self.place_peer(now, key, actions);
         self.failover.give_up(&key);
         if let Some(guard) = self.failover.guard(&key) {
             guard.begins_anew();
@@ -143,16 +145,12 @@ impl Agent {
         self.peers.lives_at(key, endpoint);
     }
 
-    /// Has the data plane send to `endpoint`, from whichever address is right.
-    fn place_peer(
-        &mut self,
-        now: Timestamp,
-        key: PublicKey,
-        endpoint: SocketAddr,
-        actions: &mut Actions,
-    ) {
-        self.locators.place(now, &key, endpoint);
+    /// Has the data plane send to where a far end is, from whichever address is right.
+    fn place_peer(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        let endpoint = self.locators.place(now, &key);
         if let Some(spec) = self.peers.restored(&key, true) {
+            let endpoint = endpoint.or(spec.endpoint);
+            let spec = PeerSpec { endpoint, ..spec };
             self.change(What::Shrinking(key), Change::SetPeer(spec), actions);
         }
     }
@@ -174,10 +172,8 @@ impl Agent {
                 actions.event(Event::LocatorRoamed { key, to: actual });
             }
             Some(Seen::Strayed) => {
-                if let Some(endpoint) = self.peers.endpoint(&key) {
-                    self.place_peer(now, key, endpoint, actions);
-                    self.send_echo(now, key, actions);
-                }
+                self.place_peer(now, key, actions);
+                self.send_echo(now, key, actions);
             }
             None => {}
         }
@@ -204,9 +200,17 @@ impl Agent {
         if uplinks.len() > 1 {
             self.watch_all_ways(now);
         }
-        for (key, endpoint, held) in self.locators.release(&uplinks) {
+        let mut left = BTreeSet::new();
+        for (key, held) in self.locators.release(&uplinks) {
             self.let_go(held, actions);
-            self.place_peer(now, key, endpoint, actions);
+            left.insert(key);
+        }
+        let mut gone = before.iter().map(|it| it.address);
+        if gone.any(|it| it.is_ipv6() && !uplinks.contains(&it)) {
+            left.extend(self.locators.at_ipv6());
+        }
+        for key in left {
+            self.place_peer(now, key, actions);
         }
         let best = match is_new {
             true => self.locators.by_the_best(&uplinks),
@@ -216,7 +220,7 @@ impl Agent {
             if let Some((_, turn)) = self.locators.take(now, &key, path) {
                 self.leave_from(turn, actions);
                 self.locators.hold_for_now(now, &key);
-                self.place_peer(now, key, path.to, actions);
+                self.place_peer(now, key, actions);
             }
         }
         for key in self.failover.flowing(now) {

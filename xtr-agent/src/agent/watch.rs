@@ -424,7 +424,8 @@ impl Agent {
         }
         // One handshake is easily lost. After two it may be the way to it that leads nowhere.
         if is_anew && let Some(path) = self.redirect(now, key, actions) {
-            spec.endpoint = Some(path.to);
+            let placed = self.locators.place(now, &key);
+            spec.endpoint = placed.or(Some(path.to));
         }
         actions.event(Event::HandshakeRestarted { key });
         self.change(What::Rekindling(key), Change::RemovePeer(key), actions);

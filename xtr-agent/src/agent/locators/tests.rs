@@ -28,6 +28,14 @@ fn with(told: &[(u8, u8)]) -> Locators {
     locators
 }
 
+/// What packets are made to do that take a way.
+fn held(path: Path) -> Held {
+    Held {
+        to: path.to.ip(),
+        from: path.from.unwrap(),
+    }
+}
+
 /// Where it goes, one failure after the other, until all were tried.
 fn round(locators: &mut Locators, uplinks: &[IpAddr]) -> Vec<(SocketAddr, Option<IpAddr>)> {
     let mut round = Vec::new();
@@ -102,7 +110,7 @@ fn where_it_is_heard_from_is_where_it_is_unless_it_was_just_moved() {
     let next = locators.next(&KEY, &[]).unwrap();
     assert_eq!(next.to, at(1));
     locators.take(later, &KEY, next);
-    locators.place(later, &KEY, next.to);
+    assert_eq!(locators.place(later, &KEY), Some(next.to));
     assert_eq!(locators.seen(&KEY, at(2), later), None, "read before");
     let then = later + READING;
     for _ in 1..TOLD_AGAIN {
@@ -125,8 +133,8 @@ fn an_uplink_that_is_gone_is_left() {
     let next = locators.next(&KEY, &uplinks).unwrap();
     locators.take(Timestamp::ZERO, &KEY, next);
     assert_eq!(locators.release(&uplinks), []);
-    let held = next.held().unwrap();
-    assert_eq!(locators.release(&uplinks[..1]), [(KEY, next.to, held)]);
+    let held = held(next);
+    assert_eq!(locators.release(&uplinks[..1]), [(KEY, held)]);
     assert_eq!(locators.uplink(&KEY), None);
     let best = locators.by_the_best(&[ours(2), ours(1)]);
     assert_eq!(best, [(KEY, next)]);
@@ -138,7 +146,7 @@ fn once_it_answers_the_far_end_chooses_the_uplink_again() {
     let mut locators = with(&[(1, 1)]);
     let next = locators.next(&KEY, &[ours(1), ours(2)]).unwrap();
     let at = |seconds| Timestamp::ZERO + Duration::from_secs(seconds);
-    let held = next.held();
+    let held = Some(held(next));
     let (_, turn) = locators.take(at(1), &KEY, next).unwrap();
     assert_eq!((turn.before, turn.after), (None, held));
     assert_eq!(locators.no_longer_held(at(5)), []);
@@ -165,7 +173,7 @@ fn a_far_end_that_answers_no_pings_is_not_held_and_told_for_ever() {
     assert_eq!(locators.seen(&KEY, at(1), later), Some(Seen::Roamed));
     assert_eq!(locators.no_longer_held(later), []);
     let over = start + UPLINK_HELD_UNANSWERED;
-    assert_eq!(locators.no_longer_held(over), [path.held().unwrap()]);
+    assert_eq!(locators.no_longer_held(over), [held(path)]);
 }
 
 #[test]
@@ -184,7 +192,7 @@ fn what_is_let_go_is_what_packets_were_made_to_do() {
     };
     let (_, turn) = locators.take(Timestamp::ZERO, &KEY, path).unwrap();
     let held = turn.after;
-    assert_eq!(held, path.held());
+    assert_eq!(held, Some(self::held(path)));
     // It is heard from elsewhere, and then said to be in the other family.
     let later = Timestamp::ZERO + Duration::from_secs(1);
     assert!(locators.answered(later, &KEY, later));
@@ -231,4 +239,64 @@ fn what_is_remembered_has_a_bound() {
         );
     }
     assert_eq!(locators.0.len(), GUARDED);
+}
+
+#[test]
+fn another_uplink_is_no_reason_to_send_to_a_port_that_it_was_said_to_have_long_ago() {
+    let uplinks = [ours(1), ours(2)];
+    let mut locators = with(&[(1, 1)]);
+    let start = Timestamp::ZERO + Duration::from_secs(1);
+    assert_eq!(locators.seen(&KEY, at(9), start), None, "no locator");
+    let best = locators.by_the_best(&[ours(2), ours(1)]);
+    for path in [best[0].1, locators.next(&KEY, &uplinks).unwrap()] {
+        let (_, turn) = locators.take(start, &KEY, path).unwrap();
+        let there = Path { to: at(9), ..path };
+        assert_eq!(turn.after, Some(held(there)));
+        assert_eq!(locators.place(start, &KEY), Some(at(9)));
+    }
+    // What it says itself counts more again.
+    let later = start + READING;
+    assert_eq!(locators.seen(&KEY, at(1), later), None);
+    assert_eq!(locators.place(later, &KEY), Some(at(1)));
+}
+
+#[test]
+fn who_was_moved_and_is_heard_from_somewhere_new_is_there() {
+    let mut locators = with(&[(1, 1), (2, 2), (3, 3)]);
+    let start = Timestamp::ZERO + Duration::from_secs(1);
+    for _ in 0..2 {
+        let next = locators.next(&KEY, &[]).unwrap();
+        locators.take(start, &KEY, next);
+    }
+    let then = start + READING;
+    for left in [1, 2] {
+        assert_eq!(locators.seen(&KEY, at(left), then), Some(Seen::Strayed));
+        assert_eq!(locators.place(start, &KEY), Some(at(3)));
+    }
+    assert_eq!(locators.seen(&KEY, at(9), then), None, "not told otherwise");
+    assert_eq!(locators.place(start, &KEY), Some(at(9)));
+    assert_eq!(locators.seen(&KEY, at(3), then), None);
+    assert_eq!(locators.place(start, &KEY), Some(at(3)));
+}
+
+#[test]
+fn an_ipv6_far_end_that_another_uplink_was_chosen_for_is_told_until_it_answers() {
+    let to: SocketAddr = "[2001:db8::2]:51820".parse().unwrap();
+    let from = ["2001:db8:1::1", "2001:db8:2::1"].map(|it| it.parse().unwrap());
+    let told = Known {
+        endpoint: to,
+        priority: 1,
+        weight: 100,
+    };
+    let mut locators = Locators::default();
+    locators.learn(Timestamp::ZERO, KEY, vec![told], to, true);
+    assert_eq!(locators.at_ipv6(), [KEY]);
+    let start = Timestamp::ZERO + Duration::from_secs(1);
+    let next = locators.next(&KEY, &from).unwrap();
+    assert_eq!(next.to, to);
+    locators.take(start, &KEY, next);
+    let then = start + READING;
+    assert_eq!(locators.seen(&KEY, to, then), Some(Seen::Strayed));
+    assert!(locators.answered(then, &KEY, then));
+    assert_eq!(locators.seen(&KEY, to, then), None);
 }
