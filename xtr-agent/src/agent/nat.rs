@@ -6,6 +6,7 @@
 //! registered in front of our own addresses, which those behind the same NAT use. A map server that sees a change
 //! repeats its answer unasked.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,6 +17,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::choice::NOT_TO_BE_USED;
+use super::config::Uplink;
 use super::event::{DropReason, Event};
 use super::install::What;
 use super::limits::{
@@ -29,6 +31,8 @@ use super::{Action, Actions, Agent, Change, Timer};
 const ASKED: usize = 0;
 /// Priority of the locators under which everybody reaches us.
 const FIRST: u8 = 1;
+/// Weight of a locator of which nothing else is said.
+const WEIGHT: u8 = 100;
 
 /// What we know of a NAT.
 #[derive(Debug, Default)]
@@ -360,9 +364,17 @@ impl Agent {
     /// tell them from further uplinks by that: what is our own (L), a map server that answers for us does not say.
     pub(super) fn own_locators(&self) -> Vec<Locator> {
         let at = self.nat.at;
-        let most = at.map_or(usize::MAX, |_| LOCATORS - 1);
-        let own = self.config.rlocs.iter().take(most).map(|own| {
-            let behind = at.is_some_and(|at| at.is_ipv4() == own.address.is_ipv4());
+        let is_behind = |own: &Uplink| at.is_some_and(|at| at.is_ipv4() == own.address.is_ipv4());
+        let mut uplinks: Vec<&Uplink> = self.config.rlocs.iter().collect();
+        if at.is_some() {
+            // What there is no room for is what is used last.
+            uplinks.sort_by_key(|own| own.priority);
+            uplinks.truncate(LOCATORS - 1);
+        }
+        let best = self.config.rlocs.iter().filter(|own| is_behind(own));
+        let best = best.min_by_key(|own| (own.priority, Reverse(own.weight)));
+        let own = uplinks.into_iter().map(|own| {
+            let behind = is_behind(own);
             let rloc = match self.config.keyless {
                 true => Rloc::Plain(own.address),
                 false => self.reached_at(SocketAddr::new(own.address, self.config.listen_port)),
@@ -379,8 +391,18 @@ impl Agent {
                 ..self.own_locator(rloc, priority, true)
             }
         });
-        // The address is not ours.
-        let seen = at.map(|at| self.own_locator(self.reached_at(at), FIRST, false));
+        // The address is not ours. Packets to it arrive by an uplink that is.
+        let seen = at.map(|at| {
+            let (priority, weight) = match best.map(|own| (own.priority, own.weight)) {
+                Some((NOT_TO_BE_USED, weight)) => (NOT_TO_BE_USED, weight),
+                Some((priority, weight)) => (priority.clamp(FIRST, RELAY_PRIORITY - 2), weight),
+                None => (FIRST, WEIGHT),
+            };
+            Locator {
+                weight,
+                ..self.own_locator(self.reached_at(at), priority, false)
+            }
+        });
         own.chain(seen).collect()
     }
 
@@ -396,7 +418,7 @@ impl Agent {
             } else {
                 priority
             },
-            weight: 100,
+            weight: WEIGHT,
             local,
             probed: false,
             reachable: true,

@@ -3,7 +3,7 @@
 use lisp_proto::encode_info_reply;
 
 use super::*;
-use crate::agent::limits::{INFO_TRIES, LOOKOUT_PATIENCE};
+use crate::agent::limits::{INFO_TRIES, LOCATORS, LOOKOUT_PATIENCE};
 
 const OUTER: PublicKey = PublicKey([0xee; 32]);
 const HOLE: &str = "198.51.100.7:1024";
@@ -108,7 +108,8 @@ pub(super) fn behind() -> (Bench, Nonce) {
 
 #[test]
 fn our_own_addresses_behind_a_nat_come_after_it_and_are_out_of_reach_for_others() {
-    for (own, expected) in [(0, 2), (1, 2), (253, 253), (255, 255)] {
+    let both = [(0, 2, 1), (1, 2, 1), (10, 11, 10), (253, 253, 252)];
+    for (own, inner, outer) in both.into_iter().chain([(255, 255, 255)]) {
         let told = |mut bench: Bench| {
             bench.agent.config.rlocs[0].priority = own;
             let locators = bench.agent.own_locators().into_iter();
@@ -117,8 +118,29 @@ fn our_own_addresses_behind_a_nat_come_after_it_and_are_out_of_reach_for_others(
         };
         assert_eq!(told(Bench::new()), [(own, true, true)]);
         let (behind, _) = behind();
-        assert_eq!(told(behind), [(expected, true, false), (1, false, true)]);
+        assert_eq!(told(behind), [(inner, true, false), (outer, false, true)]);
     }
+}
+
+#[test]
+fn where_a_nat_lets_us_appear_is_as_good_as_our_best_uplink_and_the_worst_are_left_out() {
+    let (mut bench, _) = behind();
+    let template = bench.agent.config.rlocs[0];
+    let uplinks = (1..=LOCATORS).rev().map(|number| Uplink {
+        address: [10, 0, 0, u8::try_from(number).unwrap()].into(),
+        priority: u8::try_from(number).unwrap() * 10,
+        weight: u8::try_from(number).unwrap(),
+        ..template
+    });
+    bench.agent.config.rlocs = uplinks.collect();
+    let told = bench.agent.own_locators();
+    assert_eq!(told.len(), LOCATORS);
+    let priorities: Vec<_> = told.iter().map(|it| it.priority).collect();
+    assert_eq!(priorities, [11, 21, 31, 41, 51, 61, 71, 10]);
+    assert_eq!(
+        told.last().map(|it| (it.local, it.weight)),
+        Some((false, 1))
+    );
 }
 
 #[test]
