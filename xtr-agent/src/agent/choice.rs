@@ -107,12 +107,14 @@ impl Agent {
 }
 
 /// Whoever is seen at the address `ours` is behind the same NAT as we are. Many a NAT does not send back in what comes
-/// from inside, so the other addresses of the same key take the place of that one.
+/// from inside, so the addresses that the same key has inside take the place of that one; others that it has elsewhere
+/// stay what they are.
 fn meet_inside(ours: IpAddr, candidates: &mut Vec<Candidate>) {
     let outside = candidates.iter().copied();
     let outside: Vec<_> = outside.filter(|it| it.at.endpoint.ip() == ours).collect();
     for seen in outside {
-        let is_inside = |it: &Candidate| it.at.key == seen.at.key && it.at.endpoint.ip() != ours;
+        let is_inside =
+            |it: &Candidate| it.is_inner && it.at.key == seen.at.key && it.at.endpoint.ip() != ours;
         if !candidates.iter().any(is_inside) {
             continue;
         }
@@ -232,7 +234,11 @@ mod tests {
             },
             ..candidate(number, 1, 100)
         };
-        let record = vec![seen(1, 7), candidate(1, 2, 100)];
+        let inside = |number| Candidate {
+            is_inner: true,
+            ..candidate(number, 2, 100)
+        };
+        let record = vec![seen(1, 7), inside(1)];
         let chosen = |ours: [u8; 4], mut candidates: Vec<Candidate>| {
             meet_inside(ours.into(), &mut candidates);
             best(&OWN, candidates, None).unwrap()
@@ -242,8 +248,11 @@ mod tests {
         assert_eq!(elsewhere, seen(1, 7).at);
         let alone = vec![seen(1, 7)];
         assert_eq!(chosen([198, 51, 100, 1], alone), seen(1, 7).at);
-        let one_of_two = [record, vec![candidate(2, 2, 100)]].concat();
+        let one_of_two = [record, vec![inside(2)]].concat();
         assert_eq!(chosen([198, 51, 100, 1], one_of_two), at(1));
+        let backup = candidate(1, 2, 100);
+        let not_inside = vec![seen(1, 7), backup];
+        assert_eq!(chosen([198, 51, 100, 1], not_inside), seen(1, 7).at);
     }
 
     #[test]
