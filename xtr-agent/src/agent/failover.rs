@@ -23,7 +23,8 @@ use super::choice::NOT_TO_BE_USED;
 use super::event::Event;
 use super::guard::Guard;
 use super::limits::{
-    ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WITNESSES_KNOWN,
+    ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WAYS_TO_PROXY,
+    WITNESSES_KNOWN,
 };
 use super::map_cache::State;
 use super::witnesses::Listening;
@@ -298,12 +299,25 @@ impl Agent {
             }
             let (is_lost, is_proxy) = (guard.is_lost(now), guard.is_proxy);
             self.look_at_endpoint(now, peer, actions);
-            // Another way to it costs nobody anything.
-            if is_lost && !self.reroute(now, key, actions) && is_proxy {
+            // Another way to it costs nobody anything but time.
+            if is_lost && !(self.may_reroute(&key) && self.reroute(now, key, actions)) && is_proxy {
+                self.locators.give_up(&key);
                 self.proxy_lost(now, key, actions);
             }
             self.send_echo(now, key, actions);
         }
+    }
+
+    /// Whether another way to `key` is tried before anybody else takes its place.
+    fn may_reroute(&self, key: &PublicKey) -> bool {
+        let mut prefixes = self.failover.prefixes.keys();
+        let is_replaced = prefixes.any(|prefix| {
+            let entry = self.cache.get(prefix);
+            let chosen = entry.and_then(|entry| entry.chosen);
+            chosen.is_some_and(|chosen| chosen.key == *key)
+                && self.failover.has_other(prefix, &[*key])
+        });
+        !is_replaced || self.locators.left_in_vain(key) < WAYS_TO_PROXY
     }
 
     /// A proxy in use is lost: asks for another one.

@@ -111,6 +111,8 @@ pub const LOOKOUT_PATIENCE: Duration = Duration::from_secs(5);
 pub const LOCATORS: usize = 8;
 /// Locators of a far end whose priorities are remembered, those that are gone included.
 pub const LOCATORS_REMEMBERED: usize = 16;
+/// How many other ways to a silent proxy are tried while another proxy could take its place.
+pub const WAYS_TO_PROXY: usize = 2;
 /// How long packets are made to leave by another uplink after a far end has answered there: it answers
 /// to where it has heard us, and from then on it has the choice again.
 pub const UPLINK_HELD: Duration = Duration::from_secs(2);

@@ -207,14 +207,33 @@ impl Locators {
         far.at()
     }
 
+    /// How many ways to `key` were left since something has come back.
+    pub(super) fn left_in_vain(&self, key: &PublicKey) -> usize {
+        self.0.get(key).map_or(0, |far| far.tried.len())
+    }
+
+    /// No further way to `key` is tried for now: the next round begins when it is looked at again.
+    pub(super) fn give_up(&mut self, key: &PublicKey) {
+        if let Some(far) = self.0.get_mut(key) {
+            far.tried.clear();
+        }
+    }
+
     /// The way to `key` that is used leads nowhere: the next one, from one of `uplinks`, the best
     /// first. `None` when all were tried; then the next round begins.
     pub(super) fn next(&mut self, key: &PublicKey, uplinks: &[IpAddr]) -> Option<Path> {
         let far = self.0.get_mut(key)?;
         let used = far.path()?;
         far.tried.push(used);
+        // Where no uplink was chosen, it is most likely the best one.
+        let by_which = |path: &Path| {
+            let mut alike = uplinks.iter().copied();
+            let best = alike.find(|it| it.is_ipv4() == path.to.is_ipv4());
+            (path.to, path.from.or(best))
+        };
+        let tried: Vec<_> = far.tried.iter().map(by_which).collect();
         let mut ways = far.ways(uplinks).into_iter();
-        let next = ways.find(|path| !far.tried.contains(path));
+        let next = ways.find(|path| !tried.contains(&by_which(path)));
         if next.is_none() {
             far.tried.clear();
         }
