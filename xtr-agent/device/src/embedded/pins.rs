@@ -35,8 +35,13 @@ impl Pins {
             *is_ours = ours.contains(address);
         }
         for address in ours {
-            if known.len() < MOST && !known.iter().any(|(it, _)| it == address) {
+            if known.iter().any(|(it, _)| it == address) {
+                continue;
+            }
+            if known.len() < MOST {
                 known.push((*address, true));
+            } else {
+                tracing::warn!(%address, "who reaches it is answered from any address");
             }
         }
     }

@@ -283,8 +283,9 @@ fn flags_of(message: &AddressMessage) -> AddressFlags {
 }
 
 const fn is_ready(flags: AddressFlags) -> bool {
-    let is_looked_for = flags.intersects(AddressFlags::Tentative.union(AddressFlags::Dadfailed));
-    !is_looked_for || flags.contains(AddressFlags::Optimistic)
+    let is_looked_for = flags.contains(AddressFlags::Tentative);
+    let may_be_used = !is_looked_for || flags.contains(AddressFlags::Optimistic);
+    may_be_used && !flags.contains(AddressFlags::Dadfailed)
 }
 
 fn is_of_kind(link: &LinkMessage, kind: &InfoKind) -> bool {
@@ -304,3 +305,20 @@ const RUNNING: LinkFlags = LinkFlags::Up.union(LinkFlags::Running);
 
 /// The alias of every interface of this software.
 const MARK: &str = "lispwire";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_others_have_is_not_ready_whatever_else_is_said_of_it() {
+        let none = AddressFlags::empty();
+        let (tentative, optimistic) = (AddressFlags::Tentative, AddressFlags::Optimistic);
+        assert!(is_ready(none));
+        assert!(!is_ready(tentative));
+        assert!(is_ready(tentative.union(optimistic)));
+        for flags in [none, tentative, optimistic, tentative.union(optimistic)] {
+            assert!(!is_ready(flags.union(AddressFlags::Dadfailed)));
+        }
+    }
+}
