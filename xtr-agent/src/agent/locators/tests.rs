@@ -146,13 +146,13 @@ fn once_it_answers_the_far_end_chooses_the_uplink_again() {
     let mut locators = with(&[(1, 1)]);
     let next = locators.next(&KEY, &[ours(1), ours(2)]).unwrap();
     let at = |seconds| Timestamp::ZERO + Duration::from_secs(seconds);
-    let held = Some(held(next));
+    let held = held(next);
     let (_, turn) = locators.take(at(1), &KEY, next).unwrap();
-    assert_eq!((turn.before, turn.after), (None, held));
+    assert_eq!((turn.before, turn.after), (None, Some(held)));
     assert_eq!(locators.no_longer_held(at(5)), []);
     locators.answered(at(5), &KEY, at(4));
     assert_eq!(locators.no_longer_held(at(5)), []);
-    assert_eq!(locators.no_longer_held(at(7)), [held.unwrap()]);
+    assert_eq!(locators.no_longer_held(at(7)), [held]);
     assert_eq!(locators.no_longer_held(at(7)), [], "that was said");
     assert_eq!(locators.uplink(&KEY), next.from);
 }

@@ -333,7 +333,10 @@ fn is_met_inside(bench: &mut Bench) {
         endpoint: "198.51.100.7:2000".parse().unwrap(),
         key: BIGGER,
     };
-    neighbour.locators[0].priority = 2;
+    (
+        neighbour.locators[0].priority,
+        neighbour.locators[0].reachable,
+    ) = (2, false);
     neighbour.locators.push(hole);
     let installing = bench.notify(1, &neighbour);
     let endpoint = peer_set(&installing).unwrap().endpoint;
