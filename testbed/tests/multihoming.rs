@@ -27,7 +27,7 @@ const COUNT: u32 = 9_000;
 /// The last ones, long after the failure: all of these arrive.
 const SETTLED: u32 = 1_500;
 /// So many are lost at most, of either direction: far fewer than until WireGuard notices by itself.
-const MOST_LOST: usize = 4_000;
+const MOST_LOST: usize = 2_500;
 /// Packets of a stream in which nothing fails.
 const CALM: u32 = 2_000;
 /// Packets have flowed for so long when the uplink fails: it is known by then who answers.
