@@ -23,6 +23,7 @@
 //! has left is taken over or goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,6 +91,29 @@ struct Looked {
     present: Vec<Present>,
     /// The networks of all uplinks, whether their interfaces are up or not.
     networks: BTreeSet<IpNet>,
+    /// Why others are not there.
+    missing: BTreeMap<IpAddr, Missing>,
+}
+
+/// Why an uplink is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    Interface,
+    Address,
+    Carrier,
+    /// Of an IPv6 address it is looked first whether somebody else has it, or somebody has.
+    Confirmation,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interface => "there is no such interface",
+            Self::Address => "the interface has no such address",
+            Self::Carrier => "the interface is down or has no carrier",
+            Self::Confirmation => "others may have the address (duplicate address detection)",
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -144,6 +168,14 @@ impl Uplinks {
     pub fn present(&self, wanted: &[UplinkSpec]) -> Result<Vec<IpAddr>, DeviceError> {
         let present = self.state().look(wanted)?.present;
         Ok(present.iter().map(|it| it.spec.address).collect())
+    }
+
+    /// Why the uplink with `address` was not there when they were [`set`](Self::set) the last time, if it was
+    /// not.
+    pub fn why_missing(&self, address: IpAddr) -> Option<String> {
+        let state = self.state();
+        let missing = state.now.missing.get(&address).map(Missing::to_string);
+        missing.or_else(|| state.refused.get(&address).cloned())
     }
 
     /// Has packets of tunnels to `to` leave by the uplink with the address `from`, if it is there;
@@ -222,34 +254,49 @@ impl State {
         for (table, spec) in (FIRST_TABLE..FIRST_TABLE + MOST).zip(wanted) {
             let found = self.find(spec, table);
             let found = found.map_err(|e| DeviceError::system(SETTING, &spec.interface, e))?;
-            let Some((uplink, is_usable)) = found else {
-                continue;
+            let missing = match found {
+                Err(missing) => Some(missing),
+                Ok((uplink, missing)) => {
+                    looked.networks.insert(uplink.network);
+                    if missing.is_none() {
+                        looked.present.push(uplink);
+                    }
+                    missing
+                }
             };
-            looked.networks.insert(uplink.network);
-            if is_usable {
-                looked.present.push(uplink);
-            }
+            let missing = missing.map(|missing| (spec.address, missing));
+            looked.missing.extend(missing);
         }
         Ok(looked)
     }
 
-    /// The uplink `spec` if its interface has the address, and whether packets can leave from it.
-    fn find(&mut self, spec: &UplinkSpec, table: u32) -> io::Result<Option<(Present, bool)>> {
+    /// The uplink `spec` if its interface has the address, and why packets cannot leave from it, if so.
+    fn find(
+        &mut self,
+        spec: &UplinkSpec,
+        table: u32,
+    ) -> io::Result<Result<(Present, Option<Missing>), Missing>> {
         let Some(link) = self.links.find(&spec.interface)? else {
-            return Ok(None);
+            return Ok(Err(Missing::Interface));
         };
         let addresses = self.links.addresses(link.index)?;
         let mut addresses = addresses.into_iter();
         let own = addresses.find(|own| own.net.addr() == spec.address);
-        Ok(own.map(|own| {
-            let uplink = Present {
-                spec: spec.clone(),
-                index: link.index,
-                network: own.net.trunc(),
-                table,
-            };
-            (uplink, link.is_running && own.is_ready)
-        }))
+        let Some(own) = own else {
+            return Ok(Err(Missing::Address));
+        };
+        let uplink = Present {
+            spec: spec.clone(),
+            index: link.index,
+            network: own.net.trunc(),
+            table,
+        };
+        let missing = match (link.is_running, own.is_ready) {
+            (false, _) => Some(Missing::Carrier),
+            (true, false) => Some(Missing::Confirmation),
+            (true, true) => None,
+        };
+        Ok(Ok((uplink, missing)))
     }
 
     /// The addresses of those that are there.

@@ -29,6 +29,7 @@ struct Uplink {
     priority: u8,
     weight: u8,
     up: bool,
+    why_down: Option<String>,
     map_server: bool,
 }
 
@@ -253,9 +254,12 @@ fn uplinks(uplinks: &[Uplink]) -> Vec<String> {
     let mut table = Table::new(&heading, 0);
     for uplink in uplinks {
         let state = match (uplink.up, uplink.map_server) {
-            (false, _) => "down",
-            (true, false) => "up",
-            (true, true) => "up, chosen for the map server",
+            (false, _) => match &uplink.why_down {
+                Some(why) => format!("down: {why}"),
+                None => "down".to_owned(),
+            },
+            (true, false) => "up".to_owned(),
+            (true, true) => "up, chosen for the map server".to_owned(),
         };
         table.row(vec![
             uplink.address.clone(),
@@ -263,7 +267,7 @@ fn uplinks(uplinks: &[Uplink]) -> Vec<String> {
             uplink.gateway.clone().unwrap_or_else(dash),
             uplink.priority.to_string(),
             uplink.weight.to_string(),
-            state.to_owned(),
+            state,
         ]);
     }
     table.lines()

@@ -270,7 +270,12 @@ impl Config {
         let number = |value: &Option<Spanned<u64>>, default| {
             value.as_ref().map_or(default, |value| *value.get_ref())
         };
-        let rlocs = uplinks::uplinks(&source, raw.rlocs.as_ref())?;
+        let is_tunnel = |name: &str| {
+            let mut names = instances.iter().map(|it| &it.interfaces);
+            let is_of_instance = names.any(|it| name == it.data || name == it.miss);
+            is_of_instance || name == raw.control_interface()
+        };
+        let rlocs = uplinks::uplinks(&source, raw.rlocs.as_ref(), is_tunnel)?;
         let map_server = MapServer {
             address: SocketAddr::new(*raw.map_server.address.get_ref(), LISP_CONTROL_PORT),
             access: access(&source, &raw.map_server)?,

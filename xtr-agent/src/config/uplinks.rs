@@ -1,7 +1,7 @@
 //! At which addresses is this host reached, and by which uplinks does it send?
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
@@ -117,12 +117,18 @@ impl<'de> Visitor<'de> for AddressOrTable {
 pub(super) fn uplinks(
     source: &Source<'_>,
     rlocs: Option<&Spanned<Vec<Spanned<RawRloc>>>>,
+    is_tunnel: impl Fn(&str) -> bool,
 ) -> Result<Vec<Uplink>, ConfigError> {
     let mut uplinks: Vec<Uplink> = Vec::new();
     for at in rlocs.map(Spanned::get_ref).into_iter().flatten() {
         let uplink = at.get_ref().checked();
         let others = &uplinks;
         if let Some((problem, remedy)) = complaint(&uplink, others) {
+            return Err(source.error(at, "rlocs", problem, remedy));
+        }
+        if let Some(name) = uplink.interface.as_deref().filter(|name| is_tunnel(name)) {
+            let problem = format!("{name} is an interface of this agent");
+            let remedy = "name the interface that leads to the network";
             return Err(source.error(at, "rlocs", problem, remedy));
         }
         uplinks.push(uplink);
@@ -150,6 +156,10 @@ fn complaint(uplink: &Uplink, others: &[Uplink]) -> Option<(String, &'static str
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         let problem = format!("{address} is no address at which others reach this host");
         return Some((problem, "name an address of one of its interfaces"));
+    }
+    if address == IpAddr::V4(Ipv4Addr::BROADCAST) || is_link_local(address) {
+        let problem = format!("{address} means nothing beyond a link");
+        return Some((problem, "name an address that others can send to"));
     }
     if uplink.priority == RELAY_PRIORITY {
         let problem = format!("{RELAY_PRIORITY}, the priority of {address}, is that of relays");
@@ -185,6 +195,14 @@ fn complaint(uplink: &Uplink, others: &[Uplink]) -> Option<(String, &'static str
         ));
     }
     None
+}
+
+/// Whether an IPv6 address is one of fe80::/10.
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 #[cfg(test)]
@@ -251,6 +269,18 @@ mod tests {
             (
                 "{ address = \"192.0.2.1\", priority = 254 }",
                 "agent.toml:4: rlocs: 254, the priority of 192.0.2.1, is that of relays; choose",
+            ),
+            (
+                "{ address = \"192.0.2.1\", interface = \"lispc0\" }",
+                "agent.toml:4: rlocs: lispc0 is an interface of this agent; name",
+            ),
+            (
+                "\"fe80::1\"",
+                "agent.toml:4: rlocs: fe80::1 means nothing beyond a link; name",
+            ),
+            (
+                "\"255.255.255.255\"",
+                "agent.toml:4: rlocs: 255.255.255.255 means nothing beyond a link; name",
             ),
             (
                 "\"127.0.0.1\"",

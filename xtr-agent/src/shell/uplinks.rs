@@ -138,7 +138,8 @@ impl OwnUplinks {
             info!(event = "uplink_up", %address);
         }
         for address in missing.difference(&self.missing) {
-            warn!(event = "uplink_down", %address);
+            let why = self.routes.why_missing(*address).unwrap_or_default();
+            warn!(event = "uplink_down", %address, why);
         }
         for (to, from) in self.choices.keep(&present) {
             self.leave_from(to, Some(from));
@@ -245,6 +246,7 @@ impl OwnUplinks {
                 "gateway": uplink.gateway,
                 "priority": uplink.priority,
                 "weight": uplink.weight,
+                "why_down": self.routes.why_missing(uplink.address),
                 "up": uplink.interface.is_none() || self.present.contains(&uplink.address),
                 "map_server": for_server == Some(uplink.address),
             })

@@ -98,12 +98,24 @@ fn who_is_in_the_network_of_an_uplink_without_a_carrier_is_reached_by_the_other_
         let wanted = two();
         let uplinks = Uplinks::open().unwrap();
         set(&uplinks, &wanted, &[FIRST, SECOND]).await;
+        assert_eq!(uplinks.why_missing(wanted[0].address), None);
         ip("link set far0 down");
         set(&uplinks, &wanted, &[SECOND]).await;
+        let why = |says: &str| {
+            let why = uplinks.why_missing(wanted[0].address).unwrap();
+            assert!(why.contains(says), "{why}");
+        };
+        why("no carrier");
         for to in ["192.0.2.9", "10.8.0.1"] {
             leaves_by(to, "", "up1");
             leaves_by(to, SECOND, "up1");
         }
+        ip("addr del 192.0.2.1/24 dev up0");
+        set(&uplinks, &wanted, &[SECOND]).await;
+        why("no such address");
+        ip("link del up0");
+        set(&uplinks, &wanted, &[SECOND]).await;
+        why("no such interface");
     });
 }
 
