@@ -31,7 +31,7 @@ pub use namespace::Namespace;
 pub use netlink::InterfaceCounters;
 pub use network::{
     CONTROL_INTERFACE, ColdStart, DataPlane, Endpoint, Failure, Network, NetworkOptions, Node,
-    PeerReport, Router, SERVER_CONTROL_INTERFACE, Tenant, TwoProxies,
+    PeerReport, Router, SERVER_CONTROL_INTERFACE, SecondUplink, Tenant, TwoProxies, UplinkFailure,
 };
 pub use probe::{EchoReply, Ping, PingReport, TcpProbe, TcpReport, UdpProbe, UdpReport};
 pub use snapshot::Snapshot;

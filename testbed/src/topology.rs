@@ -159,6 +159,15 @@ impl Topology {
         Ok(())
     }
 
+    /// Plugs a port of the switch in again that was taken out of it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such port.
+    pub(crate) fn attach(&self, port: &str) -> Result<(), TestbedError> {
+        self.switch.attach(port, BRIDGE)
+    }
+
     /// The namespace of the switch.
     pub fn switch(&self) -> &Namespace {
         &self.switch

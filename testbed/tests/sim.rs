@@ -423,3 +423,70 @@ fn testbed_sim(arguments: &[&str]) -> Output {
 fn scratch(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
+
+/// Seeds with hosts that have two uplinks, of each way in which the first one fails.
+const SEEDS_OF_UPLINKS: u64 = 12;
+
+#[test]
+fn hosts_with_two_uplinks_are_reached_a_second_after_the_first_one_has_failed() {
+    let ways = [
+        [true, true, true],
+        [true, true, false],
+        [true, false, false],
+        [false, true, false],
+    ];
+    let mut moved = 0;
+    for seed in 0..SEEDS_OF_UPLINKS {
+        for way in ways {
+            moved += with_uplinks(seed, way);
+        }
+    }
+    println!("{moved} endpoints moved");
+    assert!(moved > 100, "{moved} moves show little");
+}
+
+/// Runs a seed in which hosts have two uplinks, and the first one of some fails for good while packets
+/// flow; insists that they flow again a second later, and returns how many endpoints moved.
+fn with_uplinks(seed: u64, [comes, goes, carrier]: [bool; 3]) -> usize {
+    let mut scenario = Case::new(seed, "none").scenario();
+    scenario.nat_percent = 0;
+    // Those who have nothing to say notice a failure when they register.
+    scenario.flows.clear();
+    let two: Vec<u32> = (0..scenario.agents).step_by(2).collect();
+    scenario.two_uplinks = two.iter().copied().collect();
+    let last = scenario.agents - 1;
+    let at_ms = 20_000;
+    for agent in two.iter().copied().filter(|agent| *agent != last).take(4) {
+        for (from, to) in [(agent, last), (last, agent)] {
+            scenario.flows.push(Flow {
+                from,
+                to: Target::Agent(to, 0),
+                ipv6: seed.is_multiple_of(2),
+                echo: false,
+                start_ms: at_ms - 6_000,
+                packets: 6_000,
+                interval_us: 2_000,
+            });
+        }
+        scenario.faults.push(Fault {
+            at_ms,
+            for_ms: 1_000,
+            kind: FaultKind::Uplink {
+                agent,
+                comes,
+                goes,
+                carrier,
+                for_good: true,
+            },
+        });
+    }
+    let outcome = run(&scenario, usize::MAX, &mut |_| {});
+    if outcome.violation.is_some() {
+        explain_scenario(&format!("uplinks-{seed}"), &scenario, &outcome);
+    }
+    assert_eq!(outcome.violation, None, "{seed} {comes} {goes} {carrier}");
+    let lines = outcome.lines.iter();
+    lines
+        .filter(|line| line.contains("LocatorMoved") || line.contains("LocatorRoamed"))
+        .count()
+}

@@ -54,6 +54,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             listen_port: args.port,
             mtu: MTU,
             mark: 0,
+            pins_sources: false,
             addresses: vec![args.address],
             adopt: false,
         };

@@ -12,7 +12,7 @@ use lisp_proto::{
 };
 use xtr_agent::agent::{
     Action, Actions, Agent, Carry, Change, ChangeId, Config, Input, MapServer, PeerStats,
-    Translates,
+    Translates, Uplink,
 };
 
 use super::{Choices, bend, control, key, prefix, record};
@@ -20,8 +20,25 @@ use super::{Choices, bend, control, key, prefix, record};
 const SERVER: u8 = 100;
 const STRANGER: u8 = 200;
 
+/// Uplinks that tunnels can be made to leave by, those whose bits are set, with these priorities.
+fn uplinks(which: u8, priorities: [u8; 3]) -> Vec<Uplink> {
+    let all = [
+        IpAddr::from([192, 0, 2, 1]),
+        IpAddr::from([198, 51, 100, 1]),
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xffff]),
+    ];
+    let numbered = (0..).zip(all).zip(priorities);
+    let there = numbered.filter(|((bit, _), _)| which >> bit & 1 != 0);
+    let uplinks = there.map(|((_, address), priority)| Uplink {
+        priority,
+        steers: true,
+        ..Uplink::from(address)
+    });
+    uplinks.collect()
+}
+
 /// An agent that has a control tunnel, or none.
-fn new_agent(keyless: bool) -> Agent {
+fn new_agent(keyless: bool, rlocs: Vec<Uplink>) -> Agent {
     let net = |text: &str| text.parse().expect("a prefix");
     let config = Config {
         map_servers: vec![MapServer {
@@ -40,7 +57,7 @@ fn new_agent(keyless: bool) -> Agent {
         control_address: control(1).ip(),
         public_key: lisp_proto::PublicKey([4; 32]),
         listen_port: 51820,
-        rlocs: vec![IpAddr::from([192, 0, 2, 1])],
+        rlocs,
         ids: Some((XtrId([1; 16]), SiteId([0; 8]))),
         keyless,
         encapsulate_requests: false,
@@ -61,11 +78,19 @@ fn new_agent(keyless: bool) -> Agent {
 /// Runs the sequence that `bytes` describe.
 ///
 /// Panics when a rule is broken: a held packet is sent twice to the same peer, a stranger gets
-/// more bytes than it sent, something ill-formed is sent, or time stands still.
+/// more bytes than it sent, something ill-formed is sent, packets are made to leave from an address
+/// that is not there, or time stands still.
 pub fn run(bytes: &[u8]) {
+    // The length decides, so that the rest means the same to either.
+    let (keyless, steers) = (bytes.len() % 4 == 3, bytes.len() / 4 % 2 == 1);
+    let rlocs = match steers {
+        true => uplinks(7, [1, 2, 1]),
+        false => vec![IpAddr::from([192, 0, 2, 1]).into()],
+    };
     let mut world = World {
-        // The length decides, so that the rest means the same to either.
-        agent: new_agent(bytes.len() % 4 == 3),
+        agent: new_agent(keyless, rlocs.clone()),
+        rlocs,
+        steered: BTreeMap::new(),
         now: Timestamp::ZERO,
         asked: Vec::new(),
         registered: Nonce(0),
@@ -92,6 +117,10 @@ pub fn run(bytes: &[u8]) {
 
 struct World {
     agent: Agent,
+    /// Addresses at which it is reached.
+    rlocs: Vec<Uplink>,
+    /// From which of those packets were made to leave, by where they go.
+    steered: BTreeMap<IpAddr, IpAddr>,
     now: Timestamp,
     asked: Vec<Nonce>,
     registered: Nonce,
@@ -120,18 +149,14 @@ impl World {
                     let id = self.changes.remove(0);
                     let ok = choices.below(8) != 7;
                     self.step(Input::Applied { id, ok }, 0);
+                } else if self.rlocs.iter().any(|it| it.steers) {
+                    self.change_uplinks(choices);
                 }
                 return;
             }
             3 => {
                 let stats: Vec<_> = (0..choices.below(4))
-                    .map(|_| PeerStats {
-                        key: lisp_proto::PublicKey([1 + choices.below(8); 32]),
-                        handshake_seen: choices.below(2) == 0,
-                        rx_bytes: u64::from(choices.byte()),
-                        tx_bytes: u64::from(choices.byte()),
-                        read_at: self.now,
-                    })
+                    .map(|_| self.counters(choices))
                     .collect();
                 if stats.is_empty()
                     && let Some(key) = self.awaited.pop()
@@ -168,6 +193,47 @@ impl World {
             },
             most,
         );
+    }
+
+    /// Uplinks come and go, or others are better.
+    fn change_uplinks(&mut self, choices: &mut Choices<'_>) {
+        let priorities = [0; 3].map(|_| 1 + choices.below(3));
+        self.rlocs = uplinks(1 + choices.below(7), priorities);
+        let rlocs = self.rlocs.clone();
+        self.step(Input::LocalRlocs(&rlocs), 0);
+        let is_there = |from: &IpAddr| rlocs.iter().any(|it| it.address == *from);
+        assert!(
+            self.steered.values().all(is_there),
+            "by an uplink that is gone"
+        );
+    }
+
+    fn counters(&self, choices: &mut Choices<'_>) -> PeerStats {
+        let key = lisp_proto::PublicKey([1 + choices.below(8); 32]);
+        let handshake_seen = choices.below(2) == 0;
+        let [rx, tx] = [0; 2].map(|_| choices.byte());
+        // Where it is heard from.
+        let endpoint = SocketAddr::from(([192, 0, 2, rx], 1 + u16::from(tx)));
+        PeerStats {
+            key,
+            endpoint: (rx % 4 == 3).then_some(endpoint),
+            handshake_seen,
+            rx_bytes: rx.into(),
+            tx_bytes: tx.into(),
+            read_at: self.now,
+        }
+    }
+
+    /// Packets to `to` are made to leave from `from`.
+    fn steer(&mut self, to: IpAddr, from: Option<IpAddr>) {
+        let Some(from) = from else {
+            self.steered.remove(&to);
+            return;
+        };
+        let mut uplinks = self.rlocs.iter().filter(|it| it.steers);
+        assert!(uplinks.any(|it| it.address == from), "no uplink of ours");
+        assert_eq!(from.is_ipv4(), to.is_ipv4(), "of another family");
+        self.steered.insert(to, from);
     }
 
     /// A UDP packet of this overlay with a number of its own.
@@ -276,6 +342,7 @@ impl World {
                 Action::Echo { to, number } => self.echoes.push((to, number)),
                 Action::Hear => heard = true,
                 Action::Carry(carry) => carried.push(carry),
+                Action::LeaveFrom { to, from } => self.steer(to, from),
                 Action::Kick(_)
                 | Action::RenewControlTunnel(_)
                 | Action::ReadPeerStats(_)

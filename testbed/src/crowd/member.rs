@@ -135,7 +135,7 @@ impl Member {
             control_address: control_address.into(),
             public_key: data_identity.public(),
             listen_port: PORT,
-            rlocs: vec![address.into()],
+            rlocs: vec![IpAddr::from(address).into()],
             ids: Some((XtrId(id), SiteId([0; 8]))),
             keyless: false,
             encapsulate_requests: false,
@@ -303,6 +303,7 @@ impl Member {
             Action::Echo { .. }
             | Action::Carry(_)
             | Action::Listen
+            | Action::LeaveFrom { .. }
             | Action::Hear
             | Action::Deliver(_)
             | Action::Count(_)
@@ -348,6 +349,7 @@ impl Member {
         let (handshake_seen, rx_bytes, tx_bytes) = self.peers.get(key)?.tunnel.stats();
         Some(PeerStats {
             key: *key,
+            endpoint: None,
             read_at: now,
             handshake_seen,
             rx_bytes,

@@ -8,6 +8,7 @@ mod peers;
 mod prepare;
 mod proxies;
 mod router;
+mod uplinks;
 
 use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
@@ -33,6 +34,7 @@ use node::public_keys;
 pub use peers::PeerReport;
 pub use proxies::TwoProxies;
 pub use router::Router;
+pub use uplinks::{SecondUplink, UplinkFailure};
 
 /// Time that registering may take: with lost packets a WireGuard handshake is repeated after 5 s.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);

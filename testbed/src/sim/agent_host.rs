@@ -13,6 +13,7 @@ use super::enrolment::agent_config;
 use super::former::Former;
 use super::net::Host;
 use super::sabotage::Sabotage;
+use super::uplinks::{Second, uplinks};
 use super::wireguard::{Context, Interface};
 use super::world::{Event, World};
 
@@ -27,6 +28,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct AgentHost {
     pub(super) rloc: IpAddr,
+    /// Its second uplink.
+    pub(super) second: Option<Second>,
     /// By how much its wall clock is ahead, in microseconds.
     pub(super) clock_ahead_us: i64,
     /// What its wall clock has shown at most before it was set back, in microseconds.
@@ -76,9 +79,10 @@ pub(super) enum Which {
 }
 
 impl AgentHost {
-    pub(super) const fn new(rloc: IpAddr) -> Self {
+    pub(super) const fn new(rloc: IpAddr, second: Option<Second>) -> Self {
         Self {
             rloc,
+            second,
             clock_ahead_us: 0,
             clock_peak_us: 0,
             reserved: 0,
@@ -139,13 +143,14 @@ impl World {
         };
         host.life += 1;
         host.stale_since = None;
-        let rloc = host.rloc;
+        let second = host.second.as_ref().map(|second| second.address);
+        let rlocs = uplinks(host.rloc, second);
         let config = agent_config(
             &self.scenario,
             number,
             &servers,
             registers,
-            rloc,
+            rlocs,
             (key, host.data_port),
             Nonce(first_nonce),
         );
@@ -210,6 +215,7 @@ impl World {
 
     /// Forgets the session with a map server; the next datagram makes a new one.
     pub(super) fn renew_control(&mut self, number: u32, index: usize) {
+        self.turn_for_server(number, index);
         if let Some(server) = self.server_endpoints().get(index) {
             self.with_interface(number, Which::Control, |interface, cx| {
                 interface.remove_peer(&server.key, cx);
@@ -294,7 +300,7 @@ impl World {
         if let Some(rloc) = rloc
             && self.running_agent(number, life).is_some()
         {
-            self.agent_input(number, Input::LocalRlocs(&[rloc]));
+            self.agent_input(number, Input::LocalRlocs(&[rloc.into()]));
         }
     }
 

@@ -127,7 +127,15 @@ impl World {
                     interface.send(inner, cx)
                 });
             }
-            Action::Apply { id, change } => self.task(number, Task::Apply(id, change)),
+            Action::Apply { id, change } => {
+                if let Change::SetPeer(spec) = &change
+                    && let Some(endpoint) = spec.endpoint
+                    && let Some(second) = self.second_of(number)
+                {
+                    second.is_told(endpoint);
+                }
+                self.task(number, Task::Apply(id, change));
+            }
             Action::Kick(key) if self.sabotage_hello(number, &key) => {}
             Action::Kick(key) => self.task(number, Task::Kick(key)),
             Action::AwaitHandshake(key) => self.task(number, Task::AwaitHandshake(key)),
@@ -139,6 +147,11 @@ impl World {
                 to,
                 number: sequence,
             } => self.echo(number, to, sequence),
+            Action::LeaveFrom { to, from } => {
+                if let Some(second) = self.second_of(number) {
+                    second.choose(to, from);
+                }
+            }
             // No agent here translates addresses.
             Action::Carry(_) | Action::Listen => {}
             Action::Hear => self.hear(number),
@@ -313,6 +326,7 @@ impl World {
                 let stats = running.plane.interface.stats(key)?;
                 Some(PeerStats {
                     key: *key,
+                    endpoint: stats.endpoint,
                     handshake_seen: stats.handshake_seen,
                     rx_bytes: stats.rx_bytes,
                     tx_bytes: stats.tx_bytes,

@@ -43,7 +43,10 @@ impl Scenario {
             false => Duration::ZERO,
         };
         let bounds = self.faults.iter().map(|fault| match &fault.kind {
-            FaultKind::Attack { .. } | FaultKind::Scan { .. } => Duration::ZERO,
+            // It lasts as long as it may take to leave the uplink.
+            FaultKind::Attack { .. } | FaultKind::Scan { .. } | FaultKind::Uplink { .. } => {
+                Duration::ZERO
+            }
             FaultKind::CrashServer {
                 disk: Disk::Torn(_) | Disk::Lost,
                 ..

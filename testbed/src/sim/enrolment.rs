@@ -1,6 +1,6 @@
 //! Who is enrolled where? The configurations of the daemons, and the peers of their control tunnels.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -8,7 +8,7 @@ use lisp_proto::{EidPrefix, InstanceId, Nonce, PublicKey, Ttl};
 use map_server::config::{
     Config as ServerConfig, ConfigError, ControlKeys, Options, ReplyAfter, XtrConfig, XtrName,
 };
-use xtr_agent::agent::{Config, MapServer, Translates};
+use xtr_agent::agent::{Config, MapServer, Translates, Uplink};
 
 use super::addresses::{self, CONTROL_TUNNEL_PORT, Role};
 use super::sabotage::Sabotage;
@@ -129,7 +129,7 @@ pub(super) fn agent_config(
     number: u32,
     servers: &[PeerSpec],
     eid_prefixes: [IpNet; 2],
-    rloc: IpAddr,
+    rlocs: Vec<Uplink>,
     (public_key, listen_port): (PublicKey, u16),
     first_nonce: Nonce,
 ) -> Config {
@@ -150,7 +150,7 @@ pub(super) fn agent_config(
         control_address: addresses::control(number).ip(),
         public_key,
         listen_port,
-        rlocs: vec![rloc],
+        rlocs,
         ids: Some(addresses::ids(number)),
         keyless: false,
         encapsulate_requests: false,

@@ -50,6 +50,13 @@ impl World {
             FaultKind::CrashServer { server, disk } => self.crash_server(server, disk),
             FaultKind::NotForwarding { agent } => self.forwards(agent, false),
             FaultKind::Move { agent } => self.move_agent(agent),
+            FaultKind::Uplink {
+                agent,
+                comes,
+                goes,
+                carrier,
+                ..
+            } => self.uplink_fails(number, agent, [comes, goes, carrier]),
             FaultKind::NatRestart { agent } => self.network.restart_nat(agent),
             FaultKind::ClockJump { host, by_ms } => self.set_clock(host, by_ms),
             FaultKind::DataPlane {
@@ -94,11 +101,17 @@ impl World {
             FaultKind::CrashServer { server, .. } => self.start_server(server),
             FaultKind::NotForwarding { agent } => self.forwards(agent, true),
             FaultKind::Replace { agent } => self.former_ends(agent),
+            FaultKind::Uplink {
+                agent,
+                for_good: false,
+                ..
+            } => self.uplink_is_back(number, agent),
             FaultKind::DataPlane { agent, .. } => self.with_plane(agent, |plane| {
                 plane.refusals = 0.0;
                 plane.slowness = 1;
             }),
             FaultKind::Stop { for_good: true, .. }
+            | FaultKind::Uplink { for_good: true, .. }
             | FaultKind::Move { .. }
             | FaultKind::NatRestart { .. }
             | FaultKind::ClockJump { .. }

@@ -50,6 +50,7 @@ pub fn generate(seed: u64, options: &Options) -> Scenario {
         seed,
         agents,
         absent: BTreeSet::new(),
+        two_uplinks: BTreeSet::new(),
         servers,
         duration_ms,
         start_within_ms,

@@ -61,6 +61,7 @@ mod stats;
 mod subscribed;
 mod trace;
 mod traffic;
+mod uplinks;
 mod wireguard;
 mod words;
 mod world;

@@ -54,6 +54,16 @@ pub(super) struct Cut {
     pub(super) one_way: bool,
 }
 
+/// An address that does not work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hole {
+    pub(super) address: IpAddr,
+    /// Whether what comes to it is lost.
+    pub(super) comes: bool,
+    /// Whether what goes from it is lost.
+    pub(super) goes: bool,
+}
+
 /// The underlay.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -66,6 +76,7 @@ pub(super) struct Network {
     behind: BTreeMap<u32, (u32, IpAddr)>,
     weather: BTreeMap<usize, Weather>,
     cuts: BTreeMap<usize, Cut>,
+    holes: BTreeMap<usize, Hole>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +115,7 @@ impl Network {
             behind: BTreeMap::new(),
             weather: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            holes: BTreeMap::new(),
         }
     }
 
@@ -214,10 +226,16 @@ impl Network {
         self.cuts.insert(fault, cut);
     }
 
+    /// An address stops working.
+    pub(super) fn set_hole(&mut self, fault: usize, hole: Hole) {
+        self.holes.insert(fault, hole);
+    }
+
     /// Ends whatever fault `fault` had brought.
     pub(super) fn clear(&mut self, fault: usize) {
         self.weather.remove(&fault);
         self.cuts.remove(&fault);
+        self.holes.remove(&fault);
     }
 
     /// How long a datagram takes in good weather.
@@ -247,6 +265,14 @@ impl Network {
         let Some(to) = to.filter(|to| !self.is_cut(from, *to)) else {
             return passage;
         };
+        let mut holes = self.holes.values();
+        let is_lost = holes.any(|hole| {
+            let comes = hole.comes && hole.address == dst.ip();
+            comes || hole.goes && hole.address == src.ip()
+        });
+        if is_lost {
+            return passage;
+        }
         let base = self.delay(from, to);
         let weather = self.total_weather();
         let first = self.copy(base, weather, rng);

@@ -91,6 +91,7 @@ impl World {
             | FaultKind::Stop { agent: whose, .. }
             | FaultKind::Replace { agent: whose }
             | FaultKind::Move { agent: whose }
+            | FaultKind::Uplink { agent: whose, .. }
             | FaultKind::NatRestart { agent: whose }
             | FaultKind::DataPlane { agent: whose, .. }
             | FaultKind::Scan { agent: whose, .. }

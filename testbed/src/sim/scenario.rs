@@ -27,6 +27,9 @@ pub struct Scenario {
     /// Agents that are never started.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub absent: BTreeSet<u32>,
+    /// Agents with a second uplink.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub two_uplinks: BTreeSet<u32>,
     /// How many map servers there are; every agent registers with all of them.
     pub servers: u32,
     /// Length of the run in milliseconds of virtual time.
@@ -172,6 +175,19 @@ pub enum FaultKind {
     Move {
         /// Which.
         agent: u32,
+    },
+    /// The first uplink of an agent that has two fails.
+    Uplink {
+        /// Whose.
+        agent: u32,
+        /// Whether what comes is lost.
+        comes: bool,
+        /// Whether what goes is lost.
+        goes: bool,
+        /// Whether the agent is told.
+        carrier: bool,
+        /// Whether it does not work again at the end.
+        for_good: bool,
     },
     /// A NAT forgets all its mappings.
     NatRestart {

@@ -179,6 +179,7 @@ fn agent_of(kind: &FaultKind) -> Option<u32> {
         | FaultKind::Stop { agent, .. }
         | FaultKind::Replace { agent }
         | FaultKind::Move { agent }
+        | FaultKind::Uplink { agent, .. }
         | FaultKind::NatRestart { agent }
         | FaultKind::ClockJump {
             host: Host::Agent(agent),

@@ -24,6 +24,7 @@ use super::stats::Stats;
 use super::subscribed::Wanted;
 use super::trace::Trace;
 use super::traffic::FlowState;
+use super::uplinks::Second;
 use super::wireguard::Wire;
 
 /// Time between two looks at everything.
@@ -176,7 +177,10 @@ impl World {
             } else {
                 self.network.attach(Host::Agent(number), rng)
             };
-            self.agents.push(AgentHost::new(rloc));
+            let has_second = self.scenario.two_uplinks.contains(&number);
+            let second = has_second.then(|| self.network.renumber(Host::Agent(number), None));
+            self.agents
+                .push(AgentHost::new(rloc, second.map(Second::new)));
             if self.scenario.has(number) {
                 self.queue
                     .at(self.scenario.starts(number), Event::AgentStarts(number));
@@ -235,6 +239,7 @@ impl World {
     /// Sends a datagram of the underlay on its way.
     pub(super) fn transmit(&mut self, from: Host, src: SocketAddr, dst: SocketAddr, wire: Wire) {
         let now = self.now();
+        let src = self.source_of(from, src, dst);
         if matches!(wire, Wire::Init { .. }) {
             self.stats.initiations += 1;
         }
@@ -303,7 +308,13 @@ impl World {
             wire,
         } = datagram;
         match self.network.receiver(self.queue.now(), src, dst, inside) {
-            Some((Host::Agent(agent), port)) => self.agent_receives(agent, port, src, wire),
+            Some((Host::Agent(agent), port)) => {
+                let host = self.agents.get_mut(agent as usize);
+                if let Some(second) = host.and_then(|host| host.second.as_mut()) {
+                    second.is_reached(src.ip(), dst.ip());
+                }
+                self.agent_receives(agent, port, src, wire);
+            }
             Some((Host::Server(server), _)) => self.server_receives(server, src, wire),
             None => {}
         }

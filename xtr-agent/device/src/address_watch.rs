@@ -2,14 +2,23 @@
 
 use std::io;
 
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Hears of every change of addresses and routes in one network namespace.
+use crate::routes::table_of;
+use crate::uplinks::is_own_table;
+
+/// Hears of changes of addresses and routes in one network namespace.
 #[derive(Debug)]
-pub struct AddressWatch(AsyncFd<Socket>);
+pub struct AddressWatch {
+    socket: AsyncFd<Socket>,
+    /// Whether of routes only those in the tables of uplinks count.
+    is_for_uplinks: bool,
+}
 
 impl AddressWatch {
     /// Listens in the present network namespace. Must be called within a tokio runtime.
@@ -17,11 +26,27 @@ impl AddressWatch {
     /// # Errors
     /// The system refuses a netlink socket.
     pub fn open() -> io::Result<Self> {
+        Self::of(GROUPS, false)
+    }
+
+    /// Listens for what concerns [`Uplinks`](crate::Uplinks): addresses, interfaces that come and go, their
+    /// carriers, and the routes of uplinks. Other routes, of which an overlay may have thousands, do not count.
+    ///
+    /// # Errors
+    /// The system refuses a netlink socket.
+    pub fn open_for_uplinks() -> io::Result<Self> {
+        Self::of(GROUPS | LINKS, true)
+    }
+
+    fn of(groups: u32, is_for_uplinks: bool) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;
         // Routes too: a new address is of no use before there is one.
-        socket.bind(&SocketAddr::new(0, GROUPS))?;
-        register(socket).map(Self)
+        socket.bind(&SocketAddr::new(0, groups))?;
+        Ok(Self {
+            socket: register(socket)?,
+            is_for_uplinks,
+        })
     }
 
     /// Waits until something has changed since the last call. Cancelling loses nothing.
@@ -29,22 +54,37 @@ impl AddressWatch {
     /// # Errors
     /// The socket is broken.
     pub async fn changed(&self) -> io::Result<()> {
-        let mut ready = self.0.readable().await?;
         let mut message = Vec::with_capacity(MESSAGE_BYTES);
-        for _ in 0..MESSAGES_AT_ONCE {
-            message.clear();
-            match self.0.get_ref().recv(&mut message, 0) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready.clear_ready();
-                    break;
+        let mut has_changed = false;
+        while !has_changed {
+            let mut ready = self.socket.readable().await?;
+            for _ in 0..MESSAGES_AT_ONCE {
+                message.clear();
+                match self.socket.get_ref().recv(&mut message, 0) {
+                    Ok(_) => has_changed |= self.concerns(&message),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    // So much has changed that the kernel has dropped the details.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => has_changed = true,
+                    Err(error) => return Err(error),
                 }
-                // So much has changed that the kernel has dropped the details.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Whether a message tells of what counts. One that was cut off is about an interface.
+    fn concerns(&self, message: &[u8]) -> bool {
+        let payload = NetlinkMessage::deserialize(message).map(|message| message.payload);
+        let Ok(NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+        )) = payload
+        else {
+            return true;
+        };
+        !self.is_for_uplinks || is_own_table(table_of(&route))
     }
 }
 
@@ -65,7 +105,10 @@ const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_ROUTE) as u32;
 
-/// Enough for what tells of one change; a longer message is cut off, and nobody reads it.
+/// Interfaces (`rtnetlink(7)`).
+const LINKS: u32 = libc::RTMGRP_LINK as u32;
+
+/// Enough for what tells of one change; a longer message is cut off.
 const MESSAGE_BYTES: usize = 1_024;
 
 /// Messages taken at once; the rest is for the next call.

@@ -19,6 +19,7 @@
 //! | what becomes of packets that are forwarded? | `forward_rules` |
 //! | which connections are translated? | `conntrack` |
 //! | how do tunnels stay out of an overlay that is everything? | `rules` |
+//! | which uplink does a packet leave by? | `uplinks` |
 //! | which sockets belong to a tunnel? | `sockets` |
 //! | how do many datagrams come and go at a time? | `batch` |
 //! | what becomes of memory that was freed? | `heap` |
@@ -56,6 +57,7 @@ mod sockets;
 mod table;
 mod tun;
 mod types;
+mod uplinks;
 
 pub use address_watch::AddressWatch;
 pub use batch::{BATCH, Inbox, Outbox, wait_for_any};
@@ -80,3 +82,4 @@ pub use sockets::{
     local_address_towards, set_receive_room,
 };
 pub use types::{Backend, BackendChoice, DeviceConfig, PeerSpec, PeerStats};
+pub use uplinks::{UplinkSpec, Uplinks};

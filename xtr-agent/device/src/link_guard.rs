@@ -101,6 +101,7 @@ impl LinkGuard {
         let mut links = self.links();
         links.mark(self.index).map_err(failed)?;
         let present = links.addresses(self.index).map_err(failed)?;
+        let present: Vec<IpNet> = present.iter().map(|own| own.net).collect();
         for old in present.iter().filter(|old| !addresses.contains(old)) {
             links.remove_address(self.index, *old).map_err(failed)?;
         }

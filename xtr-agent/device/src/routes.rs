@@ -391,7 +391,7 @@ fn read(route: &RouteMessage, device: &str) -> Option<RouteSpec> {
 }
 
 /// The table of a route: the header has room for the first 255 only.
-fn table_of(route: &RouteMessage) -> u32 {
+pub(crate) fn table_of(route: &RouteMessage) -> u32 {
     let attribute = route.attributes.iter().find_map(|attribute| {
         let RouteAttribute::Table(table) = attribute else {
             return None;
@@ -401,7 +401,7 @@ fn table_of(route: &RouteMessage) -> u32 {
     attribute.unwrap_or_else(|| route.header.table.into())
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(crate) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     if let RouteAddress::Inet(v4) = address {
         Some((*v4).into())
     } else if let RouteAddress::Inet6(v6) = address {

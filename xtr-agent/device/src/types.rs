@@ -55,6 +55,9 @@ pub struct DeviceConfig {
     pub mtu: u16,
     /// The mark of the packets that carry the tunnels, for routing rules; 0: none.
     pub mark: u32,
+    /// Whether far ends are answered from the address at which they reach us; the kernel's data plane
+    /// always does that.
+    pub pins_sources: bool,
     /// Inner addresses; host prefixes bring no subnet route with them.
     pub addresses: Vec<IpNet>,
     /// Whether a kernel interface that an earlier run left in place is taken over, with its

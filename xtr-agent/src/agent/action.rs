@@ -66,6 +66,14 @@ pub enum Action {
         /// Which.
         number: u16,
     },
+    /// Has the packets of tunnels to this address leave from this one of our own, by the uplink that
+    /// has it; `None`: as all others do.
+    LeaveFrom {
+        /// Where they go.
+        to: IpAddr,
+        /// An [`Uplink`](super::Uplink) that steers.
+        from: Option<IpAddr>,
+    },
     /// Begins to listen to where packets go through the data interface.
     Listen,
     /// Ends that, and reports back with [`Input::Heard`](super::Input::Heard).

@@ -68,7 +68,7 @@ impl Agent {
     /// Whether an endpoint may be reached from here, as far as its address tells: one that means
     /// something within its own site only has to find us.
     pub(super) fn reaches(&self, endpoint: IpAddr) -> bool {
-        !is_private(endpoint) || self.config.rlocs.iter().any(|own| is_private(*own))
+        !is_private(endpoint) || self.config.addresses().any(is_private)
     }
 
     /// A mapping is good for no longer than the map server has said, to the second.

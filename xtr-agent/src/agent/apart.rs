@@ -10,7 +10,6 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use lisp_proto::{Locator, PublicKey, Record, RequestFlags, Rloc, Timestamp};
 
-use super::anew::is_private;
 use super::failover::out_of_reach;
 use super::ip_header::addresses;
 use super::limits::{APART, RELAY_PRIORITY};
@@ -161,24 +160,21 @@ impl Agent {
         })
     }
 
-    /// Takes note if `chosen` is a relay, as `record` says, or behind a NAT: then there are inner addresses of the same key
-    /// after it.
+    /// Takes note if `chosen` is a relay, as `record` says, or behind a NAT: then there are inner addresses of the same key,
+    /// from which nobody is reached beyond that (R is clear).
     pub(super) fn note_way(&mut self, prefix: IpNet, record: &Record, chosen: Chosen) {
         let Chosen { key, endpoint } = chosen;
         let rloc = Rloc::WireGuard { endpoint, key };
         let mut locators = record.locators.iter();
         let own = locators.find(|it| it.rloc == rloc);
-        let priority = own.map_or(u8::MAX, |it| it.priority);
-        let is_relay = priority == RELAY_PRIORITY;
+        let is_relay = own.is_some_and(|it| it.priority == RELAY_PRIORITY);
         mark(&mut self.apart.relays, prefix, key, is_relay);
         let is_inner = |it: &Locator| match it.rloc {
-            Rloc::WireGuard { endpoint, key } => {
-                let is_later = key == chosen.key && it.priority > priority;
-                is_later && is_private(endpoint.ip())
-            }
+            Rloc::WireGuard { key, .. } => key == chosen.key && !it.reachable,
             Rloc::Plain(_) => false,
         };
-        let is_hidden = !is_private(endpoint.ip()) && record.locators.iter().any(is_inner);
+        let is_outer = own.is_some_and(|it| it.reachable);
+        let is_hidden = is_outer && record.locators.iter().any(is_inner);
         mark(&mut self.apart.hidden, prefix, key, is_hidden);
     }
 

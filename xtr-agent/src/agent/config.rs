@@ -1,5 +1,6 @@
 //! What the agent is told before it starts.
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -18,6 +19,31 @@ pub struct MapServer {
     /// Its key in the control tunnel, and where it is outside of that; without a tunnel it is not asked where it sees
     /// us.
     pub outer: Option<(PublicKey, SocketAddr)>,
+}
+
+/// An address of this host at which the data interface can be reached (an RLOC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The address.
+    pub address: IpAddr,
+    /// Which one far ends shall use: the lowest number; 255: none shall (RFC 9301 5.4).
+    pub priority: u8,
+    /// The share of far ends that use it, among those of one priority.
+    pub weight: u8,
+    /// Whether tunnels can be made to leave from it, by [`Action::LeaveFrom`](super::Action::LeaveFrom).
+    pub steers: bool,
+}
+
+impl From<IpAddr> for Uplink {
+    /// An address that is like any other.
+    fn from(address: IpAddr) -> Self {
+        Self {
+            address,
+            priority: 1,
+            weight: 100,
+            steers: false,
+        }
+    }
 }
 
 /// All that the agent must be told; nothing in it is invalid.
@@ -46,7 +72,7 @@ pub struct Config {
     /// UDP port of the data interface.
     pub listen_port: u16,
     /// Addresses at which the data interface can be reached.
-    pub rlocs: Vec<IpAddr>,
+    pub rlocs: Vec<Uplink>,
     /// Identity across address changes, and of the site; `None` for map
     /// servers that predate RFC 9301.
     pub ids: Option<(XtrId, SiteId)>,
@@ -80,6 +106,19 @@ pub struct Config {
 }
 
 impl Config {
+    /// The addresses of this host at which the data interface can be reached.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.rlocs.iter().map(|rloc| rloc.address)
+    }
+
+    /// Those that tunnels can be made to leave from, the best first.
+    pub(super) fn uplinks(&self) -> impl Iterator<Item = IpAddr> {
+        let steers = self.rlocs.iter().filter(|rloc| rloc.steers);
+        let mut steers: Vec<_> = steers.collect();
+        steers.sort_by_key(|it| (it.priority, Reverse(it.weight)));
+        steers.into_iter().map(|it| it.address)
+    }
+
     /// What is registered: what lives here, then what is served.
     pub(super) fn registered(&self) -> impl Iterator<Item = &IpNet> {
         self.eid_prefixes.iter().chain(&self.serves)

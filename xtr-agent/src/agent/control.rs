@@ -8,6 +8,7 @@ use lisp_proto::{
     decode, encode_map_register,
 };
 
+use super::config::Uplink;
 use super::event::{DropReason, Event};
 use super::limits::{FAREWELL_RETRY, RECORDS_PER_MESSAGE};
 use super::{Action, Actions, Agent, Timer};
@@ -32,19 +33,21 @@ impl Agent {
 
     /// This host is reached at other addresses from now on: tells the map
     /// servers at once.
-    pub(super) fn local_rlocs(&mut self, now: Timestamp, rlocs: &[IpAddr], actions: &mut Actions) {
+    pub(super) fn local_rlocs(&mut self, now: Timestamp, rlocs: &[Uplink], actions: &mut Actions) {
         if self.stopping || self.config.rlocs == rlocs {
             return;
         }
         let control = self.config.control_address;
+        let is_among = |rlocs: &[Uplink]| rlocs.iter().any(|rloc| rloc.address == control);
         // Without a control tunnel answers go to an RLOC.
-        if self.config.rlocs.contains(&control) && !rlocs.contains(&control) {
-            let like_before = |rloc: &&IpAddr| rloc.is_ipv4() == control.is_ipv4();
+        if is_among(&self.config.rlocs) && !is_among(rlocs) {
+            let like_before = |rloc: &&Uplink| rloc.address.is_ipv4() == control.is_ipv4();
             let moved = rlocs.iter().find(like_before);
-            self.config.control_address = moved.copied().unwrap_or(control);
+            self.config.control_address = moved.map_or(control, |rloc| rloc.address);
         }
-        self.config.rlocs = rlocs.to_vec();
+        let before = std::mem::replace(&mut self.config.rlocs, rlocs.to_vec());
         self.look_out_anew(now, actions);
+        self.uplinks_changed(now, &before, actions);
         self.register_afresh(now, actions);
     }
 

@@ -123,6 +123,31 @@ pub enum Event {
         /// The proxy.
         key: PublicKey,
     },
+    /// A peer is silent, and reached another way from now on.
+    LocatorMoved {
+        /// The peer.
+        key: PublicKey,
+        /// Where it was reached.
+        from: SocketAddr,
+        /// Where it is reached now.
+        to: SocketAddr,
+        /// Our uplink that packets leave by, if it was chosen.
+        uplink: Option<IpAddr>,
+    },
+    /// A peer answers where it was moved to.
+    LocatorAnswers {
+        /// The peer.
+        key: PublicKey,
+        /// Where it is.
+        at: SocketAddr,
+    },
+    /// A peer was heard from another one of its locators, and is reached there from now on.
+    LocatorRoamed {
+        /// The peer.
+        key: PublicKey,
+        /// Where it is.
+        to: SocketAddr,
+    },
     /// A peer is gone from the data plane.
     PeerRemoved {
         /// The peer.

@@ -23,7 +23,7 @@ use super::choice::NOT_TO_BE_USED;
 use super::event::Event;
 use super::guard::Guard;
 use super::limits::{
-    ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, SEEKING, WITNESSES,
+    ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WAYS_TO_PROXY,
     WITNESSES_KNOWN,
 };
 use super::map_cache::State;
@@ -32,16 +32,16 @@ use super::{Action, Actions, Agent, PeerStats, Timer};
 
 /// An echo that was sent.
 #[derive(Clone, Copy, Debug)]
-struct Echo {
-    number: u16,
-    to: IpAddr,
-    through: PublicKey,
-    at: Timestamp,
+pub(super) struct Echo {
+    pub(super) number: u16,
+    pub(super) to: IpAddr,
+    pub(super) through: PublicKey,
+    pub(super) at: Timestamp,
 }
 
 /// A proxy that was found lost.
 #[derive(Clone, Copy, Debug)]
-struct Lost {
+pub(super) struct Lost {
     endpoint: SocketAddr,
     until: Timestamp,
     /// Whether a witness had answered through it.
@@ -53,7 +53,7 @@ struct Lost {
 pub(super) struct Failover {
     /// Mappings that more than one peer could serve, and which.
     prefixes: BTreeMap<IpNet, BTreeSet<PublicKey>>,
-    guards: BTreeMap<PublicKey, Guard>,
+    pub(super) guards: BTreeMap<PublicKey, Guard>,
     /// Destinations of packets, the latest one first.
     pub(super) learnt: VecDeque<IpAddr>,
     /// Those of all that may be asked that have answered.
@@ -62,10 +62,12 @@ pub(super) struct Failover {
     /// Echoes on their way, the latest one last.
     echoes: VecDeque<Echo>,
     next_number: u16,
-    lost: BTreeMap<PublicKey, Lost>,
+    pub(super) lost: BTreeMap<PublicKey, Lost>,
     /// Peers that have been lost, and what had come from each by then: while that is all, a session with it may
     /// be one that it does not know any more.
     doubted: BTreeMap<PublicKey, u64>,
+    /// Whether the time of the next look is set.
+    pub(super) is_watching: bool,
 }
 
 impl Failover {
@@ -77,6 +79,28 @@ impl Failover {
     /// Whether others could serve `prefix` as well.
     pub(super) fn has_alternatives(&self, prefix: &IpNet) -> bool {
         self.prefixes.contains_key(prefix)
+    }
+
+    /// Whether others could serve anything as well.
+    pub(super) fn has_any_alternatives(&self) -> bool {
+        !self.prefixes.is_empty()
+    }
+
+    /// What is known of `key`, if it is watched.
+    pub(super) fn guard(&mut self, key: &PublicKey) -> Option<&mut Guard> {
+        self.guards.get_mut(key)
+    }
+
+    /// Whether echoes tell when `key` is lost.
+    pub(super) fn is_proven(&self, key: &PublicKey) -> bool {
+        self.guards.get(key).is_some_and(|guard| guard.is_proven)
+    }
+
+    /// Those who are watched that packets flow to.
+    pub(super) fn flowing(&self, now: Timestamp) -> Vec<PublicKey> {
+        let guards = self.guards.iter();
+        let flowing = guards.filter(|(_, guard)| guard.is_used(now));
+        flowing.map(|(key, _)| *key).collect()
     }
 
     /// Whether somebody could serve `prefix` who is none of `besides`, and was not found lost.
@@ -125,7 +149,7 @@ impl Failover {
     }
 
     /// Notes an echo to `to`, and returns its number.
-    fn asks(&mut self, now: Timestamp, to: IpAddr, through: PublicKey) -> u16 {
+    pub(super) fn asks(&mut self, now: Timestamp, to: IpAddr, through: PublicKey) -> u16 {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
         if self.echoes.len() >= ECHOES_OUT {
@@ -141,7 +165,7 @@ impl Failover {
     }
 
     /// Remembers that `witness` has answered, which may be one of those `configured`.
-    fn believe(&mut self, witness: IpAddr, configured: &[IpAddr]) {
+    pub(super) fn believe(&mut self, witness: IpAddr, configured: &[IpAddr]) {
         if self.witnesses.len() >= WITNESSES_KNOWN {
             let learnt = &self.learnt;
             self.witnesses
@@ -151,13 +175,18 @@ impl Failover {
     }
 
     /// Takes out the echo with this number.
-    fn take_echo(&mut self, is_it: impl Fn(&Echo) -> bool) -> Option<Echo> {
+    pub(super) fn take_echo(&mut self, is_it: impl Fn(&Echo) -> bool) -> Option<Echo> {
         let place = self.echoes.iter().position(is_it)?;
         self.echoes.remove(place)
     }
 
+    /// Nobody waits for answers to what was sent through `key` any more.
+    pub(super) fn give_up(&mut self, key: &PublicKey) {
+        self.echoes.retain(|echo| echo.through != *key);
+    }
+
     /// Takes out what was sent to the same witness before `answered`, and says how much that was.
-    fn give_up_before(&mut self, answered: &Echo) -> u32 {
+    pub(super) fn give_up_before(&mut self, answered: &Echo) -> u32 {
         let before = self.echoes.len();
         self.echoes.retain(|echo| {
             let alike = echo.to == answered.to && echo.through == answered.through;
@@ -187,19 +216,14 @@ impl Agent {
         if failover.prefixes.len() >= GUARDED && !failover.has_alternatives(&prefix) {
             return;
         }
-        if failover.prefixes.is_empty() {
-            self.deadlines.set(Timer::Guards, now + LOOK_IDLE);
-        }
         failover.prefixes.insert(prefix, keys);
+        self.begin_watching(now);
     }
 
-    /// Wants the counters of the proxies in use.
-    pub(super) fn guards_due(&mut self, now: Timestamp, actions: &mut Actions) {
+    /// The proxies in use that others could take the place of.
+    fn proxies_in_use(&mut self) -> BTreeSet<PublicKey> {
         let Self {
-            failover,
-            cache,
-            peers,
-            ..
+            failover, cache, ..
         } = self;
         let mut used = BTreeSet::new();
         failover.prefixes.retain(|prefix, _| {
@@ -210,21 +234,36 @@ impl Agent {
             }
             chosen.is_some()
         });
+        used
+    }
+
+    /// Wants the counters of those who are watched: the proxies in use, and who can be reached in several
+    /// ways.
+    pub(super) fn guards_due(&mut self, now: Timestamp, actions: &mut Actions) {
+        let proxies = self.proxies_in_use();
+        let mut used = proxies.clone();
+        used.extend(self.reached_in_several_ways(actions));
+        let failover = &mut self.failover;
         failover.guards.retain(|key, _| used.contains(key));
         failover.lost.retain(|_, lost| lost.until > now);
+        let peers = &self.peers;
         failover.doubted.retain(|key, _| peers.contains(key));
+        self.release_uplinks(now, actions);
+        let failover = &mut self.failover;
         for key in &used {
-            failover.guards.entry(*key).or_default();
+            let guard = failover.guards.entry(*key).or_default();
+            guard.is_proxy = proxies.contains(key);
         }
         if failover.prefixes.is_empty() {
             failover.lost.clear();
             failover.doubted.clear();
-            self.stop_listening(actions);
-            return;
+            if self.locators.is_empty() {
+                self.failover.is_watching = false;
+                self.stop_listening(actions);
+                return;
+            }
         }
-        let guards = failover.guards.iter();
-        let flowing = guards.filter(|(_, guard)| guard.is_used(now));
-        let flowing: Vec<_> = flowing.map(|(key, _)| *key).collect();
+        let flowing = self.failover.flowing(now);
         let interval = match flowing.is_empty() {
             true => LOOK_IDLE,
             false => PROBE_EVERY,
@@ -258,117 +297,27 @@ impl Agent {
                 // From now on looks are frequent.
                 self.deadlines.set(Timer::Guards, now + PROBE_EVERY);
             }
-            if guard.is_lost(now) {
+            let (is_lost, is_proxy) = (guard.is_lost(now), guard.is_proxy);
+            self.look_at_endpoint(now, peer, actions);
+            // Another way to it costs nobody anything but time.
+            if is_lost && !(self.may_reroute(&key) && self.reroute(now, key, actions)) && is_proxy {
+                self.locators.give_up(&key);
                 self.proxy_lost(now, key, actions);
             }
             self.send_echo(now, key, actions);
         }
     }
 
-    /// Sends an echo through the proxy `key`, if it is time for one and there is somebody to ask.
-    fn send_echo(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
-        let beyond = self.beyond(&key);
-        let own = self.addresses_of(&key);
-        let witnesses = &self.failover.witnesses;
-        let known = |among: &[IpAddr]| -> Vec<IpAddr> {
-            let known = among.iter().filter(|it| witnesses.contains(it));
-            known.copied().collect()
-        };
-        let (far, near) = (known(&beyond), known(&own));
-        // What is behind the proxy matters, if somebody there answers.
-        let known = if far.is_empty() { near } else { far.clone() };
-        let Some(guard) = self.failover.guards.get_mut(&key) else {
-            return;
-        };
-        let has_witness = !known.is_empty();
-        if !guard.wants_echo(now, has_witness) {
-            return;
-        }
-        // Now and then others are asked, who may become witnesses.
-        let turn = guard.next_turn();
-        let others = match far.is_empty() {
-            true => beyond.into_iter().chain(own).collect(),
-            false => beyond,
-        };
-        let is_new = |it: &IpAddr| !self.failover.witnesses.contains(it);
-        let others: Vec<IpAddr> = others.into_iter().filter(is_new).collect();
-        let seeks = turn % SEEKING == 0 && !others.is_empty();
-        let (among, nth) = match (has_witness, seeks) {
-            (true, false) => (known, turn),
-            (true, true) => (others, turn / SEEKING),
-            (false, _) => (others, turn),
-        };
-        let Some(to) = among.get(nth % among.len().max(1)).copied() else {
-            return;
-        };
-        let is_witness = !is_new(&to);
-        guard.asks(now, is_witness.then_some(to));
-        self.gaps.asks(&key);
-        let number = self.failover.asks(now, to, key);
-        actions.push(Action::Echo { to, number });
-    }
-
-    /// Who may be asked that is reached through the proxy `key`, and lies beyond it.
-    pub(super) fn beyond(&mut self, key: &PublicKey) -> Vec<IpAddr> {
-        let configured = self.config.witnesses.iter();
-        let learnt = self.failover.learnt.iter();
-        let mut all: Vec<IpAddr> = configured.chain(learnt).copied().collect();
-        let Self {
-            failover, cache, ..
-        } = self;
-        all.retain(|address| {
-            let found = cache.lookup(*address);
-            found.is_some_and(|(prefix, entry)| {
-                let chosen = entry.chosen.map(|chosen| chosen.key);
-                chosen == Some(*key) && failover.has_alternatives(&prefix)
-            })
+    /// Whether another way to `key` is tried before anybody else takes its place.
+    fn may_reroute(&self, key: &PublicKey) -> bool {
+        let mut prefixes = self.failover.prefixes.keys();
+        let is_replaced = prefixes.any(|prefix| {
+            let entry = self.cache.get(prefix);
+            let chosen = entry.and_then(|entry| entry.chosen);
+            chosen.is_some_and(|chosen| chosen.key == *key)
+                && self.failover.has_other(prefix, &[*key])
         });
-        all.truncate(WITNESSES);
-        all
-    }
-
-    /// Addresses of the proxy `key` itself.
-    fn addresses_of(&self, key: &PublicKey) -> Vec<IpAddr> {
-        let prefixes = self.peers.prefixes(key).into_iter();
-        let own = prefixes.filter(|prefix| {
-            let is_host = prefix.prefix_len() == prefix.max_prefix_len();
-            is_host && !self.failover.has_alternatives(prefix)
-        });
-        own.map(|prefix| prefix.addr()).take(WITNESSES).collect()
-    }
-
-    /// The echo with this number has come back from `from`.
-    pub(super) fn echo_answered(
-        &mut self,
-        now: Timestamp,
-        from: IpAddr,
-        number: u16,
-        actions: &mut Actions,
-    ) {
-        let failover = &mut self.failover;
-        let ours = |echo: &Echo| echo.number == number && echo.to == from;
-        let Some(echo) = failover.take_echo(ours) else {
-            return;
-        };
-        let missed = failover.give_up_before(&echo);
-        failover.believe(from, &self.config.witnesses);
-        let Some(guard) = failover.guards.get_mut(&echo.through) else {
-            return;
-        };
-        guard.is_answered(now, echo.at, missed);
-        if failover.lost.remove(&echo.through).is_some() {
-            self.proxy_found(now, &echo.through, actions);
-        }
-    }
-
-    /// The echo with this number could not be sent, which says nothing about any proxy.
-    pub(super) fn echo_not_sent(&mut self, number: u16) {
-        let failover = &mut self.failover;
-        if let Some(echo) = failover.take_echo(|echo| echo.number == number)
-            && let Some(guard) = failover.guards.get_mut(&echo.through)
-        {
-            guard.has_not_asked(&echo.to);
-        }
+        !is_replaced || self.locators.left_in_vain(key) < WAYS_TO_PROXY
     }
 
     /// A proxy in use is lost: asks for another one.
@@ -434,7 +383,7 @@ impl Agent {
 
     /// A proxy in use has answered after all: nobody else is looked for, unless the map server has
     /// named one already that does not answer.
-    fn proxy_found(&mut self, now: Timestamp, key: &PublicKey, actions: &mut Actions) {
+    pub(super) fn proxy_found(&mut self, now: Timestamp, key: &PublicKey, actions: &mut Actions) {
         actions.event(Event::ProxyFound { key: *key });
         for prefix in self.peers.prefixes(key) {
             if self.handovers.is_put_off(&prefix) {

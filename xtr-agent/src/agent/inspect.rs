@@ -54,6 +54,7 @@ impl Agent {
             &self.handovers,
             &self.nat,
             &self.apart,
+            &self.locators,
         );
         // Writing into a hasher cannot fail.
         write!(digest, "{tables:?}{wanted:?}{messages:?}").map_or(0, |()| digest.0.finish())

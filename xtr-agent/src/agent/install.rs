@@ -71,6 +71,7 @@ impl Agent {
         }
         self.note_alternatives(now, prefix, record);
         self.note_way(prefix, record, chosen);
+        self.note_locators(now, record, chosen, actions);
         let refresh = now + refresh_after(ttl);
         let word = Word {
             to: chosen,

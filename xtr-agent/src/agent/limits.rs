@@ -106,8 +106,23 @@ pub const INFO_RETRY_MAX: Duration = Duration::from_secs(60);
 pub const INFO_TRIES: u32 = 4;
 /// How long a map server that is a peer of the data interface may not see it, before that peer is set anew.
 pub const LOOKOUT_PATIENCE: Duration = Duration::from_secs(5);
-/// Locators in a record of ours when one of them is where a NAT lets us appear.
+/// Locators in a record of ours when one of them is where a NAT lets us appear, and those of a far end
+/// that are tried.
 pub const LOCATORS: usize = 8;
+/// Locators of a far end whose priorities are remembered, those that are gone included.
+pub const LOCATORS_REMEMBERED: usize = 16;
+/// How many other ways to a silent proxy are tried while another proxy could take its place.
+pub const WAYS_TO_PROXY: usize = 2;
+/// How long packets are made to leave by another uplink after a far end has answered there: it answers
+/// to where it has heard us, and from then on it has the choice again.
+pub const UPLINK_HELD: Duration = Duration::from_secs(2);
+/// The same if it has not answered: no live far end is silent for longer.
+pub const UPLINK_HELD_UNANSWERED: Duration = SILENCE;
+/// How long a far end that was moved, and answers nothing, is told again where it is, and is not believed to
+/// have moved itself.
+pub const MOVE_WATCHED: Duration = Duration::from_secs(5);
+/// How often the data plane is told in all that a far end was moved, while it is heard from where it was.
+pub const TOLD_AGAIN: u32 = 10;
 /// How long a handshake may take before the map server hears that NATs may be in its way; half of `hold_ms` at most.
 pub const APART: Duration = Duration::from_secs(1);
 /// The priority number of the locators of a relay: the last that may be used (RFC 9301 5.4).
@@ -227,6 +242,9 @@ pub const PROBE_EVERY: Duration = Duration::from_millis(60);
 pub const LOOK_IDLE: Duration = Duration::from_millis(400);
 /// Time between two echoes through a proxy while packets of others come back.
 pub const PROBE_CALM: Duration = Duration::from_millis(500);
+/// The same to a far end that can be reached in other ways: it is of no account what comes back, because
+/// what has failed may be the way there only.
+pub const PROBE_WAY: Duration = Duration::from_millis(100);
 /// The same while nobody is known who answers.
 pub const PROBE_SEEKING: Duration = Duration::from_secs(1);
 /// How long packets count as flowing after the last one.

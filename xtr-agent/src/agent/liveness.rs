@@ -332,6 +332,9 @@ impl Agent {
             let is_kept_open = self.is_kept_open(&peer.key);
             let is_silent = self.liveness.silent(now, peer, is_kept_open);
             if is_silent && !self.asks_for_sign(now, &peer.key, actions) {
+                if !self.failover.is_proven(&peer.key) {
+                    self.reroute(now, peer.key, actions);
+                }
                 for prefix in self.peers.prefixes(&peer.key) {
                     // Whoever is named may be the better one by now.
                     self.handovers.forget_refusal(&prefix);

@@ -18,6 +18,7 @@ mod choice;
 mod config;
 mod control;
 mod doubt;
+mod echoes;
 mod event;
 mod failover;
 mod gap;
@@ -31,8 +32,10 @@ mod install;
 mod ip_header;
 pub mod limits;
 mod liveness;
+mod locators;
 mod map_cache;
 mod miss;
+mod multihomed;
 mod nat;
 mod notify;
 mod peers;
@@ -65,15 +68,17 @@ use rand::{Rng, SeedableRng};
 
 pub use action::{Action, Actions, Change, ChangeId};
 pub use carry::{Carry, Translates};
-pub use config::{Config, MapServer};
+pub use config::{Config, MapServer, Uplink};
 pub use event::{Cause, DropReason, Event};
 pub use inspect::Sizes;
 pub use map_cache::{Chosen, State};
 pub use nat::Sighting;
 pub use peers::PeerSpec;
 pub use reconfigure::Adjustable;
-pub use snapshot::{SavedMapping, Snapshot};
-pub use status::{MappingState, MappingStatus, NatStatus, PeerStatus, ServerStatus, Status};
+pub use snapshot::{SavedLocator, SavedLocators, SavedMapping, Snapshot};
+pub use status::{
+    LocatorStatus, MappingState, MappingStatus, NatStatus, PeerStatus, ServerStatus, Status,
+};
 pub use trace::{Failure, Reached, Stage, Trace};
 
 use apart::Apart;
@@ -85,6 +90,7 @@ use gap::Gaps;
 use hold::HoldBudget;
 use ip_header::Unreachable;
 use liveness::Liveness;
+use locators::Locators;
 use map_cache::{MapCache, Resolver};
 use nat::Nat;
 use peers::Peers;
@@ -102,6 +108,8 @@ use watch::Watches;
 pub struct PeerStats {
     /// The peer.
     pub key: PublicKey,
+    /// Where packets to it go at present.
+    pub endpoint: Option<SocketAddr>,
     /// Whether there was a handshake since it was added.
     pub handshake_seen: bool,
     /// Bytes received from it.
@@ -161,7 +169,9 @@ pub enum Input<'a> {
         connections: Option<Connections>,
     },
     /// The addresses of this host changed.
-    LocalRlocs(&'a [IpAddr]),
+    LocalRlocs(&'a [Uplink]),
+    /// Without a control tunnel: the map servers answer to this address of ours from now on.
+    AnswersTo(IpAddr),
     /// Whether those who share our prefixes are to take our clients over.
     Drain(bool),
     /// A deadline passed.
@@ -237,6 +247,8 @@ pub struct Agent {
     handovers: Handovers,
     /// Proxies in use that others could take the place of.
     failover: Failover,
+    /// Far ends that can be reached in several ways.
+    locators: Locators,
     /// What comes of mappings that move.
     gaps: Gaps,
     /// Clients whose connections come or go.
@@ -289,6 +301,7 @@ impl Agent {
             watches: Watches::default(),
             handovers: Handovers::default(),
             failover: Failover::default(),
+            locators: Locators::default(),
             gaps: Gaps::default(),
             carrying: Carrying::default(),
             opening: BTreeSet::new(),
@@ -333,6 +346,7 @@ impl Agent {
                 connections,
             } => self.released(client, connections, actions),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
+            Input::AnswersTo(own) => self.config.control_address = own,
             Input::Drain(draining) => self.drain(now, draining, actions),
             Input::Tick => {}
             Input::Shutdown => self.shut_down(now, actions),

@@ -6,6 +6,7 @@
 //! registered in front of our own addresses, which those behind the same NAT use. A map server that sees a change
 //! repeats its answer unasked.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,9 +17,12 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::choice::NOT_TO_BE_USED;
+use super::config::Uplink;
 use super::event::{DropReason, Event};
 use super::install::What;
-use super::limits::{INFO_RETRY, INFO_RETRY_MAX, INFO_TRIES, LOCATORS, LOOKOUT_PATIENCE};
+use super::limits::{
+    INFO_RETRY, INFO_RETRY_MAX, INFO_TRIES, LOCATORS, LOOKOUT_PATIENCE, RELAY_PRIORITY,
+};
 use super::peers::PeerSpec;
 use super::remove::Object;
 use super::{Action, Actions, Agent, Change, Timer};
@@ -27,6 +31,8 @@ use super::{Action, Actions, Agent, Change, Timer};
 const ASKED: usize = 0;
 /// Priority of the locators under which everybody reaches us.
 const FIRST: u8 = 1;
+/// Weight of a locator of which nothing else is said.
+const WEIGHT: u8 = 100;
 
 /// What we know of a NAT.
 #[derive(Debug, Default)]
@@ -193,7 +199,7 @@ impl Agent {
         if before.is_some() {
             // Something has changed. Which of the two holds, their order does not tell: only a question does.
             self.ask_where_we_are_now(now, actions);
-        } else if self.config.rlocs.contains(&seen.ip()) {
+        } else if self.config.addresses().any(|own| own == seen.ip()) {
             self.not_behind(now, actions);
         } else {
             self.behind(now, seen, actions);
@@ -242,7 +248,7 @@ impl Agent {
         if self.nat.at != Some(seen) {
             self.nat.at = Some(seen);
             self.nat.since = now;
-            self.nat.own = self.config.rlocs.iter().copied().collect();
+            self.nat.own = self.config.addresses().collect();
             actions.event(Event::SeenAt { endpoint: seen });
             self.register_afresh(now, actions);
         }
@@ -264,7 +270,7 @@ impl Agent {
     /// none of those left that we had, nobody finds us where we were seen.
     pub(super) fn look_out_anew(&mut self, now: Timestamp, actions: &mut Actions) {
         let own = &self.nat.own;
-        if !self.config.rlocs.iter().any(|rloc| own.contains(rloc)) {
+        if !self.config.addresses().any(|rloc| own.contains(&rloc)) {
             self.nat.at = None;
         }
         if self.nat.lookout.is_some() {
@@ -343,7 +349,7 @@ impl Agent {
     /// we have moved.
     pub(super) fn believe_to_be_at(&mut self, now: Timestamp, sighting: &Sighting) {
         let at = sighting.endpoint;
-        let own: BTreeSet<_> = self.config.rlocs.iter().copied().collect();
+        let own: BTreeSet<_> = self.config.addresses().collect();
         if own != sighting.behind || !self.may_ask_where_we_are() {
             return;
         }
@@ -354,20 +360,49 @@ impl Agent {
     }
 
     /// The locators under which we are reached: where a NAT lets us appear, and behind that, for those behind the
-    /// same NAT, our own addresses of that family.
+    /// same NAT, our own addresses of that family. From these there is no way to others (R is clear, RFC 9301 5.4), who
+    /// tell them from further uplinks by that: what is our own (L), a map server that answers for us does not say.
     pub(super) fn own_locators(&self) -> Vec<Locator> {
         let at = self.nat.at;
-        let most = at.map_or(usize::MAX, |_| LOCATORS - 1);
-        let own = self.config.rlocs.iter().take(most).map(|rloc| {
-            let behind = at.is_some_and(|at| at.is_ipv4() == rloc.is_ipv4());
+        let is_behind = |own: &Uplink| at.is_some_and(|at| at.is_ipv4() == own.address.is_ipv4());
+        let mut uplinks: Vec<&Uplink> = self.config.rlocs.iter().collect();
+        if at.is_some() {
+            // What there is no room for is what is used last.
+            uplinks.sort_by_key(|own| own.priority);
+            uplinks.truncate(LOCATORS - 1);
+        }
+        let best = self.config.rlocs.iter().filter(|own| is_behind(own));
+        let best = best.min_by_key(|own| (own.priority, Reverse(own.weight)));
+        let own = uplinks.into_iter().map(|own| {
+            let behind = is_behind(own);
             let rloc = match self.config.keyless {
-                true => Rloc::Plain(*rloc),
-                false => self.reached_at(SocketAddr::new(*rloc, self.config.listen_port)),
+                true => Rloc::Plain(own.address),
+                false => self.reached_at(SocketAddr::new(own.address, self.config.listen_port)),
             };
-            self.own_locator(rloc, FIRST + u8::from(behind), true)
+            let priority = match (own.priority, behind) {
+                (NOT_TO_BE_USED, _) => NOT_TO_BE_USED,
+                (priority, false) => priority,
+                // Behind the one that the NAT has given us, and before any relay.
+                (priority, true) => (priority.max(FIRST) + 1).min(RELAY_PRIORITY - 1),
+            };
+            Locator {
+                weight: own.weight,
+                reachable: !behind,
+                ..self.own_locator(rloc, priority, true)
+            }
         });
-        // The address is not ours.
-        let seen = at.map(|at| self.own_locator(self.reached_at(at), FIRST, false));
+        // The address is not ours. Packets to it arrive by an uplink that is.
+        let seen = at.map(|at| {
+            let (priority, weight) = match best.map(|own| (own.priority, own.weight)) {
+                Some((NOT_TO_BE_USED, weight)) => (NOT_TO_BE_USED, weight),
+                Some((priority, weight)) => (priority.clamp(FIRST, RELAY_PRIORITY - 2), weight),
+                None => (FIRST, WEIGHT),
+            };
+            Locator {
+                weight,
+                ..self.own_locator(self.reached_at(at), priority, false)
+            }
+        });
         own.chain(seen).collect()
     }
 
@@ -383,7 +418,7 @@ impl Agent {
             } else {
                 priority
             },
-            weight: 100,
+            weight: WEIGHT,
             local,
             probed: false,
             reachable: true,

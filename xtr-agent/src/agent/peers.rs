@@ -144,6 +144,13 @@ impl Peers {
         }
     }
 
+    /// From now on the mappings of `key` say that it is at `endpoint`.
+    pub(super) fn lives_at(&mut self, key: &PublicKey, endpoint: SocketAddr) {
+        if let Some(peer) = self.by_key.get_mut(key) {
+            peer.endpoint = endpoint;
+        }
+    }
+
     /// Where `key` lives, as far as its mappings tell.
     pub(super) fn endpoint(&self, key: &PublicKey) -> Option<SocketAddr> {
         self.by_key.get(key).map(|peer| peer.endpoint)

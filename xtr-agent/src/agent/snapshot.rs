@@ -12,6 +12,7 @@ use super::apart::Way;
 use super::event::Cause;
 use super::install::What;
 use super::limits::{MAP_CACHE_ENTRIES, RESTORED_REFRESH, refresh_after};
+use super::locators::Known;
 use super::map_cache::{Chosen, Entry, State};
 use super::nat::Sighting;
 use super::trace::whole;
@@ -29,6 +30,31 @@ pub struct Snapshot {
     /// Where a NAT lets us appear.
     #[serde(default)]
     pub seen_at: Option<Sighting>,
+    /// The peers that can be reached in several ways.
+    #[serde(default)]
+    pub locators: Vec<SavedLocators>,
+}
+
+/// The locators of one peer in a [`Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLocators {
+    /// Key of the peer.
+    pub key: PublicKey,
+    /// Those that it has, the best first.
+    pub usable: Vec<SavedLocator>,
+    /// Those that it had: that one of them is back is nothing new.
+    pub gone: Vec<SavedLocator>,
+}
+
+/// One locator of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLocator {
+    /// Where it is.
+    pub endpoint: SocketAddr,
+    /// Its priority: the lowest number comes first.
+    pub priority: u8,
+    /// Its weight among those of one priority.
+    pub weight: u8,
 }
 
 /// One mapping in a [`Snapshot`].
@@ -83,7 +109,18 @@ impl Agent {
             public_key: Some(self.config.public_key),
             mappings: mappings.collect(),
             seen_at: self.sighting(),
+            locators: self.saved_locators(),
         }
+    }
+
+    fn saved_locators(&self) -> Vec<SavedLocators> {
+        let each = self.locators.each();
+        let saved = each.map(|(key, usable, gone)| SavedLocators {
+            key: *key,
+            usable: usable.iter().copied().map(SavedLocator::from).collect(),
+            gone: gone.into_iter().map(SavedLocator::from).collect(),
+        });
+        saved.collect()
     }
 
     /// Takes a snapshot that was made `age` ago back in. To be called on a new agent, before
@@ -127,6 +164,9 @@ impl Agent {
         }
         for key in &adopted {
             self.peers.note_handshake(key);
+        }
+        for saved in &snapshot.locators {
+            self.restore_locators(now, saved);
         }
         // Peers in use are asked for first when a map server is there.
         taken.sort_by_key(|(_, key)| !adopted.contains(key));
@@ -195,6 +235,23 @@ impl Agent {
         self.deadlines.set(Timer::Refresh(prefix), refresh);
     }
 
+    /// Why the locator in use is the one in use is known again: it stays until something new is said.
+    fn restore_locators(&mut self, now: Timestamp, saved: &SavedLocators) {
+        let Some(used) = self.peers.endpoint(&saved.key) else {
+            return;
+        };
+        let known = |saved: &[SavedLocator]| -> Vec<Known> {
+            let reachable = saved.iter().filter(|it| self.is_reachable(&it.endpoint));
+            reachable.copied().map(Known::from).collect()
+        };
+        let (usable, gone) = (known(&saved.usable), known(&saved.gone));
+        let is_watched = self.has_uplinks(used);
+        self.locators
+            .learn(now, saved.key, usable, used, is_watched);
+        self.locators.recall(&saved.key, &gone);
+        self.begin_watching(now);
+    }
+
     /// A map server is there: asks for what was restored, a few at a time.
     pub(super) fn refresh_restored(&mut self, now: Timestamp) {
         let mut at = now;
@@ -204,6 +261,36 @@ impl Agent {
                 self.deadlines.set(Timer::Refresh(prefix), at);
                 at = at + RESTORED_REFRESH;
             }
+        }
+    }
+}
+
+impl From<Known> for SavedLocator {
+    fn from(known: Known) -> Self {
+        let Known {
+            endpoint,
+            priority,
+            weight,
+        } = known;
+        Self {
+            endpoint,
+            priority,
+            weight,
+        }
+    }
+}
+
+impl From<SavedLocator> for Known {
+    fn from(saved: SavedLocator) -> Self {
+        let SavedLocator {
+            endpoint,
+            priority,
+            weight,
+        } = saved;
+        Self {
+            endpoint,
+            priority,
+            weight,
         }
     }
 }

@@ -116,9 +116,26 @@ pub struct PeerStatus {
     pub eids: Vec<EidPrefix>,
     /// Where its mappings say that it lives. It may have roamed since.
     pub endpoint: SocketAddr,
+    /// All its locators, the best first, if there are several.
+    pub locators: Vec<LocatorStatus>,
+    /// Our uplink that packets to it were made to leave by.
+    pub uplink: Option<IpAddr>,
     /// Whether a handshake with it was seen since it was added. That it is
     /// there now, only the data plane's counters tell.
     pub handshake_seen: bool,
+}
+
+/// One of several locators of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LocatorStatus {
+    /// Where it is.
+    pub endpoint: SocketAddr,
+    /// Its priority: the lowest number comes first.
+    pub priority: u8,
+    /// Its weight among those of one priority.
+    pub weight: u8,
+    /// Whether it is the one that is used.
+    pub used: bool,
 }
 
 impl Agent {
@@ -128,7 +145,7 @@ impl Agent {
         let own = self.config.registered();
         Status {
             eid_prefixes: own.map(|prefix| self.eid(*prefix)).collect(),
-            rlocs: self.config.rlocs.clone(),
+            rlocs: self.config.addresses().collect(),
             public_key: self.config.public_key,
             draining: self.draining,
             nat: self.nat_status(now),
@@ -151,11 +168,24 @@ impl Agent {
                     key,
                     eids: peer.allowed_ips.iter().map(|net| self.eid(*net)).collect(),
                     endpoint: peer.endpoint,
+                    locators: self.locator_status(&key, peer.endpoint),
+                    uplink: self.locators.uplink(&key),
                     handshake_seen: peer.handshake_seen,
                 })
                 .collect(),
             sizes: self.sizes(),
         }
+    }
+
+    fn locator_status(&self, key: &PublicKey, used: SocketAddr) -> Vec<LocatorStatus> {
+        let known = self.locators.of(key).iter();
+        let told = known.map(|it| LocatorStatus {
+            endpoint: it.endpoint,
+            priority: it.priority,
+            weight: it.weight,
+            used: it.endpoint == used,
+        });
+        told.collect()
     }
 
     fn nat_status(&self, now: Timestamp) -> NatStatus {

@@ -42,6 +42,8 @@ struct Watch {
     is_out: bool,
     /// When to start anew, and how long to wait after that.
     rekindle: Option<(Timestamp, Duration)>,
+    /// Whether it was started anew before.
+    is_anew: bool,
     /// The data plane tells of the handshake: this end has started it, and can reach the peer.
     is_told: bool,
 }
@@ -127,6 +129,7 @@ impl Agent {
             leaving: None,
             is_out: false,
             rekindle: None,
+            is_anew: false,
             is_told: false,
         });
         watch.until = watch.until.max(until);
@@ -398,7 +401,8 @@ impl Agent {
             let entry = self.cache.get(prefix);
             entry.is_some_and(|entry| matches!(entry.state, State::Routing | State::Active))
         };
-        let Some(spec) = self.peers.restored(&key, true) else {
+        let has_routes = prefixes.iter().any(has_route);
+        let Some(mut spec) = self.peers.restored(&key, true) else {
             return;
         };
         let reaches = spec
@@ -407,14 +411,21 @@ impl Agent {
         // A NAT of its own lets nobody in, perhaps, but it may just have found us.
         let is_hidden = |prefix: &IpNet| self.apart.is_hidden(prefix, &key);
         let reaches = reaches && (self.nat.is_behind() || !prefixes.iter().any(is_hidden));
-        if !reaches || nothing_waits || prefixes.iter().any(has_route) {
+        if !reaches || nothing_waits || has_routes {
             if !self.await_told(key, actions) {
                 actions.push(Action::Kick(key));
             }
             return;
         }
+        let mut is_anew = false;
         if let Some(watch) = self.watches.by_key.get_mut(&key) {
             watch.leaving = Some(believed_until);
+            is_anew = std::mem::replace(&mut watch.is_anew, true);
+        }
+        // One handshake is easily lost. After two it may be the way to it that leads nowhere.
+        if is_anew && let Some(path) = self.redirect(now, key, actions) {
+            let placed = self.locators.place(now, &key);
+            spec.endpoint = placed.or(Some(path.to));
         }
         actions.event(Event::HandshakeRestarted { key });
         self.change(What::Rekindling(key), Change::RemovePeer(key), actions);

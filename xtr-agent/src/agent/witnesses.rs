@@ -23,8 +23,13 @@ pub(super) struct Listening {
 impl Agent {
     /// Packets go to `dst`, which lies in `prefix`: it may answer echoes.
     pub(super) fn learn_witness(&mut self, dst: IpAddr, prefix: &IpNet) {
+        // One that is a far end itself is asked anyhow.
+        let is_network = prefix.prefix_len() < prefix.max_prefix_len();
+        let chosen = self.cache.get(prefix).and_then(|entry| entry.chosen);
+        let is_watched = chosen.is_some_and(|chosen| self.locators.is_known(&chosen.key));
         let failover = &mut self.failover;
-        if !failover.has_alternatives(prefix) || failover.learnt.contains(&dst) {
+        let is_wanted = failover.has_alternatives(prefix) || is_network && is_watched;
+        if !is_wanted || failover.learnt.contains(&dst) {
             return;
         }
         failover.learnt.push_front(dst);
@@ -50,6 +55,13 @@ impl Agent {
         }
         let mut flowing = flowing.iter();
         let knows_few = flowing.any(|key| {
+            if self
+                .failover
+                .guard(key)
+                .is_some_and(|guard| guard.asks_itself)
+            {
+                return false;
+            }
             let beyond = self.beyond(key).into_iter();
             let known = beyond.filter(|it| self.failover.witnesses.contains(it));
             known.count() < SEVERAL_WITNESSES

@@ -18,6 +18,26 @@ struct Report {
     backend: String,
     instances: Vec<Instance>,
     warnings: Vec<String>,
+    uplinks: Vec<Uplink>,
+}
+
+#[derive(Deserialize)]
+struct Uplink {
+    address: String,
+    interface: Option<String>,
+    gateway: Option<String>,
+    priority: u8,
+    weight: u8,
+    up: bool,
+    why_down: Option<String>,
+    map_server: bool,
+}
+
+#[derive(Deserialize)]
+struct Locator {
+    endpoint: String,
+    priority: u8,
+    used: bool,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +91,8 @@ struct Peer {
     key: String,
     eids: Vec<String>,
     path: Option<String>,
+    locators: Vec<Locator>,
+    uplink: Option<String>,
     since_handshake_ms: Option<u64>,
     since_received_ms: Option<u64>,
     rx_bytes: u64,
@@ -109,6 +131,10 @@ fn lines(report: &Report) -> Vec<String> {
             .iter()
             .map(|text| format!("WARNING: {text}")),
     );
+    if !report.uplinks.is_empty() {
+        lines.push("uplinks (those that were chosen for peers are below these)".to_owned());
+        lines.extend(uplinks(&report.uplinks));
+    }
     for instance in &report.instances {
         lines.push(String::new());
         lines.extend(instance_lines(instance));
@@ -140,6 +166,7 @@ fn instance_lines(instance: &Instance) -> Vec<String> {
     ));
     if !instance.peers.is_empty() {
         lines.extend(peers(&instance.peers));
+        lines.extend(ways(&instance.peers));
         lines.extend(unmeasured(&instance.peers));
     }
     lines.push(format!("map-cache: {}", instance.mappings.len()));
@@ -213,6 +240,58 @@ fn peers(peers: &[Peer]) -> Vec<String> {
         ]);
     }
     table.lines()
+}
+
+fn uplinks(uplinks: &[Uplink]) -> Vec<String> {
+    let heading = [
+        "ADDRESS",
+        "INTERFACE",
+        "GATEWAY",
+        "PRIORITY",
+        "WEIGHT",
+        "STATE",
+    ];
+    let mut table = Table::new(&heading, 0);
+    for uplink in uplinks {
+        let state = match (uplink.up, uplink.map_server) {
+            (false, _) => match &uplink.why_down {
+                Some(why) => format!("down: {why}"),
+                None => "down".to_owned(),
+            },
+            (true, false) => "up".to_owned(),
+            (true, true) => "up, chosen for the map server".to_owned(),
+        };
+        table.row(vec![
+            uplink.address.clone(),
+            uplink.interface.clone().unwrap_or_else(dash),
+            uplink.gateway.clone().unwrap_or_else(dash),
+            uplink.priority.to_string(),
+            uplink.weight.to_string(),
+            state,
+        ]);
+    }
+    table.lines()
+}
+
+/// The locators of peers that have several, and the uplinks that were chosen, a line for each peer.
+fn ways(peers: &[Peer]) -> Vec<String> {
+    let several = peers
+        .iter()
+        .filter(|peer| peer.locators.len() > 1 || peer.uplink.is_some());
+    let lines = several.map(|peer| {
+        let locators = peer.locators.iter().map(|it| {
+            let used = if it.used { ", used" } else { "" };
+            format!("{} (priority {}{used})", it.endpoint, it.priority)
+        });
+        let locators: Vec<_> = locators.collect();
+        let from = peer
+            .uplink
+            .as_ref()
+            .map(|from| format!(", sent to from {from}"));
+        let (key, from) = (short(&peer.key), from.unwrap_or_default());
+        format!("  {key} is at {}{from}", locators.join(" "))
+    });
+    lines.collect()
 }
 
 /// Why connected peers have no RTT, a line for each reason.
@@ -297,6 +376,8 @@ mod tests {
             key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".into(),
             eids: vec!["10.9.0.0/16".into()],
             path: None,
+            locators: Vec::new(),
+            uplink: None,
             since_handshake_ms: Some(1),
             since_received_ms: Some(1),
             rx_bytes: 1,

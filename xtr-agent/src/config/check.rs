@@ -70,9 +70,10 @@ pub(super) fn outside(
     }
     if let Some(rlocs) = &raw.rlocs {
         for rloc in rlocs.get_ref() {
-            if let Some(net) = inside(*rloc) {
-                let problem = format!("{rloc} lies within the overlay {net}");
-                return Err(source.error(rlocs, "rlocs", problem, remedy));
+            let address = rloc.get_ref().address();
+            if let Some(net) = inside(address) {
+                let problem = format!("{address} lies within the overlay {net}");
+                return Err(source.error(rloc, "rlocs", problem, remedy));
             }
         }
     }

@@ -7,6 +7,7 @@
 //! | Which values make sense for all instances? | `check.rs` |
 //! | Which values make sense for one instance? | `instance.rs` |
 //! | Which values make sense for a proxy? | `proxy.rs` |
+//! | At which addresses is this host reached? | `uplinks.rs` |
 //! | What is left of an overlay without what is excluded? | `without.rs` |
 //! | What does a complaint look like? | `error.rs` |
 //! | Where is a key that cannot change now? | `place.rs` |
@@ -19,6 +20,7 @@ mod place;
 mod proxy;
 mod raw;
 mod secrets;
+mod uplinks;
 mod without;
 
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +34,7 @@ use wg_device::{BackendChoice, UNDERLAY_MARK};
 
 pub use error::ConfigError;
 pub use place::Section;
+pub use uplinks::Uplink;
 
 use error::Source;
 use raw::{RawConfig, RawMapServer};
@@ -47,7 +50,7 @@ pub struct Config {
     /// Unix socket for `status`, `trace` and `stop`.
     pub admin_socket: PathBuf,
     /// Addresses to be reached at; empty: the one towards the map server.
-    pub rlocs: Vec<IpAddr>,
+    pub rlocs: Vec<Uplink>,
     /// Which WireGuard to use.
     pub data_plane: BackendChoice,
     /// MTU of the control interface, bytes.
@@ -231,11 +234,17 @@ impl Config {
     #[must_use]
     pub fn mark(&self) -> u32 {
         let mut instances = self.instances.iter();
-        if instances.any(|instance| instance.is_everything) {
+        if instances.any(|instance| instance.is_everything) || self.has_uplinks() {
             UNDERLAY_MARK
         } else {
             0
         }
+    }
+
+    /// Whether there are uplinks with routes of their own.
+    #[must_use]
+    pub fn has_uplinks(&self) -> bool {
+        self.rlocs.iter().any(|rloc| rloc.interface.is_some())
     }
 
     /// Checks the configuration `text` that came from `path`.
@@ -261,6 +270,12 @@ impl Config {
         let number = |value: &Option<Spanned<u64>>, default| {
             value.as_ref().map_or(default, |value| *value.get_ref())
         };
+        let is_tunnel = |name: &str| {
+            let mut names = instances.iter().map(|it| &it.interfaces);
+            let is_of_instance = names.any(|it| name == it.data || name == it.miss);
+            is_of_instance || name == raw.control_interface()
+        };
+        let rlocs = uplinks::uplinks(&source, raw.rlocs.as_ref(), is_tunnel)?;
         let map_server = MapServer {
             address: SocketAddr::new(*raw.map_server.address.get_ref(), LISP_CONTROL_PORT),
             access: access(&source, &raw.map_server)?,
@@ -275,7 +290,7 @@ impl Config {
                 .clone()
                 .unwrap_or_else(|| "/run/lispwire/xtr-agent.sock".into()),
             control_interface: raw.control_interface().to_owned(),
-            rlocs: raw.rlocs.map(Spanned::into_inner).unwrap_or_default(),
+            rlocs,
             data_plane: raw.data_plane,
             mtu,
             ttl: Ttl::from_minutes(raw.ttl_min.map_or(15, Spanned::into_inner)),

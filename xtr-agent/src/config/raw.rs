@@ -9,6 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use wg_device::BackendChoice;
 
+use super::uplinks::RawRloc;
+
 /// The whole file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,7 +21,7 @@ pub(super) struct RawConfig {
     pub(super) eid_prefixes: Option<Spanned<Vec<IpNet>>>,
     pub(super) instance_id: Option<Spanned<u32>>,
     pub(super) listen_port: Option<Spanned<u16>>,
-    pub(super) rlocs: Option<Spanned<Vec<IpAddr>>>,
+    pub(super) rlocs: Option<Spanned<Vec<Spanned<RawRloc>>>>,
     #[serde(default)]
     pub(super) data_plane: BackendChoice,
     pub(super) mtu: Option<Spanned<u16>>,

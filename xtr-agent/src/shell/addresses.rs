@@ -3,17 +3,19 @@
 use std::future::pending;
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tracing::warn;
 use wg_device::{AddressWatch, local_address_towards};
 
-use crate::config::Config;
+use super::uplinks;
+use crate::agent;
+use crate::config::{Config, Uplink};
 
 /// Where the data interface can be reached: as configured, or the address
 /// that the kernel uses towards the map server.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    configured: Vec<IpAddr>,
+    configured: Vec<Uplink>,
     towards: IpAddr,
     /// Of what goes there.
     mark: u32,
@@ -24,7 +26,10 @@ pub(super) struct Addresses {
 impl Addresses {
     pub(super) fn of(config: &Config) -> Self {
         let towards = config.map_server.underlay();
-        let watch = config.rlocs.is_empty().then(AddressWatch::open);
+        let watch = match config.has_uplinks() {
+            true => Some(AddressWatch::open_for_uplinks()),
+            false => config.rlocs.is_empty().then(AddressWatch::open),
+        };
         let unwatched = |error| warn!(%error, "changes of address will not be noticed");
         Self {
             configured: config.rlocs.clone(),
@@ -37,16 +42,32 @@ impl Addresses {
     /// The addresses now.
     ///
     /// # Errors
-    /// There is no way to the map server.
-    pub(super) fn now(&self) -> Result<Vec<IpAddr>> {
+    /// There is no way to the map server, or none of the uplinks is there.
+    pub(super) fn now(&self) -> Result<Vec<agent::Uplink>> {
         if !self.configured.is_empty() {
-            return Ok(self.configured.clone());
+            return self.configured_now();
         }
         let towards = self.towards;
         let rloc = local_address_towards(towards, self.mark).with_context(|| {
             format!("no route to the map server at {towards}; add one, or set `rlocs`")
         })?;
-        Ok(vec![rloc])
+        Ok(vec![rloc.into()])
+    }
+
+    /// Those that are configured, but for uplinks that are not there.
+    fn configured_now(&self) -> Result<Vec<agent::Uplink>> {
+        let has_uplinks = self.configured.iter().any(|it| it.interface.is_some());
+        let present = match has_uplinks {
+            true => uplinks::present(&self.configured)?,
+            false => Vec::new(),
+        };
+        let is_there = |it: &&Uplink| it.interface.is_none() || present.contains(&it.address);
+        let there: Vec<_> = self.configured.iter().filter(is_there).collect();
+        ensure!(
+            !there.is_empty(),
+            "no uplink of `rlocs` is up and has its address; see `ip address`"
+        );
+        Ok(there.into_iter().map(Uplink::told).collect())
     }
 
     /// Waits until they may have changed. Cancelling loses nothing.

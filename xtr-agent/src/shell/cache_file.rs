@@ -214,7 +214,7 @@ mod tests {
     use lisp_proto::{InstanceId, PublicKey};
 
     use super::*;
-    use crate::agent::{SavedMapping, Sighting};
+    use crate::agent::{SavedLocator, SavedLocators, SavedMapping, Sighting};
 
     fn snapshot() -> Snapshot {
         Snapshot {
@@ -234,6 +234,15 @@ mod tests {
                 endpoint: "192.0.2.9:1024".parse().unwrap(),
                 behind: ["10.9.9.9".parse().unwrap()].into(),
             }),
+            locators: vec![SavedLocators {
+                key: PublicKey([2; 32]),
+                usable: vec![SavedLocator {
+                    endpoint: "192.0.2.2:51820".parse().unwrap(),
+                    priority: 1,
+                    weight: 100,
+                }],
+                gone: Vec::new(),
+            }],
         }
     }
 

@@ -15,6 +15,8 @@ use wg_device::{
 };
 
 use super::data_plane::DATA_METRIC;
+use super::uplinks::OwnUplinks;
+use crate::agent::Uplink;
 use crate::agent::limits::CONTROL_RENEWAL;
 use crate::config::{Access, Config};
 
@@ -141,6 +143,15 @@ impl Control {
         })
     }
 
+    /// The map server is reached from the uplink that was chosen, or answered from the one at which it reaches us.
+    pub(super) fn set_sources(&self, uplinks: &OwnUplinks) {
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.device.set_sources(&uplinks.present());
+            let (server, from) = uplinks.server();
+            tunnel.device.leave_from(server, from);
+        }
+    }
+
     /// Something came from the map server, for whichever instance.
     pub(super) const fn heard(&mut self, now: Timestamp) {
         self.heard = Some(now);
@@ -151,17 +162,35 @@ impl Control {
     ///
     /// # Errors
     /// The address cannot be used, or not yet.
-    pub(super) fn move_to(&mut self, rlocs: &[IpAddr]) -> io::Result<()> {
+    pub(super) fn move_to(&mut self, rlocs: &[Uplink]) -> io::Result<()> {
         let now = self.socket.local_addr()?;
-        let like_now = |rloc: &&IpAddr| rloc.is_ipv4() == now.is_ipv4();
-        let moved = rlocs.iter().find(like_now);
+        let mut rlocs = rlocs.iter().map(|rloc| rloc.address);
+        let like_now = |rloc: &IpAddr| rloc.is_ipv4() == now.is_ipv4();
+        let is_there = rlocs.clone().any(|rloc| rloc == now.ip());
+        let moved = rlocs.find(like_now);
         if self.tunnel.is_none()
-            && !rlocs.contains(&now.ip())
+            && !is_there
             && let Some(rloc) = moved
         {
-            self.socket = bind_control_socket(SocketAddr::new(*rloc, now.port()), None, self.mark)?;
+            self.leave_from(rloc)?;
         }
         Ok(())
+    }
+
+    /// Talks to the map server from `address`: without a control tunnel it answers to that.
+    fn leave_from(&mut self, address: IpAddr) -> io::Result<()> {
+        let now = self.socket.local_addr()?;
+        if now.ip() != address {
+            let bind = SocketAddr::new(address, now.port());
+            self.socket = bind_control_socket(bind, None, self.mark)?;
+        }
+        Ok(())
+    }
+
+    /// Where the map server answers to, if there is no control tunnel: that may change.
+    pub(super) fn answers_to(&self) -> Option<IpAddr> {
+        let address = self.socket.local_addr().ok()?;
+        self.tunnel.is_none().then_some(address.ip())
     }
 
     /// From now on the map server is that of `config`, which answers to `address`: the new way is there
@@ -226,19 +255,36 @@ impl Control {
     ///
     /// Every instance notices a silent map server by itself: one renewal serves them all. One that
     /// the map server answers nothing, while it answers others, must not end their session again and
-    /// again: `renewals` are its own.
-    pub(super) async fn renew(&mut self, now: Timestamp, index: usize, renewals: &mut Renewals) {
+    /// again: `renewals` are its own. It may be the uplink that has failed, so the next one is used.
+    pub(super) async fn renew(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        renewals: &mut Renewals,
+        uplinks: Option<&mut OwnUplinks>,
+    ) {
         if self.renewed.is_some_and(|at| now - at < CONTROL_RENEWAL)
             || !renewals.may_follow(now, self.heard)
         {
             return;
         }
         // There is one map server.
-        let tunnel = self.tunnel.as_ref().filter(|_| index == 0);
-        let Some(Tunnel { device, peer, .. }) = tunnel else {
+        if index != 0 {
+            return;
+        }
+        self.renewed = Some(now);
+        let turned = uplinks.map(OwnUplinks::turn_for_server);
+        let Some(Tunnel { device, peer, .. }) = &self.tunnel else {
+            if let Some((_, Some(from))) = turned
+                && let Err(error) = self.leave_from(from)
+            {
+                warn!(%from, %error, "control socket not moved");
+            }
             return;
         };
-        self.renewed = Some(now);
+        if let Some((server, from)) = turned {
+            device.leave_from(server, from);
+        }
         let renewed = async {
             device.remove_peer(&peer.key).await?;
             device.set_peer(peer).await
@@ -306,6 +352,7 @@ async fn tunnel(
         listen_port: 0,
         mtu: config.mtu,
         mark: config.mark(),
+        pins_sources: config.has_uplinks(),
         addresses: vec![address],
         adopt: true,
     };

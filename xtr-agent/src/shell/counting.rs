@@ -7,6 +7,9 @@ use lisp_proto::PublicKey;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use wg_device::{DeviceError, PeerStats};
 
+use super::clock::Clock;
+use crate::agent;
+
 /// What a reading has found.
 pub(super) type Found = Result<Vec<PeerStats>, DeviceError>;
 
@@ -77,12 +80,24 @@ impl Drop for Counting {
     }
 }
 
+/// What an agent is told of counters that were read.
+pub(super) fn told(found: &[PeerStats], clock: Clock) -> Vec<agent::PeerStats> {
+    let told = found.iter().map(|peer| agent::PeerStats {
+        key: peer.key,
+        endpoint: peer.endpoint,
+        handshake_seen: peer.since_handshake.is_some(),
+        rx_bytes: peer.rx_bytes,
+        tx_bytes: peer.tx_bytes,
+        read_at: clock.of(peer.read_at),
+    });
+    told.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use lisp_proto::Timestamp;
     use tokio::sync::mpsc;
 
-    use super::super::clock::Clock;
     use super::*;
 
     const ALPHA: PublicKey = PublicKey([1; 32]);

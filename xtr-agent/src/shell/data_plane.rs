@@ -58,6 +58,7 @@ impl DataPlane {
             listen_port: instance.listen_port,
             mtu: instance.mtu,
             mark: config.mark(),
+            pins_sources: config.has_uplinks(),
             addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
             adopt: true,
         };

@@ -54,6 +54,10 @@ impl Shell {
     /// From now on, however this process ends, tunnels that the kernel has go on.
     pub(super) fn stay(&self) {
         self.shared.control.stay();
+        let mut backends = self.overlays.iter().map(Overlay::backend);
+        if let Some(uplinks) = &self.shared.uplinks {
+            uplinks.stay(backends.any(|backend| backend == Backend::Kernel));
+        }
         for overlay in &self.overlays {
             overlay.stay();
         }
@@ -127,6 +131,9 @@ impl Shell {
         }
         forwarding::undo_strays(&self.config.instances, &self.config.state_dir);
         let closed = timeout(CLOSING, self.shared.control.close()).await;
+        if let Some(uplinks) = self.shared.uplinks {
+            uplinks.remove();
+        }
         self.shared.cache.remove().await;
         let closed = closed.context("the control tunnel did not close in time");
         outcome.and(closed)

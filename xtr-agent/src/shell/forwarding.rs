@@ -291,7 +291,7 @@ fn note_of(instance: &Instance, state_dir: &Path) -> PathBuf {
 }
 
 /// Removes the note, if there is one.
-fn remove_note(note: &Path) {
+pub(super) fn remove_note(note: &Path) {
     if let Err(error) = fs::remove_file(note)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -312,7 +312,7 @@ fn noted(note: &Path) -> BTreeSet<&'static str> {
 }
 
 /// Names this run of the kernel.
-fn boot() -> String {
+pub(super) fn boot() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
 }

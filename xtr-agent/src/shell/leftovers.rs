@@ -5,6 +5,7 @@ use wg_device::{DeviceError, NetNs, OverlayRules, remove_leftover};
 
 use super::cache_file;
 use super::forwarding::{self, Forwarding};
+use super::uplinks;
 use crate::config::Config;
 
 /// Removes what an agent with this configuration left when it was killed, or stopped without
@@ -37,9 +38,10 @@ pub fn remove_leftovers(config: &Config) -> Result<Vec<String>> {
         open.push((instance, netns));
     }
     remove(None, &config.control_interface)?;
-    if config.mark() != 0 {
+    if config.instances.iter().any(|it| it.is_everything) {
         OverlayRules::remove_leftover()?;
     }
+    uplinks::remove_left(config)?;
     cache_file::remove_in(&config.state_dir)
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     // Last: the host forwards for nobody any more.

@@ -17,6 +17,7 @@
 //! | Who reads counters, and when? | `counting.rs` |
 //! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs`, `echoes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
+//! | Which uplinks has it, and which one leads to the map server? | `uplinks.rs` |
 
 mod addresses;
 mod admin;
@@ -42,6 +43,7 @@ mod report;
 mod scout;
 mod setup;
 mod unchangeable;
+mod uplinks;
 
 use std::future::poll_fn;
 use std::io;
@@ -51,12 +53,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use lisp_proto::Timestamp;
+use lisp_proto::{InstanceId, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
-use wg_device::PrivateKey;
+use wg_device::{Device, PrivateKey};
 
 use crate::agent::Input;
 use crate::config::Config;
@@ -72,6 +74,7 @@ use ending::Ending;
 use nonce_file::NonceFile;
 use overlay::Overlay;
 use reload::{Reload, next_rebuilt};
+use uplinks::OwnUplinks;
 
 pub use admin::Request;
 pub use leftovers::remove_leftovers;
@@ -100,7 +103,12 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     let (nonces, first_nonce) = NonceFile::open(&config.state_dir, Clock::unix_micros())
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     let addresses = Addresses::of(&config);
+    let uplinks = OwnUplinks::of(&config)?;
     let rlocs = addresses.now()?;
+    let rlocs = match &uplinks {
+        Some(uplinks) => uplinks.usable(rlocs),
+        None => rlocs,
+    };
     let control_address = setup::control_address(&config, &rlocs)?;
     let control = Control::create(&config, keys.control.clone(), control_address).await?;
     let mut overlays = Vec::new();
@@ -121,6 +129,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     let mut shell = Shell {
         shared: Shared {
             control,
+            uplinks,
             clock,
             nonces,
             cache,
@@ -138,6 +147,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     for overlay in &mut shell.overlays {
         overlay.restore(&mut shell.shared, &known).await?;
     }
+    shell.pin();
     shell.stay();
     shell.run(admin).await
 }
@@ -160,6 +170,8 @@ struct Shell {
 /// What all instances use.
 struct Shared {
     control: Control,
+    /// Where any has routes of its own.
+    uplinks: Option<OwnUplinks>,
     clock: Clock,
     nonces: NonceFile,
     cache: CacheFile,
@@ -167,6 +179,15 @@ struct Shared {
     readings: JoinSet<Found>,
     /// Handshakes that are awaited.
     handshakes: Awaited,
+}
+
+impl Shared {
+    /// Has packets of the tunnels of an instance, in `device`, to `to` leave from `from`, or as all others do.
+    fn steer(&mut self, iid: InstanceId, device: &Device, to: IpAddr, from: Option<IpAddr>) {
+        if let Some(uplinks) = &mut self.uplinks {
+            uplinks.steer(iid, device, to, from);
+        }
+    }
 }
 
 impl Shell {
@@ -304,10 +325,33 @@ impl Shell {
         self.overlays.iter().position(concerned).unwrap_or(0)
     }
 
+    /// Far ends that reach us by an uplink that is there are answered from it.
+    fn pin(&self) {
+        if let Some(uplinks) = &self.shared.uplinks {
+            let present = uplinks.present();
+            self.shared.control.set_sources(uplinks);
+            for overlay in &self.overlays {
+                overlay.plane.data.set_sources(&present);
+            }
+        }
+    }
+
     /// Tells the agents the addresses that the host has by now.
     async fn readdress(&mut self) -> Result<()> {
+        if let Some(uplinks) = &mut self.shared.uplinks {
+            if let Err(error) = uplinks.settle() {
+                warn!(
+                    error = format!("{error:#}"),
+                    "uplinks are not as they shall be"
+                );
+            }
+            self.pin();
+        }
         let rlocs = match self.addresses.now() {
-            Ok(rlocs) => rlocs,
+            Ok(rlocs) => match &self.shared.uplinks {
+                Some(uplinks) => uplinks.usable(rlocs),
+                None => rlocs,
+            },
             Err(error) => {
                 // The next change tells when there is a way again.
                 debug!(%error, "no address");

@@ -59,6 +59,21 @@ pub(super) fn event(event: &Event) {
         }
         Event::ProxyLost { key } => warn!(event = "proxy_lost", key = %key.short()),
         Event::ProxyFound { key } => info!(event = "proxy_found", key = %key.short()),
+        Event::LocatorMoved {
+            key,
+            from,
+            to,
+            uplink,
+        } => {
+            let uplink = uplink.map(tracing::field::display);
+            warn!(event = "locator_moved", key = %key.short(), %from, %to, uplink);
+        }
+        Event::LocatorAnswers { key, at } => {
+            info!(event = "locator_answers", key = %key.short(), %at);
+        }
+        Event::LocatorRoamed { key, to } => {
+            info!(event = "locator_roamed", key = %key.short(), %to);
+        }
         Event::PeerRemoved { key } => info!(event = "peer_removed", key = %key.short()),
         Event::Subscribed { eid } => info!(event = "subscribed", %eid),
         Event::SubscriptionRefused { eid, action } => {

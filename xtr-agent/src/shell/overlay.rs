@@ -19,7 +19,7 @@ use super::cache_file::Known;
 use super::carry::Carrier;
 use super::clock::Clock;
 use super::control::Renewals;
-use super::counting::{Counting, Found};
+use super::counting::{self, Counting, Found};
 use super::data_plane::DataPlane;
 use super::echoes::BlackHoles;
 use super::heard::SharedHeard;
@@ -85,6 +85,7 @@ pub(super) enum Report {
     NotSent(Bytes),
     EchoNotSent(u16),
     Heard(Vec<IpAddr>),
+    AnswersTo(IpAddr),
 }
 
 impl Overlay {
@@ -93,7 +94,7 @@ impl Overlay {
         config: &Config,
         instance: &Instance,
         (control_key, data_key): (&PrivateKey, &PrivateKey),
-        (control_address, rlocs): (IpAddr, &[IpAddr]),
+        (control_address, rlocs): (IpAddr, &[agent::Uplink]),
         (first_nonce, clock): (Nonce, Clock),
     ) -> Result<Self> {
         let keys = (control_key, data_key);
@@ -236,6 +237,7 @@ impl Overlay {
                     self.feed(shared, Input::EchoNotSent(number)).await?
                 }
                 Report::Heard(went) => self.feed(shared, Input::Heard(&went)).await?,
+                Report::AnswersTo(own) => self.feed(shared, Input::AnswersTo(own)).await?,
             }
         }
         Ok(())
@@ -341,15 +343,22 @@ impl Overlay {
                 }
             }
             Action::RenewControlTunnel(index) => {
-                let now = shared.clock.now();
-                let renewals = &mut self.renewals;
-                shared.control.renew(now, index, renewals).await;
+                let (now, renewals) = (shared.clock.now(), &mut self.renewals);
+                let (control, uplinks) = (&mut shared.control, shared.uplinks.as_mut());
+                control.renew(now, index, renewals, uplinks).await;
+                self.inbox
+                    .extend(control.answers_to().map(Report::AnswersTo));
             }
             Action::ReadPeerStats(keys) => self.count(shared, keys, false),
             Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
             Action::Echo { .. } | Action::Listen | Action::Hear => {
                 let scouted = self.span.in_scope(|| self.scout.perform(action));
                 self.inbox.extend(scouted);
+            }
+            Action::LeaveFrom { to, from } => {
+                let data = &self.plane.data;
+                self.span
+                    .in_scope(|| shared.steer(self.iid, data, to, from));
             }
             Action::Carry(carry) => self.carrier.perform(&self.instance, carry, &self.span),
             Action::Reinject(packet) => {
@@ -399,14 +408,7 @@ impl Overlay {
                 return Ok(());
             }
         };
-        let told = found.iter().map(|peer| PeerStats {
-            key: peer.key,
-            handshake_seen: peer.since_handshake.is_some(),
-            rx_bytes: peer.rx_bytes,
-            tx_bytes: peer.tx_bytes,
-            read_at: shared.clock.of(peer.read_at),
-        });
-        let stats = told.collect::<Vec<_>>();
+        let stats = counting::told(&found, shared.clock);
         self.look(shared.clock.now(), &stats);
         self.step(shared, Input::PeerStats(&stats)).await
     }

@@ -17,7 +17,7 @@ use super::ending::GOODBYE;
 use super::overlay::Overlay;
 use super::unchangeable::needs_restart;
 use super::{Addresses, Shared, Shell, setup};
-use crate::agent::{Adjustable, Input};
+use crate::agent::{self, Adjustable, Input};
 use crate::config::{Config, Instance};
 
 /// How far a reload is.
@@ -34,7 +34,7 @@ pub(super) struct Wanted {
     config: Config,
     /// Where map servers answer to.
     address: IpAddr,
-    rlocs: Vec<IpAddr>,
+    rlocs: Vec<agent::Uplink>,
 }
 
 /// The instances that were made, and those that could not be.
@@ -125,11 +125,20 @@ impl Shell {
         let moves = self.config.map_server != wanted.map_server;
         if moves || self.config.rlocs != wanted.rlocs {
             self.addresses = Addresses::of(&wanted);
+            if let Some(uplinks) = &mut self.shared.uplinks
+                && let Err(error) = uplinks.configure(&wanted)
+            {
+                partial(&error);
+            }
         }
-        let (stay, go) = std::mem::take(&mut self.overlays)
+        let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.overlays)
             .into_iter()
             .partition(|overlay| named(&wanted, overlay.iid).is_some());
         self.overlays = stay;
+        for gone in &go {
+            let uplinks = self.shared.uplinks.iter_mut();
+            uplinks.for_each(|it| it.forget(gone.iid));
+        }
         if moves {
             if let Err(error) = self.shared.control.change_server(&wanted, address).await {
                 partial(&error);
@@ -255,7 +264,7 @@ struct Rebuild {
     come: Vec<Instance>,
     control_key: PrivateKey,
     address: IpAddr,
-    rlocs: Vec<IpAddr>,
+    rlocs: Vec<agent::Uplink>,
     first_nonce: Nonce,
     clock: Clock,
 }

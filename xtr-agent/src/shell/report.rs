@@ -17,7 +17,8 @@ use super::clock::Clock;
 use super::echoes::{BlackHoles, Echoes};
 use super::heard::{EVIDENCE, Echo, SharedHeard};
 use super::overlay::Overlay;
-use crate::agent::{Input, Status};
+use super::uplinks::OwnUplinks;
+use crate::agent::{Input, PeerStatus, Status};
 
 /// Peers whose round trip is measured for one report.
 const MEASURED: usize = 64;
@@ -53,6 +54,8 @@ impl Shell {
             asked.push(overlay.asked(now));
         }
         let clock = self.shared.clock;
+        let uplinks = self.shared.uplinks.as_ref();
+        let uplinks = uplinks.map_or_else(Vec::new, OwnUplinks::report);
         let backend = self
             .overlays
             .first()
@@ -69,6 +72,7 @@ impl Shell {
                 "pid": std::process::id(),
                 "uptime_ms": milliseconds(now - Timestamp::ZERO),
                 "backend": backend,
+                "uplinks": uplinks,
                 "warnings": warnings,
                 "instances": instances,
             }));
@@ -190,17 +194,14 @@ impl Asked {
     ) -> (Vec<Value>, Echoes) {
         let mut candidates = BTreeMap::new();
         let mut peers = BTreeMap::new();
-        let known = self
-            .status
-            .peers
-            .iter()
-            .map(|peer| (peer.key, peer.eids.clone()));
-        let mut known: BTreeMap<PublicKey, Vec<_>> = known.collect();
+        let known = self.status.peers.iter().map(|peer| (peer.key, Some(peer)));
+        let mut known: BTreeMap<PublicKey, Option<&PeerStatus>> = known.collect();
         // Those that an earlier run left are peers too until they are gone.
         for key in stats.keys() {
             known.entry(*key).or_default();
         }
-        for (key, eids) in known {
+        for (key, told) in known {
+            let eids = told.map_or(&[][..], |told| &told.eids);
             let seen = stats.get(&key);
             let since_handshake = seen.and_then(|peer| peer.since_handshake);
             let mut heard = self.heard.lock();
@@ -220,6 +221,8 @@ impl Asked {
                 "key": key,
                 "eids": eids,
                 "path": seen.and_then(|peer| peer.endpoint),
+                "locators": told.map_or(&[][..], |told| &told.locators),
+                "uplink": told.and_then(|told| told.uplink),
                 "connected": connected,
                 "since_handshake_ms": since_handshake.map(milliseconds),
                 "since_received_ms": since_received.map(milliseconds),

@@ -57,6 +57,7 @@ impl Scout {
             | Action::RenewControlTunnel(_)
             | Action::ReadPeerStats(_)
             | Action::ReadPeerStatsAnew(_)
+            | Action::LeaveFrom { .. }
             | Action::Carry(_)
             | Action::Reinject(_)
             | Action::Deliver(_)

@@ -77,14 +77,14 @@ pub(super) fn map_servers(config: &Config, control_key: &PrivateKey) -> Vec<agen
 ///
 /// # Errors
 /// None of `rlocs` can be used with the map server.
-pub(super) fn control_address(config: &Config, rlocs: &[IpAddr]) -> Result<IpAddr> {
+pub(super) fn control_address(config: &Config, rlocs: &[agent::Uplink]) -> Result<IpAddr> {
     match &config.map_server.access {
         Access::Tunnel {
             control_address, ..
         } => Ok(*control_address),
         Access::Plain { .. } => {
             let server_is_ipv4 = config.map_server.address.is_ipv4();
-            let mut rlocs = rlocs.iter().copied();
+            let mut rlocs = rlocs.iter().map(|rloc| rloc.address);
             let rloc = rlocs.find(|rloc| rloc.is_ipv4() == server_is_ipv4);
             rloc.context("no RLOC of the map server's address family; see `rlocs`")
         }
@@ -96,7 +96,7 @@ pub(super) fn core(
     config: &Config,
     instance: &Instance,
     (control_key, data_key): (&PrivateKey, &PrivateKey),
-    (control_address, rlocs): (IpAddr, &[IpAddr]),
+    (control_address, rlocs): (IpAddr, &[agent::Uplink]),
     first_nonce: Nonce,
     backend: Backend,
 ) -> agent::Config {

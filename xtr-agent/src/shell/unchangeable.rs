@@ -51,7 +51,7 @@ fn differing<const N: usize>(now: [Fixed; N], wanted: [Fixed; N]) -> Vec<&'stati
 }
 
 /// What cannot change. A new key must be listed here, or be left out with the others that can.
-fn fixed(config: &Config) -> [Fixed; 6] {
+fn fixed(config: &Config) -> [Fixed; 7] {
     let Config {
         ttl: _,
         register_interval: _,
@@ -71,6 +71,8 @@ fn fixed(config: &Config) -> [Fixed; 6] {
     [
         ("state_dir", format!("{state_dir:?}")),
         ("admin_socket", format!("{admin_socket:?}")),
+        // The mark of what carries tunnels is set when these are made.
+        ("rlocs", format!("{}", config.has_uplinks())),
         ("data_plane", format!("{data_plane:?}")),
         ("mtu", format!("{mtu:?}")),
         ("interfaces.control", format!("{control_interface:?}")),
@@ -158,6 +160,10 @@ control_address = "192.0.2.7""#;
             ("ttl_min", "max_peers = 50\nttl_min"),
             ("ttl_min", "instance_id = 9\nttl_min"),
             ("ttl_min", "rlocs = [\"192.0.2.7\"]\nttl_min"),
+            (
+                "ttl_min",
+                "rlocs = [{ address = \"192.0.2.7\", priority = 3 }]\nttl_min",
+            ),
             ("192.0.2.1", "192.0.2.9"),
             ("secret", "another"),
         ] {
@@ -169,6 +175,11 @@ control_address = "192.0.2.7""#;
             ("ttl_min", "forward = true\nttl_min", "forward"),
             ("ttl_min", "listen_port = 9\nttl_min", "listen_port"),
             ("ttl_min", "table = 9\nttl_min", "table"),
+            (
+                "ttl_min",
+                "rlocs = [{ address = \"192.0.2.7\", interface = \"eth0\" }]\nttl_min",
+                "rlocs",
+            ),
             (
                 "algorithm = \"sha1\"\nkey = \"secret\"",
                 TUNNEL,

@@ -63,6 +63,7 @@ pub(super) struct PeerSpec {
 /// What an interface says of a peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stats {
+    pub(super) endpoint: Option<SocketAddr>,
     pub(super) handshake_seen: bool,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
@@ -221,6 +222,7 @@ impl Interface {
     /// What is known of a peer.
     pub(super) fn stats(&self, key: &PublicKey) -> Option<Stats> {
         self.peers.get(key).map(|peer| Stats {
+            endpoint: peer.endpoint,
             handshake_seen: peer.last_handshake.is_some(),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,

@@ -8,10 +8,12 @@
 //! - Changes happen under a lock that packets take too: between two packets, never during one.
 
 mod packet_io;
+mod pins;
 mod udp;
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ use crate::error::DeviceError;
 use crate::link_guard::{BRINGING_UP, LinkGuard};
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
 use packet_io::{TunReader, TunWriter};
+use pins::{Pins, plain};
 use udp::RoomySockets;
 
 type Gotatun = Device<(RoomySockets, TunWriter, TunReader)>;
@@ -42,6 +45,7 @@ pub(crate) struct Embedded {
     device: Arc<Gotatun>,
     injected: mpsc::Sender<Packet<gotatun::packet::Ip>>,
     paused: watch::Sender<bool>,
+    pins: Option<Arc<Pins>>,
     listen_port: u16,
 }
 
@@ -70,8 +74,9 @@ impl Embedded {
             held: None,
         };
         let failed = |error| failed_to_start(error, config, link.name());
+        let pins = config.pins_sources.then(Arc::<Pins>::default);
         let builder = DeviceBuilder::new()
-            .with_udp(RoomySockets::new())
+            .with_udp(RoomySockets::new(pins.clone()))
             .with_ip_pair(TunWriter(tun), reader)
             .with_listen_port(config.listen_port)
             .with_fwmark(config.mark);
@@ -83,8 +88,23 @@ impl Embedded {
             device: Arc::new(device),
             injected,
             paused,
+            pins,
             listen_port,
         })
+    }
+
+    /// Far ends that reach us at one of these addresses are answered from there.
+    pub(crate) fn set_sources(&self, ours: &[IpAddr]) {
+        if let Some(pins) = &self.pins {
+            pins.set(ours);
+        }
+    }
+
+    /// Packets to `to` leave from `from`, if far ends are answered from where they reach us.
+    pub(crate) fn leave_from(&self, to: IpAddr, from: Option<IpAddr>) {
+        if let Some(pins) = &self.pins {
+            pins.choose(to, from);
+        }
     }
 
     pub(crate) const fn listen_port(&self) -> u16 {
@@ -195,7 +215,7 @@ impl Reads {
             .into_iter()
             .map(|peer| PeerStats {
                 key: PublicKey(peer.peer.public_key.to_bytes()),
-                endpoint: peer.peer.endpoint,
+                endpoint: peer.peer.endpoint.map(plain),
                 since_handshake: peer.stats.last_handshake,
                 rx_bytes: peer.stats.rx_bytes as u64,
                 tx_bytes: peer.stats.tx_bytes as u64,

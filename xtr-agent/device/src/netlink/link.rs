@@ -28,6 +28,18 @@ pub(crate) struct Link {
     pub(crate) is_tun: bool,
     /// Whether it carries the mark of this software.
     pub(crate) is_marked: bool,
+    /// Whether it is up and has a carrier.
+    pub(crate) is_running: bool,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnAddress {
+    /// It, and the length of the prefix that is at the interface.
+    pub(crate) net: IpNet,
+    /// Whether packets may have it as their source by now: of an IPv6 address it is looked first whether
+    /// somebody else has it (RFC 4862 5.4).
+    pub(crate) is_ready: bool,
 }
 
 /// The interfaces of one network namespace.
@@ -57,6 +69,7 @@ impl Links {
                         is_wireguard: is_of_kind(&link, &InfoKind::Wireguard),
                         is_tun: is_of_kind(&link, &InfoKind::Tun),
                         is_marked: is_marked(&link),
+                        is_running: link.header.flags.contains(RUNNING),
                     });
                 }
             });
@@ -168,24 +181,18 @@ impl Links {
         self.0.execute(request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Lists the addresses of an interface, with their prefix lengths.
-    pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<IpNet>> {
+    /// Lists the addresses of an interface.
+    pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<OwnAddress>> {
         let mut found = Vec::new();
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         self.0.query(request, NLM_F_DUMP, |answer| {
-            let RouteNetlinkMessage::NewAddress(message) = answer else {
-                return;
-            };
-            if message.header.index != index {
-                return;
+            if let RouteNetlinkMessage::NewAddress(message) = answer
+                && message.header.index == index
+                && let Some(net) = address_of(&message)
+            {
+                let is_ready = is_ready(flags_of(&message));
+                found.push(OwnAddress { net, is_ready });
             }
-            let own = message.attributes.iter().find_map(|attribute| {
-                let AddressAttribute::Address(ip) = attribute else {
-                    return None;
-                };
-                IpNet::new(*ip, message.header.prefix_len).ok()
-            });
-            found.extend(own);
         })?;
         Ok(found)
     }
@@ -247,6 +254,40 @@ const fn family_of(ip: IpAddr) -> AddressFamily {
     }
 }
 
+/// Our own address, with the length of the prefix that is at the interface. Where that leads to one other
+/// end, the message names the address of that end beside ours, and the length is about that.
+fn address_of(message: &AddressMessage) -> Option<IpNet> {
+    let (mut local, mut named) = (None, None);
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(ip) = attribute {
+            local = Some(*ip);
+        } else if let AddressAttribute::Address(ip) = attribute {
+            named = Some(*ip);
+        }
+    }
+    match (local, named) {
+        (Some(local), Some(other)) if local != other => Some(IpNet::from(local)),
+        (own, named) => IpNet::new(own.or(named)?, message.header.prefix_len).ok(),
+    }
+}
+
+/// The flags of an address, of which the header has room for the first eight only.
+fn flags_of(message: &AddressMessage) -> AddressFlags {
+    let flags = message.attributes.iter().find_map(|attribute| {
+        let AddressAttribute::Flags(flags) = attribute else {
+            return None;
+        };
+        Some(*flags)
+    });
+    flags.unwrap_or_else(|| AddressFlags::from_bits_truncate(message.header.flags.bits().into()))
+}
+
+const fn is_ready(flags: AddressFlags) -> bool {
+    let is_looked_for = flags.contains(AddressFlags::Tentative);
+    let may_be_used = !is_looked_for || flags.contains(AddressFlags::Optimistic);
+    may_be_used && !flags.contains(AddressFlags::Dadfailed)
+}
+
 fn is_of_kind(link: &LinkMessage, kind: &InfoKind) -> bool {
     link.attributes.iter().any(|attribute| {
         matches!(attribute, LinkAttribute::LinkInfo(infos)
@@ -260,5 +301,24 @@ fn is_marked(link: &LinkMessage) -> bool {
         .any(|attribute| matches!(attribute, LinkAttribute::IfAlias(alias) if alias == MARK))
 }
 
+const RUNNING: LinkFlags = LinkFlags::Up.union(LinkFlags::Running);
+
 /// The alias of every interface of this software.
 const MARK: &str = "lispwire";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_others_have_is_not_ready_whatever_else_is_said_of_it() {
+        let none = AddressFlags::empty();
+        let (tentative, optimistic) = (AddressFlags::Tentative, AddressFlags::Optimistic);
+        assert!(is_ready(none));
+        assert!(!is_ready(tentative));
+        assert!(is_ready(tentative.union(optimistic)));
+        for flags in [none, tentative, optimistic, tentative.union(optimistic)] {
+            assert!(!is_ready(flags.union(AddressFlags::Dadfailed)));
+        }
+    }
+}

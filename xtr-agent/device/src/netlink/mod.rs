@@ -5,6 +5,7 @@
 //! the network namespace it was opened in, whatever thread uses it later.
 
 pub(crate) mod link;
+pub(crate) mod policy;
 
 use std::fmt::Debug;
 use std::io;

@@ -33,3 +33,5 @@ mod together;
 mod traffic;
 #[cfg(test)]
 mod tunnel;
+#[cfg(test)]
+mod uplinks;

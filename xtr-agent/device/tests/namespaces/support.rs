@@ -240,6 +240,7 @@ pub(crate) fn config(
         listen_port,
         mtu: 1420,
         mark: 0,
+        pins_sources: false,
         addresses: addresses.to_vec(),
         adopt: false,
     }

@@ -4,6 +4,7 @@ use crate::agent::limits::PASSIVE_WAIT;
 fn peer(rx_bytes: u64, tx_bytes: u64) -> PeerStats {
     PeerStats {
         key: PublicKey([1; 32]),
+        endpoint: None,
         handshake_seen: true,
         rx_bytes,
         tx_bytes,

@@ -56,6 +56,7 @@ fn counters_from_before_the_question_say_nothing_and_are_read_again() {
     let old = |bench: &mut Bench, read_at| {
         bench.input(Input::PeerStats(&[PeerStats {
             key: SMALLER,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes: 1,
             tx_bytes: 0,
@@ -94,6 +95,7 @@ fn what_the_data_plane_got_for_a_far_end_that_is_set_up_anew_is_sent_on_after_al
     bench.notify(3, &far_end(BIGGER));
     let anew = bench.input(Input::PeerStats(&[PeerStats {
         key: BIGGER,
+        endpoint: None,
         handshake_seen: false,
         rx_bytes: 0,
         tx_bytes: 0,

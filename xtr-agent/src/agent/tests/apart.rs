@@ -5,6 +5,8 @@ use super::*;
 use crate::agent::limits::{APART, RELAY_PRIORITY, STAGED};
 use crate::agent::map_cache::Chosen;
 
+mod several;
+
 const RELAY: PublicKey = PublicKey([8; 32]);
 
 /// Fires at `BIGGER` with packet 1.
@@ -114,13 +116,15 @@ fn a_direct_way_that_is_tried_in_vain_is_named_as_well() {
     assert!(is_relayed(&bench), "it carries the packets meanwhile");
 }
 
-/// The far end, which is at `inner` as well, it says.
-fn also_at(inner: &str) -> Record {
+/// The far end, which is at another address as well, it says: behind a NAT (R is clear), or by a further
+/// uplink.
+fn also_at(address: &str, is_behind: bool) -> Record {
     let mut record = far_end(BIGGER);
     let mut beside = record.locators[0];
     beside.priority = 2;
+    beside.reachable = !is_behind;
     beside.rloc = Rloc::WireGuard {
-        endpoint: inner.parse().unwrap(),
+        endpoint: address.parse().unwrap(),
         key: BIGGER,
     };
     record.locators.push(beside);
@@ -131,7 +135,7 @@ fn also_at(inner: &str) -> Record {
 #[test]
 fn a_far_end_that_its_own_nat_is_kept_open_to_dozes_like_any_other() {
     let mut bench = Bench::new();
-    let installing = bench.notify(1, &also_at("192.168.1.2:51820"));
+    let installing = bench.notify(1, &also_at("192.168.1.2:51820", true));
     bench.done(&installing);
     let fired = bench.handshake(BIGGER, 92);
     bench.done(&fired);
@@ -142,6 +146,7 @@ fn a_far_end_that_its_own_nat_is_kept_open_to_dozes_like_any_other() {
         bench.after(limits::LIVENESS_POLL);
         let stats = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes: 92 + look / 7 * limits::KEEPALIVE,
             tx_bytes: 0,
@@ -153,7 +158,7 @@ fn a_far_end_that_its_own_nat_is_kept_open_to_dozes_like_any_other() {
     }
     assert_eq!(told, ["no route 10.0.0.2/32"]);
     // It is about to use it, perhaps in the session that there is.
-    let woken = bench.notify(2, &also_at("192.168.1.2:51820"));
+    let woken = bench.notify(2, &also_at("192.168.1.2:51820", true));
     assert_eq!(story(&woken), ["route 10.0.0.2/32", "ack"]);
 }
 
@@ -170,6 +175,7 @@ fn an_end_with_nothing_to_send_starts_anew_only_where_nothing_else_does() {
         bench.after(limits::REKINDLE * 2);
         let not_seen = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: false,
             rx_bytes: 0,
             tx_bytes: 148,
@@ -183,15 +189,16 @@ fn an_end_with_nothing_to_send_starts_anew_only_where_nothing_else_does() {
 
 #[test]
 fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() {
-    let started_anew = |inner: &str| {
+    let started_anew = |inner: &str, is_behind| {
         let mut bench = Bench::new();
         let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
         let nonce = requests(&asked)[0].nonce;
-        let installing = bench.reply(nonce, &also_at(inner));
+        let installing = bench.reply(nonce, &also_at(inner, is_behind));
         assert_eq!(story(&bench.done(&installing)), ["sent on 1"]);
         bench.after(limits::REKINDLE);
         let not_seen = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: false,
             rx_bytes: 0,
             tx_bytes: 148,
@@ -199,10 +206,12 @@ fn who_is_behind_a_nat_of_its_own_and_may_just_have_found_us_is_not_taken_out() 
         };
         story(&bench.input(Input::PeerStats(&[not_seen])))
     };
-    assert_eq!(started_anew("192.168.1.2:51820"), ["kick"]);
-    assert_eq!(started_anew("100.64.1.2:51820"), ["kick"]);
-    let elsewhere = started_anew("198.51.100.2:51820");
-    assert_eq!(elsewhere, ["no peer", "peer [10.0.0.2/32]"]);
+    assert_eq!(started_anew("192.168.1.2:51820", true), ["kick"]);
+    assert_eq!(started_anew("198.51.100.2:51820", true), ["kick"]);
+    for uplink in ["198.51.100.2:51820", "192.168.1.2:51820"] {
+        let anew = started_anew(uplink, false);
+        assert_eq!(anew, ["no peer", "peer [10.0.0.2/32]"], "{uplink}");
+    }
 }
 
 #[test]
@@ -296,6 +305,7 @@ fn who_may_have_nothing_to_say_is_asked_for_an_echo_before_anybody_hears_of_it()
         let mut told = bench.after(limits::LIVENESS_POLL);
         told.extend(bench.input(Input::PeerStats(&[PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes,
             tx_bytes,
@@ -354,6 +364,7 @@ fn what_has_gone_to_another_peer_is_not_sent_by_the_one_before_once_more() {
         bench.after(limits::REKINDLE);
         let not_seen = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: false,
             rx_bytes: 0,
             tx_bytes: 148,
@@ -404,9 +415,9 @@ fn a_far_end_that_asks_over_a_relay_says_nothing_of_the_relay() {
 
 #[test]
 fn who_is_behind_a_nat_of_its_own_and_asks_again_keeps_its_session() {
-    let looks = |inner: &str| {
+    let looks = |is_behind| {
         let mut bench = Bench::new();
-        let record = also_at(inner);
+        let record = also_at("192.168.1.2:51820", is_behind);
         let mut looks = 0;
         for nonce in 1..6 {
             bench.after(limits::SILENCE);
@@ -419,8 +430,8 @@ fn who_is_behind_a_nat_of_its_own_and_asks_again_keeps_its_session() {
         }
         looks
     };
-    assert_eq!(looks("192.168.1.2:51820"), 0);
-    assert!(looks("198.51.100.2:51820") > 0);
+    assert_eq!(looks(true), 0);
+    assert!(looks(false) > 0, "it has two uplinks");
 }
 
 #[test]
@@ -468,35 +479,4 @@ fn a_relay_is_known_as_such_after_a_restart_and_when_it_is_set_up_anew() {
     owner.locators[0].priority = 1;
     bench.notify(2, &owner);
     assert!(!is_relayed(&bench));
-}
-
-#[test]
-fn of_what_several_serve_a_question_names_lost_proxies_and_nobody_for_being_apart() {
-    let (mut bench, _) = behind();
-    let mut shared = far_end(BIGGER);
-    shared.locators.extend(far_end(SMALLER).locators);
-    shared.locators[1].priority = 2;
-    let installing = bench.notify(1, &shared);
-    bench.done(&installing);
-    let fired = bench.handshake(BIGGER, 92);
-    bench.done(&fired);
-    let prefix = net("10.0.0.2/32");
-    let at = bench.agent.cache.get(&prefix).unwrap().chosen.unwrap();
-    bench.agent.is_apart(prefix, at);
-    let ask = |bench: &mut Bench| {
-        let mut actions = Actions::default();
-        let flags = RequestFlags::default();
-        bench.agent.resolver.refreshed(&prefix);
-        bench
-            .agent
-            .ask_again(bench.now, prefix, flags, &mut actions);
-        let actions: Vec<_> = actions.drain().collect();
-        lost(&requests(&actions)[0])
-    };
-    assert_eq!(ask(&mut bench), []);
-    let spare = "192.0.2.3:51820".parse().unwrap();
-    bench.agent.peers.arm(SMALLER, spare, prefix);
-    let mut actions = Actions::default();
-    bench.agent.mark_lost(bench.now, SMALLER, &mut actions);
-    assert_eq!(ask(&mut bench), [SMALLER]);
 }

@@ -160,6 +160,7 @@ impl Client {
             let (rx_bytes, tx_bytes) = *self.counts.get(key)?;
             Some(PeerStats {
                 key: *key,
+                endpoint: None,
                 handshake_seen: true,
                 rx_bytes,
                 tx_bytes,

@@ -45,6 +45,7 @@ fn armed() -> Bench {
 fn counted(bench: &mut Bench, key: PublicKey, rx_bytes: u64, tx_bytes: u64) -> Vec<Action> {
     bench.input(Input::PeerStats(&[PeerStats {
         key,
+        endpoint: None,
         handshake_seen: true,
         rx_bytes,
         tx_bytes,
@@ -141,6 +142,7 @@ fn a_handshake_that_was_lost_is_started_anew() {
     bench.after(limits::REKINDLE * 2);
     let anew = bench.input(Input::PeerStats(&[PeerStats {
         key: BIGGER,
+        endpoint: None,
         handshake_seen: false,
         rx_bytes: 0,
         tx_bytes: 148,

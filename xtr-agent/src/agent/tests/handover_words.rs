@@ -72,6 +72,7 @@ impl World {
                 let key = PublicKey([key; 32]);
                 let stats = [PeerStats {
                     key,
+                    endpoint: None,
                     handshake_seen,
                     rx_bytes,
                     tx_bytes,

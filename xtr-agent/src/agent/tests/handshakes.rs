@@ -22,6 +22,7 @@ fn not_seen(bench: &mut Bench, key: PublicKey) -> Vec<Action> {
 fn not_seen_at(bench: &mut Bench, key: PublicKey, read_at: Timestamp) -> Vec<Action> {
     bench.input(Input::PeerStats(&[PeerStats {
         key,
+        endpoint: None,
         handshake_seen: false,
         rx_bytes: 0,
         tx_bytes: 148,
@@ -31,6 +32,14 @@ fn not_seen_at(bench: &mut Bench, key: PublicKey, read_at: Timestamp) -> Vec<Act
 
 /// Lets `time` pass, with a data plane that does everything and has seen no handshake with `key`.
 fn no_handshake(bench: &mut Bench, key: PublicKey, time: Duration) -> Vec<String> {
+    let mut told = story(&unanswered(bench, key, time));
+    // What else a second brings is no matter here.
+    told.retain(|word| word != "register" && word != "new control tunnel");
+    told
+}
+
+/// The same, with all there is to it.
+fn unanswered(bench: &mut Bench, key: PublicKey, time: Duration) -> Vec<Action> {
     let until = bench.now + time;
     let mut told = Vec::new();
     while bench.now < until {
@@ -40,16 +49,14 @@ fn no_handshake(bench: &mut Bench, key: PublicKey, time: Duration) -> Vec<String
             .map_or(time, |next| next - bench.now);
         let mut actions = bench.after(step.min(until - bench.now));
         while !actions.is_empty() {
-            told.extend(story(&actions));
             let mut next = bench.done(&actions);
             if actions.iter().any(looks) {
                 next.extend(not_seen(bench, key));
             }
+            told.extend(actions);
             actions = next;
         }
     }
-    // What else a second brings is no matter here.
-    told.retain(|word| word != "register" && word != "new control tunnel");
     told
 }
 
@@ -99,6 +106,33 @@ fn a_handshake_that_was_lost_is_started_anew_in_well_under_a_second() {
         assert_eq!(story(&bench.handshake(key, 92)), ["route 10.0.0.2/32"]);
         assert_eq!(bench.agent.sizes().held, 0);
     }
+}
+
+#[test]
+fn one_lost_handshake_is_no_reason_for_another_locator_and_two_are() {
+    let mut record = far_end(BIGGER);
+    let at = |last| SocketAddr::new([192, 0, 2, last].into(), 51820);
+    record.locators.push(Locator {
+        priority: 2,
+        rloc: Rloc::WireGuard {
+            endpoint: at(3),
+            key: BIGGER,
+        },
+        ..record.locators[0]
+    });
+    let mut bench = Bench::new();
+    let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
+    let installing = bench.reply(requests(&asked)[0].nonce, &record);
+    bench.done(&installing);
+    let told = unanswered(&mut bench, BIGGER, Duration::from_millis(1_500));
+    let placed = told.iter().filter_map(|action| match action {
+        Action::Apply {
+            change: Change::SetPeer(spec),
+            ..
+        } => spec.endpoint,
+        _ => None,
+    });
+    assert_eq!(placed.collect::<Vec<_>>(), [at(2), at(3)]);
 }
 
 #[test]

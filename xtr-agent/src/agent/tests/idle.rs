@@ -36,6 +36,7 @@ fn settle(bench: &mut Bench, mut actions: Vec<Action>, counters: &Counters) -> V
                 let bytes = *counters.get(key)?;
                 Some(PeerStats {
                     key: *key,
+                    endpoint: None,
                     handshake_seen: true,
                     rx_bytes: bytes,
                     tx_bytes: bytes,
@@ -203,6 +204,7 @@ fn near_the_limit_those_that_were_used_longest_ago_make_room() {
 fn unmoved(bench: &Bench, keys: &[PublicKey]) -> Vec<PeerStats> {
     let rows = keys.iter().map(|key| PeerStats {
         key: *key,
+        endpoint: None,
         handshake_seen: true,
         rx_bytes: 1,
         tx_bytes: 1,

@@ -23,6 +23,7 @@ mod handover;
 mod handover_words;
 mod handshakes;
 mod idle;
+mod multihomed;
 mod nat;
 mod order;
 mod overlaps;
@@ -82,7 +83,7 @@ impl Bench {
             control_address: addr("fd4c:1::a"),
             public_key: OWN,
             listen_port: 51820,
-            rlocs: vec![addr("192.0.2.1")],
+            rlocs: vec![addr("192.0.2.1").into()],
             ids: Some((XtrId([7; 16]), SiteId([0; 8]))),
             keyless: false,
             encapsulate_requests: false,
@@ -202,6 +203,7 @@ impl Bench {
     fn handshake(&mut self, key: PublicKey, bytes: u64) -> Vec<Action> {
         self.input(Input::PeerStats(&[PeerStats {
             key,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes: bytes,
             tx_bytes: 0,
@@ -294,6 +296,7 @@ fn story(actions: &[Action]) -> Vec<String> {
             Action::Reinject(packet) => format!("sent on {}", packet.last()?),
             Action::Deliver(_) => "icmp".to_owned(),
             Action::Echo { to, .. } => format!("echo {to}"),
+            Action::LeaveFrom { to, from } => format!("{to} from {from:?}"),
             Action::Listen => "listen".to_owned(),
             Action::Hear => "hear".to_owned(),
             Action::Carry(carry) => format!("{carry:?}"),

@@ -3,7 +3,7 @@
 use lisp_proto::encode_info_reply;
 
 use super::*;
-use crate::agent::limits::{INFO_TRIES, LOOKOUT_PATIENCE};
+use crate::agent::limits::{INFO_TRIES, LOCATORS, LOOKOUT_PATIENCE};
 
 const OUTER: PublicKey = PublicKey([0xee; 32]);
 const HOLE: &str = "198.51.100.7:1024";
@@ -104,6 +104,43 @@ pub(super) fn behind() -> (Bench, Nonce) {
     let nonce = asked(&again);
     assert_eq!(story(&bench.told_where(nonce, HOLE)), [""; 0]);
     (bench, nonce)
+}
+
+#[test]
+fn our_own_addresses_behind_a_nat_come_after_it_and_are_out_of_reach_for_others() {
+    let both = [(0, 2, 1), (1, 2, 1), (10, 11, 10), (253, 253, 252)];
+    for (own, inner, outer) in both.into_iter().chain([(255, 255, 255)]) {
+        let told = |mut bench: Bench| {
+            bench.agent.config.rlocs[0].priority = own;
+            let locators = bench.agent.own_locators().into_iter();
+            let told = locators.map(|it| (it.priority, it.local, it.reachable));
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(told(Bench::new()), [(own, true, true)]);
+        let (behind, _) = behind();
+        assert_eq!(told(behind), [(inner, true, false), (outer, false, true)]);
+    }
+}
+
+#[test]
+fn where_a_nat_lets_us_appear_is_as_good_as_our_best_uplink_and_the_worst_are_left_out() {
+    let (mut bench, _) = behind();
+    let template = bench.agent.config.rlocs[0];
+    let uplinks = (1..=LOCATORS).rev().map(|number| Uplink {
+        address: [10, 0, 0, u8::try_from(number).unwrap()].into(),
+        priority: u8::try_from(number).unwrap() * 10,
+        weight: u8::try_from(number).unwrap(),
+        ..template
+    });
+    bench.agent.config.rlocs = uplinks.collect();
+    let told = bench.agent.own_locators();
+    assert_eq!(told.len(), LOCATORS);
+    let priorities: Vec<_> = told.iter().map(|it| it.priority).collect();
+    assert_eq!(priorities, [11, 21, 31, 41, 51, 61, 71, 10]);
+    assert_eq!(
+        told.last().map(|it| (it.local, it.weight)),
+        Some((false, 1))
+    );
 }
 
 #[test]
@@ -217,7 +254,7 @@ fn a_map_server_that_has_forgotten_us_gets_another_handshake_and_we_stay_where_w
 #[test]
 fn with_another_address_the_nat_is_looked_at_anew() {
     let (mut bench, _) = behind();
-    let moved = bench.input(Input::LocalRlocs(&[addr("192.0.2.77")]));
+    let moved = bench.input(Input::LocalRlocs(&[addr("192.0.2.77").into()]));
     assert_eq!(story(&moved), ["no peer", "peer []", "kick", "register"]);
     let own = |address: &str| (1, true, format!("{address}:51820"));
     assert_eq!(locators(&moved), [own("192.0.2.77")], "the hole is gone");
@@ -229,7 +266,7 @@ fn with_another_address_the_nat_is_looked_at_anew() {
 #[test]
 fn with_one_more_address_we_are_still_where_we_were_seen() {
     let (mut bench, _) = behind();
-    let more = [addr("192.0.2.1"), addr("192.0.2.77")];
+    let more = [addr("192.0.2.1").into(), addr("192.0.2.77").into()];
     let registering = bench.input(Input::LocalRlocs(&more));
     assert_eq!(locators(&registering).last().unwrap().2, HOLE);
     let snapshot = bench.agent.snapshot(bench.now);
@@ -296,7 +333,10 @@ fn is_met_inside(bench: &mut Bench) {
         endpoint: "198.51.100.7:2000".parse().unwrap(),
         key: BIGGER,
     };
-    neighbour.locators[0].priority = 2;
+    (
+        neighbour.locators[0].priority,
+        neighbour.locators[0].reachable,
+    ) = (2, false);
     neighbour.locators.push(hole);
     let installing = bench.notify(1, &neighbour);
     let endpoint = peer_set(&installing).unwrap().endpoint;
@@ -327,6 +367,7 @@ fn what_is_kept_ready_is_said_hello_to_so_that_the_far_end_counts_it() {
         bytes += if second % 24 == 0 { 32 } else { 0 };
         let stats = PeerStats {
             key: BIGGER,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes: bytes,
             tx_bytes: bytes,
@@ -388,7 +429,7 @@ fn one_that_is_somewhere_else_by_now_does_not() {
     let (bench, _) = behind();
     let snapshot = bench.agent.snapshot(bench.now);
     let mut config = bench.agent.config;
-    config.rlocs = vec![addr("192.0.2.77")];
+    config.rlocs = vec![addr("192.0.2.77").into()];
     let mut next = Bench::with(config);
     let mut actions = Actions::default();
     next.agent

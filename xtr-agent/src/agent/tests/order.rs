@@ -93,6 +93,7 @@ fn for_a_peer_that_stays_silent_another_map_server_is_asked_each_time() {
         let actions = bench.after(limits::LIVENESS_POLL);
         let stats = PeerStats {
             key: SMALLER,
+            endpoint: None,
             handshake_seen: true,
             rx_bytes: 1,
             tx_bytes: n * 100,

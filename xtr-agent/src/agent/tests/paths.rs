@@ -296,10 +296,10 @@ fn a_host_whose_address_changes_registers_at_once() {
     bench.notify(1000, &own);
     bench.after(Duration::from_secs(10));
     assert_eq!(
-        story(&bench.input(Input::LocalRlocs(&[addr("192.0.2.1")]))),
+        story(&bench.input(Input::LocalRlocs(&[addr("192.0.2.1").into()]))),
         [""; 0]
     );
-    let moved = bench.input(Input::LocalRlocs(&[addr("198.51.100.1")]));
+    let moved = bench.input(Input::LocalRlocs(&[addr("198.51.100.1").into()]));
     let Message::MapRegister(register) = decode(sent(&moved)[0]).unwrap() else {
         panic!("not registered");
     };
@@ -337,8 +337,8 @@ fn without_a_control_tunnel_answers_follow_the_host_to_its_new_address() {
     config.control_address = addr("192.0.2.1");
     let mut bench = Bench::with(config);
     bench.input(Input::LocalRlocs(&[
-        addr("2001:db8::1"),
-        addr("198.51.100.1"),
+        addr("2001:db8::1").into(),
+        addr("198.51.100.1").into(),
     ]));
     let asked = bench.input(Input::TunPacket(&to_far_end(&[1])));
     let to: Vec<_> = requests(&asked)[0]

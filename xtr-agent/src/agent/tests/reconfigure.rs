@@ -175,6 +175,7 @@ fn fewer_peers_are_left_when_there_may_be_fewer() {
             };
             let counted = keys.iter().map(|key| PeerStats {
                 key: *key,
+                endpoint: None,
                 handshake_seen: true,
                 rx_bytes: if *key == in_use { n } else { 0 },
                 tx_bytes: 0,

@@ -128,7 +128,7 @@ fn an_rloc_probe_is_answered_to_its_sender_with_nonce_and_authority() {
 fn of_several_locators_only_the_probed_one_has_the_p_bit() {
     let mut config = Bench::config();
     config.keyless = true;
-    config.rlocs = vec![addr("192.0.2.1"), addr("203.0.113.1")];
+    config.rlocs = vec![addr("192.0.2.1").into(), addr("203.0.113.1").into()];
     config.control_address = addr("203.0.113.1");
     let mut bench = Bench::with(config);
     let answered = asked_by_stranger(&mut bench, &question(probe(), "10.0.0.1", 20));
@@ -231,7 +231,7 @@ fn every_map_register_has_a_nonce_above_all_before_and_the_shell_is_told() {
         let next = bench.agent.next_deadline().unwrap();
         sent_in_all.extend(bench.after(next - bench.now));
     }
-    sent_in_all.extend(bench.input(Input::LocalRlocs(&[addr("198.51.100.9")])));
+    sent_in_all.extend(bench.input(Input::LocalRlocs(&[addr("198.51.100.9").into()])));
     sent_in_all.extend(bench.input(Input::Shutdown));
     for bytes in sent(&sent_in_all) {
         if let Message::MapRegister(register) = decode(bytes).unwrap() {

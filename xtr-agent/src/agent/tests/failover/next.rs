@@ -132,3 +132,30 @@ fn of_two_that_are_lost_one_after_the_other_the_first_is_tried_again_at_once() {
     client.flow(2);
     assert_eq!(client.serves(addr(FAR)), SMALLER);
 }
+
+#[test]
+fn a_proxy_that_has_many_locators_is_left_before_all_were_tried() {
+    let mut client = Client::proven();
+    let mut record = served_by(SMALLER, BIGGER);
+    let template = record.locators[0];
+    record.locators.extend((2..7).map(|number| Locator {
+        priority: number,
+        rloc: Rloc::WireGuard {
+            endpoint: SocketAddr::new([198, 51, 100, number].into(), 51820),
+            key: SMALLER,
+        },
+        ..template
+    }));
+    let told = client.bench.notify(1, &record);
+    client.follow(told);
+    client.flow(10);
+    client.answers.clear();
+    client.events.clear();
+    client.flow(40);
+    assert_eq!(client.lost().first(), Some(&SMALLER));
+    let mut events = client.events.iter();
+    let lost = events.position(|event| matches!(event, Event::ProxyLost { .. }));
+    let before = client.events.iter().take(lost.unwrap());
+    let moves = before.filter(|event| matches!(event, Event::LocatorMoved { .. }));
+    assert_eq!(moves.count(), 2);
+}
