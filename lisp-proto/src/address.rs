@@ -102,6 +102,16 @@ impl<'a> Address<'a> {
 pub struct EncodedAddress<'a>(&'a [u8]);
 
 impl<'a> EncodedAddress<'a> {
+    /// Takes the bytes of an address that was checked already.
+    pub(crate) const fn of(checked: &'a [u8]) -> Self {
+        Self(checked)
+    }
+
+    /// Returns the bytes, with the AFI.
+    pub(crate) const fn bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
     /// Reads one address, and keeps where it is.
     pub(crate) fn take(
         reader: &mut Reader<'a>,

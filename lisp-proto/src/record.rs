@@ -147,6 +147,14 @@ pub(crate) fn take_records<'a>(
     Ok(Records(reader.since(&start)))
 }
 
+/// Reads the prefix of the record that comes next, and nothing behind it.
+pub(crate) fn first_eid(reader: &mut Reader<'_>) -> Option<EidPrefix> {
+    reader.u32("record TTL").ok()?;
+    let [_, mask_len, ..] = reader.array::<6>("record header").ok()?;
+    let (_, address) = EncodedAddress::take_eid(reader, "EID").ok()?;
+    address.eid_prefix(mask_len)
+}
+
 /// The bytes of records that were already checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Records<'a>(&'a [u8]);

@@ -39,6 +39,44 @@ pub(crate) struct Registration {
     pub(crate) lifetime: Duration,
 }
 
+/// The same, where it is not stored yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said<'a> {
+    pub(crate) ttl: Ttl,
+    pub(crate) locators: &'a [Locator],
+    pub(crate) merge: bool,
+    pub(crate) want_notify: bool,
+    pub(crate) contact: Contact,
+    pub(crate) lifetime: Duration,
+}
+
+impl Said<'_> {
+    /// Copies it.
+    pub(crate) fn registration(&self) -> Registration {
+        Registration {
+            ttl: self.ttl,
+            locators: self.locators.to_vec(),
+            merge: self.merge,
+            want_notify: self.want_notify,
+            contact: self.contact,
+            lifetime: self.lifetime,
+        }
+    }
+}
+
+impl Registration {
+    pub(crate) const fn said(&self) -> Said<'_> {
+        Said {
+            ttl: self.ttl,
+            locators: self.locators.as_slice(),
+            merge: self.merge,
+            want_notify: self.want_notify,
+            contact: self.contact,
+            lifetime: self.lifetime,
+        }
+    }
+}
+
 /// What the database knows about an EID.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'a> {
@@ -71,6 +109,14 @@ pub(crate) struct Stored {
     pub(crate) change: Change,
     /// Those whose registration of the same prefix gave way.
     pub(crate) replaced: Vec<Registrant>,
+}
+
+/// What a registration did that took the place of an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Renewed {
+    pub(crate) change: Change,
+    /// Whether it says the same.
+    pub(crate) is_known: bool,
 }
 
 /// The mapping database.
@@ -234,15 +280,18 @@ impl Mappings {
         registration: Registration,
         now: Timestamp,
     ) -> Result<Stored, Full> {
+        if let Some(renewed) = self.renew(&eid, registrant, registration.said(), now) {
+            let (change, replaced) = (renewed.change, Vec::new());
+            return Ok(Stored { change, replaced });
+        }
         let expires = Millis::of(now + registration.lifetime);
         let id = match self.table.id_of(&eid) {
             Some(id) => id,
             None if self.table.len() >= limits::MAPPINGS => return Err(Full),
             None => self.table.add(eid, Slot::vacant()),
         };
-        if let Some(change) = self.refresh(id, registrant, &registration, expires) {
-            self.arm(id, expires);
-            let replaced = Vec::new();
+        if self.begin(id, eid, registrant, registration.said(), expires) {
+            let (change, replaced) = (Change::Updated, Vec::new());
             return Ok(Stored { change, replaced });
         }
         let (mut many, known) = self.take_out(id, eid);
@@ -257,45 +306,49 @@ impl Mappings {
         stored.map(|stored| Stored { change, ..stored })
     }
 
-    /// Stores a registration again that says what the one before said, if there is no other; returns whether
-    /// it is so.
+    /// Stores a registration in the place of an earlier one of the same registrant, if that is the only one, both are
+    /// such as mostly are, and neither stands beside others. Returns what that did, and whether the later one says what
+    /// the earlier one said.
     pub(crate) fn renew(
         &mut self,
         eid: &EidPrefix,
         registrant: Registrant,
-        registration: &Registration,
+        said: Said<'_>,
         now: Timestamp,
-    ) -> bool {
-        let Some(id) = self.table.id_of(eid) else {
-            return false;
-        };
-        let expires = Millis::of(now + registration.lifetime);
-        let slot = self.table.at_mut(id);
-        let Some(Form::Lean(lean)) = slot.map(|slot| &mut slot.form) else {
-            return false;
-        };
-        if !self.book.says(lean, registrant, registration) {
-            return false;
-        }
-        lean.set_expires(expires);
-        self.arm(id, expires);
-        true
-    }
-
-    /// Stores a registration where nothing but an earlier one of the same registrant is, if both are
-    /// such as mostly are.
-    fn refresh(
-        &mut self,
-        id: SlotId,
-        registrant: Registrant,
-        registration: &Registration,
-        expires: Millis,
-    ) -> Option<Change> {
+    ) -> Option<Renewed> {
+        let id = self.table.id_of(eid)?;
+        let expires = Millis::of(now + said.lifetime);
         let slot = self.table.at_mut(id)?;
         let Form::Lean(lean) = &mut slot.form else {
             return None;
         };
-        self.book.refresh(lean, registrant, registration, expires)
+        let renewed = self.book.renew(lean, registrant, said, expires)?;
+        self.expiry.arm(&mut slot.timer, id, expires);
+        Some(renewed)
+    }
+
+    /// Stores the first registration of a mapping, if it is such as mostly are; returns whether it was stored.
+    fn begin(
+        &mut self,
+        id: SlotId,
+        eid: EidPrefix,
+        registrant: Registrant,
+        said: Said<'_>,
+        expires: Millis,
+    ) -> bool {
+        let slot = self.table.at(id).map(|(_, slot)| &slot.form);
+        if !matches!(slot, Some(Form::Vacant)) {
+            return false;
+        }
+        let Some(mut lean) = self.book.put_single(registrant, said, expires) else {
+            return false;
+        };
+        self.link(id, eid, &mut lean);
+        if let Some(slot) = self.table.at_mut(id) {
+            slot.form = Form::Lean(lean);
+            self.expiry.arm(&mut slot.timer, id, expires);
+        }
+        true
     }
 
     /// Takes a mapping out of its place, to be changed; returns whether there was one.

@@ -5,21 +5,25 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use lisp_proto::{
     AuthKey, AuthView, EidPrefix, MapRegister, NotifyParams, Record, Rloc, Timestamp, VerifiedTag,
-    encode_map_notify, verify,
+    encode_map_notify, first_registered, verify,
 };
 
 use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
-use super::mappings::{Change, Registration};
+use super::mappings::{Change, Renewed, Said};
 use super::preference::withholds;
 use super::publish::Changed;
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, Origin, limits};
 use crate::store_event::StoreEvent;
+
+/// Map-Registers whose lookups go on at the same time.
+const AT_ONCE: usize = 64;
 
 /// What holds for all records of a Map-Register.
 #[derive(Clone, Copy, Debug)]
@@ -41,23 +45,17 @@ struct Outcome {
     withheld: bool,
 }
 
-impl Outcome {
-    /// Nothing has changed but the time.
-    const fn unchanged(eid: EidPrefix) -> Self {
-        let changed = Changed {
-            eid,
-            change: Change::None,
-            newcomer: None,
-        };
-        Self {
-            changed,
-            persisted: false,
-            withheld: false,
+impl MapServer {
+    /// Brings what Map-Registers among `datagrams` may change into the processor's caches: for all of them at the same
+    /// time, while one after the other would wait for each.
+    pub fn expect_registers<'a>(&self, datagrams: impl Iterator<Item = &'a [u8]>) {
+        let mut eids = datagrams.filter_map(first_registered).peekable();
+        while eids.peek().is_some() {
+            let some: ArrayVec<_, AT_ONCE> = eids.by_ref().take(AT_ONCE).collect();
+            self.state.mappings.expect(&some);
         }
     }
-}
 
-impl MapServer {
     /// Handles a Map-Register. Nothing changes unless it is authentic, fresh, and at least one of
     /// its records is for a prefix that its sender may register.
     pub(super) fn register(
@@ -82,20 +80,23 @@ impl MapServer {
         let contacts = &mut self.state.contacts;
         contacts.learn(xtr, terms.contact, origin.via, now, lifetime);
 
-        let mut outcomes = Vec::with_capacity(records.len());
+        let (mut persisted, mut withheld) = (false, false);
+        let mut changes = Vec::with_capacity(records.len());
         records.retain(|record| {
-            let outcome = self.apply(now, terms, record, actions);
-            outcomes.extend(outcome);
-            outcome.is_some()
+            let Some(outcome) = self.apply(now, terms, record, actions) else {
+                return false;
+            };
+            persisted |= outcome.persisted;
+            withheld |= outcome.withheld;
+            changes.push(outcome.changed);
+            true
         });
-        let persisted = outcomes.iter().any(|outcome| outcome.persisted);
         self.note_nonce(terms.registrant, register, persisted, actions);
         if terms.want_notify && !records.is_empty() {
             self.confirm(origin, terms, register, records, actions);
         }
-        let changes: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
         self.publish(now, Some(terms.registrant), &changes, actions);
-        if outcomes.iter().any(|outcome| outcome.withheld) {
+        if withheld {
             self.drain_itself(now, xtr, actions);
         }
         self.part(xtr, &changes);
@@ -203,59 +204,64 @@ impl MapServer {
         if record.ttl.is_withdrawal() {
             return Some(self.withdraw(terms.registrant, record.eid, actions));
         }
-        let lifetime = terms.lifetime(record);
-        let registration = Registration {
+        let said = Said {
             ttl: record.ttl,
-            locators: record.locators.clone(),
+            locators: &record.locators,
             merge: terms.merge,
             want_notify: terms.want_notify,
             contact: terms.contact,
-            lifetime,
+            lifetime: terms.lifetime(record),
         };
         let (eid, registrant) = (record.eid, terms.registrant);
         let mappings = &mut self.state.mappings;
-        if mappings.renew(&eid, registrant, &registration, now) {
-            return Some(Outcome::unchanged(eid));
+        let Some(Renewed { change, is_known }) = mappings.renew(&eid, registrant, said, now) else {
+            return self.store(now, terms, record, said, actions);
+        };
+        if !is_known {
+            self.note_registration(terms, record, said, actions);
         }
-        let before = self
-            .state
-            .mappings
-            .registration(&record.eid, &terms.registrant);
+        Some(Outcome {
+            changed: Changed {
+                eid,
+                change,
+                newcomer: None,
+            },
+            persisted: !is_known,
+            withheld: false,
+        })
+    }
+
+    /// Stores a registration that is more than a renewal; `None` if there is no room.
+    fn store(
+        &mut self,
+        now: Timestamp,
+        terms: Terms,
+        record: &Record,
+        said: Said<'_>,
+        actions: &mut Actions,
+    ) -> Option<Outcome> {
+        let (eid, registrant) = (record.eid, terms.registrant);
+        let registration = said.registration();
+        let mappings = &mut self.state.mappings;
+        let before = mappings.registration(&eid, &registrant);
         let before = before.as_ref();
         let begins_to_share = terms.merge && before.is_some_and(|before| !before.merge);
         let withheld_before = before.is_some_and(|before| withholds(&before.locators));
         let withheld = terms.merge && withholds(&record.locators) && !withheld_before;
         let known = before == Some(&registration);
-        let newcomer = before.is_none().then_some(terms.registrant.xtr);
-        let Ok(stored) = self
-            .state
-            .mappings
-            .store(record.eid, terms.registrant, registration, now)
-        else {
+        let newcomer = before.is_none().then_some(registrant.xtr);
+        let Ok(stored) = mappings.store(eid, registrant, registration, now) else {
             actions.count(DropReason::TableFull);
             return None;
         };
-        let xtr = self.sites.site(terms.registrant.xtr).name.clone();
         for replaced in &stored.replaced {
-            actions.persist(self.withdrawn(replaced, record.eid));
+            actions.persist(self.withdrawn(replaced, eid));
         }
         if !known {
-            actions.persist(StoreEvent::Registered {
-                xtr: xtr.clone(),
-                ids: terms.registrant.ids,
-                record: record.clone(),
-                merge: terms.merge,
-                want_notify: terms.want_notify,
-                lifetime,
-                source: terms.contact.source,
-                full_tag: terms.contact.full_tag,
-            });
+            self.note_registration(terms, record, said, actions);
         }
         if begins_to_share {
             self.note_clients(eid, actions);
-        }
-        if !known {
-            actions.event(Event::Registered { xtr, eid });
         }
         Some(Outcome {
             changed: Changed {
@@ -266,6 +272,29 @@ impl MapServer {
             persisted: !known,
             withheld,
         })
+    }
+
+    /// Has a registration stored that is new or has changed, and tells the operator.
+    fn note_registration(
+        &self,
+        terms: Terms,
+        record: &Record,
+        said: Said<'_>,
+        actions: &mut Actions,
+    ) {
+        let (xtr, eid) = (&self.sites.site(terms.registrant.xtr).name, record.eid);
+        actions.persist(StoreEvent::Registered {
+            xtr: xtr.clone(),
+            ids: terms.registrant.ids,
+            record: record.clone(),
+            merge: said.merge,
+            want_notify: said.want_notify,
+            lifetime: said.lifetime,
+            source: said.contact.source,
+            full_tag: said.contact.full_tag,
+        });
+        let xtr = xtr.clone();
+        actions.event(Event::Registered { xtr, eid });
     }
 
     /// Ends one registration, if there is one.

@@ -6,10 +6,14 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-/// Datagrams that are handled before new ones are received.
-const SLICE: usize = 32;
+/// Datagrams that are handled before new ones are received, where somebody asks.
+const SLICE: usize = 16;
 /// Bytes that wait; sockets are left alone then, and drop what finds no room there.
 const ROOM: usize = 8 << 20;
+
+/// Slices whose memory is kept for others, and bytes of the longest of them.
+const SPARE: usize = 16;
+const SPARE_BYTES: usize = 64 << 10;
 
 /// Datagrams that came in the plain.
 #[derive(Debug, Default)]
@@ -45,6 +49,8 @@ impl Datagrams {
 pub(super) struct Backlog {
     slices: VecDeque<Datagrams>,
     bytes: usize,
+    /// Memory for slices to come.
+    spare: Vec<Datagrams>,
 }
 
 impl Backlog {
@@ -55,7 +61,7 @@ impl Backlog {
         match last {
             Some(last) => last.push(src, bytes),
             None => {
-                let mut slice = Datagrams::default();
+                let mut slice = self.spare.pop().unwrap_or_default();
                 slice.push(src, bytes);
                 self.slices.push_back(slice);
             }
@@ -67,6 +73,15 @@ impl Backlog {
         let slice = self.slices.pop_front()?;
         self.bytes -= slice.bytes.len();
         Some(slice)
+    }
+
+    /// Takes a slice back that was handled: its memory is used again.
+    pub(super) fn recycle(&mut self, mut slice: Datagrams) {
+        if self.spare.len() < SPARE && slice.bytes.len() <= SPARE_BYTES {
+            slice.bytes.clear();
+            slice.list.clear();
+            self.spare.push(slice);
+        }
     }
 
     /// Whether nothing waits.
@@ -94,9 +109,14 @@ mod tests {
         while let Some(slice) = backlog.pop() {
             assert!(slice.len() <= SLICE);
             handled.extend(slice.iter().map(|(_, bytes)| bytes.to_vec()));
+            backlog.recycle(slice);
         }
         assert_eq!(handled, all);
         assert!(backlog.is_empty());
+        backlog.push(source, &[7]);
+        let next = backlog.pop().unwrap();
+        let next: Vec<_> = next.iter().collect();
+        assert_eq!(next, [(source, &[7][..])], "nothing of what was handled");
     }
 
     #[test]

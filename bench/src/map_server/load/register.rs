@@ -43,13 +43,15 @@ impl<'a> Registrar<'a> {
         })
     }
 
-    /// Sends what there is room for, and takes in what has arrived, `now` nanoseconds after the start;
-    /// returns whether there is more to do.
+    /// Sends some of what there is room for, so that whoever asks meanwhile does not wait long for his turn, and takes
+    /// in what has arrived, `now` nanoseconds after the start; returns whether there is more to do.
     pub(super) fn step(&mut self, now: u64) -> Result<bool> {
         self.now = now;
         let window = u64::from(self.register.window);
         let group = u64::from(GROUP).min(window);
-        while self.waiting.len() + group <= window && self.send(group)? {}
+        if self.waiting.len() + group <= window {
+            self.send(group)?;
+        }
         let Self {
             lines,
             waiting,
@@ -85,9 +87,8 @@ impl<'a> Registrar<'a> {
         self.register.count.div_ceil(self.register.per_message)
     }
 
-    /// Sends up to so many messages; returns whether there were any.
-    fn send(&mut self, most: u64) -> Result<bool> {
-        let mut sent = false;
+    /// Sends up to so many messages.
+    fn send(&mut self, most: u64) -> Result<()> {
         for _ in 0..most {
             let message = match self.again.pop() {
                 Some(message) => message,
@@ -104,10 +105,8 @@ impl<'a> Registrar<'a> {
             let length = self.lines.write(0, write)?;
             self.outcome.request_bytes += u64::try_from(length)?;
             self.outcome.sent += 1;
-            sent = true;
         }
-        self.lines.send(0)?;
-        Ok(sent)
+        self.lines.send(0)
     }
 
     fn records(&self, message: u32) -> Vec<Record> {

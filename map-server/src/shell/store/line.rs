@@ -1,15 +1,18 @@
 //! What does one line of the log look like?
 //!
-//! `LLLLLLLL CCCCCCCC {json}\n`: length and CRC-32 of the JSON in hexadecimal, then the JSON. A
-//! line end is never inside, so that a reader finds the next line behind a damaged one.
+//! `LLLLLLLL CCCCCCCC {json}\n`: length and CRC-32 of the JSON in hexadecimal, then the JSON, or one of
+//! the commonest facts in the form of `compact`. A line end is never inside, so that a reader finds the next line
+//! behind a damaged one.
 
+use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::compact::{read_fact, write_fact};
 use crate::store_event::StoreEvent;
 
-/// Bytes before the JSON: two numbers of this many digits, each with a space behind it.
+/// Bytes before the fact: two numbers of this many digits, each with a space behind it.
 const HEADER: usize = 2 * (DIGITS + 1);
 const DIGITS: usize = 8;
 
@@ -35,15 +38,14 @@ impl Entry {
     ///
     /// # Errors
     /// None for the facts there are; the JSON writer says so if that changes.
-    pub(super) fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    pub(super) fn write(&self, out: &mut Vec<u8>) -> io::Result<()> {
         let start = out.len();
         out.resize(start + HEADER, b' ');
-        if let Err(error) = serde_json::to_writer(&mut *out, self) {
+        if let Err(error) = self.write_body(out) {
             out.truncate(start);
             return Err(error);
         }
-        let json = out.get(start + HEADER..).unwrap_or_default();
-        let header = header(json);
+        let header = header(out.get(start + HEADER..).unwrap_or_default());
         if let Some(place) = out.get_mut(start..start + HEADER) {
             place.copy_from_slice(&header);
         }
@@ -51,22 +53,43 @@ impl Entry {
         Ok(())
     }
 
+    /// Writes what stands behind the header.
+    fn write_body(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let start = out.len();
+        let event = self.event.as_ref();
+        if event
+            .and_then(|event| write_fact(out, self.at_ms, event))
+            .is_none()
+        {
+            out.truncate(start);
+            serde_json::to_writer(out, self)?;
+        }
+        Ok(())
+    }
+
     /// Reads a whole line with its end; `None` if it is damaged.
     pub(super) fn read(line: &[u8]) -> Option<Self> {
-        let text = str::from_utf8(line).ok()?.strip_suffix('\n')?;
-        let (header, json) = text.split_at_checked(HEADER)?;
+        let line = line.strip_suffix(b"\n")?;
+        let (header, body) = line.split_at_checked(HEADER)?;
         // Compared as text: parsed, a sign or a capital letter would pass for another digit.
-        (header.as_bytes() == self::header(json.as_bytes())).then_some(())?;
-        serde_json::from_str(json).ok()
+        (header == self::header(body)).then_some(())?;
+        match body {
+            [b'{', ..] => serde_json::from_slice(body).ok(),
+            fact => {
+                let (at_ms, event) = read_fact(fact)?;
+                let event = Some(event);
+                Some(Self { at_ms, event })
+            }
+        }
     }
 }
 
-fn header(json: &[u8]) -> [u8; HEADER] {
+fn header(body: &[u8]) -> [u8; HEADER] {
     // No line is as long as four gigabytes.
-    let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let mut header = [b' '; HEADER];
     let places = header.chunks_mut(DIGITS + 1);
-    for (place, number) in places.zip([length, crc32fast::hash(json)]) {
+    for (place, number) in places.zip([length, crc32fast::hash(body)]) {
         for (digit, shift) in place.iter_mut().zip((0..DIGITS).rev()) {
             let value = number >> (4 * shift) & 0xf;
             *digit = char::from_digit(value, 16).map_or(b'0', |it| it as u8);

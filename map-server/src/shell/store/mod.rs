@@ -5,6 +5,7 @@
 //! many lines at a time. Now and then the log is replaced by a snapshot, which is written in the
 //! background while the log goes on. Memory is the truth for reads; this file only follows.
 
+mod compact;
 mod line;
 mod snapshot;
 
@@ -158,7 +159,7 @@ impl Store {
 
     fn write(&mut self, event: Option<StoreEvent>) -> Result<(), StoreError> {
         let written = Entry::new(self.appended_at, event).write(&mut self.buffer);
-        written.map_err(|error| self.failed(error.into()))
+        written.map_err(|error| self.failed(error))
     }
 
     fn write_nonces(&mut self) -> Result<(), StoreError> {
