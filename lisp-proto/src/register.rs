@@ -81,8 +81,9 @@ impl<'a> MapRegister<'a> {
     }
 }
 
-/// Returns the prefix of the first record of a Map-Register, without a look at anything behind it: what is believed
-/// is decided by [`decode`](crate::decode) and [`verify`](crate::verify). `None` for other messages.
+/// Returns the prefix of the first record of a Map-Register without a look at anything behind it, where a moment can be
+/// saved by knowing it: what is believed is decided by [`decode`](crate::decode) and [`verify`](crate::verify). `None`
+/// for other messages, and for EIDs that are written in an unusual way.
 #[must_use]
 pub fn first_registered(datagram: &[u8]) -> Option<EidPrefix> {
     let mut reader = Reader::new(datagram);

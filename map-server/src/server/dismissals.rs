@@ -154,6 +154,9 @@ impl MapServer {
 
     /// Tells `owner`, which has just registered, what it is to forget and is not being told.
     pub(super) fn dismiss_again(&mut self, now: Timestamp, owner: XtrIndex, actions: &mut Actions) {
+        if self.state.dismissals.len() == 0 {
+            return;
+        }
         let receiver = Registrant::any(owner);
         let notifier = &self.state.notifier;
         let mappings = &self.state.mappings;

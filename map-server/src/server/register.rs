@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use lisp_proto::{
-    AuthKey, AuthView, EidPrefix, MapRegister, NotifyParams, Record, Rloc, Timestamp, VerifiedTag,
-    encode_map_notify, first_registered, verify,
+    AuthKey, AuthView, EidPrefix, Locator, MapRegister, NotifyParams, Record, Rloc, Timestamp,
+    VerifiedTag, encode_map_notify, first_registered, verify,
 };
 
 use super::actions::{Actions, Event, Via};
@@ -22,6 +22,8 @@ use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, Origin, limits};
 use crate::store_event::StoreEvent;
 
+/// Records of a Map-Register whose memory is kept for the next one.
+const RECORDS_KEPT: usize = 64;
 /// Map-Registers whose lookups go on at the same time.
 const AT_ONCE: usize = 64;
 
@@ -33,6 +35,32 @@ struct Terms {
     merge: bool,
     use_ttl: bool,
     want_notify: bool,
+}
+
+/// Memory for what a Map-Register says and leads to, used again for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Drafts {
+    records: Vec<Record>,
+    changes: Vec<Changed>,
+    /// For locators; empty.
+    spare: Vec<Vec<Locator>>,
+}
+
+impl Drafts {
+    /// Forgets everything, and keeps as much memory as an ordinary Map-Register needs.
+    fn recycle(&mut self) {
+        self.changes.clear();
+        self.changes.shrink_to(RECORDS_KEPT);
+        for record in self.records.drain(..) {
+            let mut locators = record.locators;
+            if self.spare.len() < RECORDS_KEPT && locators.capacity() <= limits::LOCATORS_PER_RECORD
+            {
+                locators.clear();
+                self.spare.push(locators);
+            }
+        }
+        self.records.shrink_to(RECORDS_KEPT);
+    }
 }
 
 /// What a record has led to.
@@ -70,18 +98,34 @@ impl MapServer {
             Ok(terms) => terms,
             Err(reason) => return actions.count(reason),
         };
-        let mut records = self.acceptable(terms.registrant.xtr, register, actions);
+        let mut drafts = std::mem::take(&mut self.drafts);
+        self.read_acceptable(terms.registrant.xtr, register, &mut drafts, actions);
+        self.register_all(now, origin, terms, register, &mut drafts, actions);
+        drafts.recycle();
+        self.drafts = drafts;
+    }
+
+    /// Does what the records ask for, and tells everybody.
+    fn register_all(
+        &mut self,
+        now: Timestamp,
+        origin: Origin,
+        terms: Terms,
+        register: &MapRegister<'_>,
+        Drafts {
+            records, changes, ..
+        }: &mut Drafts,
+        actions: &mut Actions,
+    ) {
         let lifetime = records.iter().map(|record| terms.lifetime(record)).max();
         let Some(lifetime) = lifetime else {
             return;
         };
         let xtr = terms.registrant.xtr;
-        let iids: BTreeSet<_> = records.iter().map(|record| record.eid.iid()).collect();
         let contacts = &mut self.state.contacts;
         contacts.learn(xtr, terms.contact, origin.via, now, lifetime);
 
         let (mut persisted, mut withheld) = (false, false);
-        let mut changes = Vec::with_capacity(records.len());
         records.retain(|record| {
             let Some(outcome) = self.apply(now, terms, record, actions) else {
                 return false;
@@ -95,12 +139,17 @@ impl MapServer {
         if terms.want_notify && !records.is_empty() {
             self.confirm(origin, terms, register, records, actions);
         }
-        self.publish(now, Some(terms.registrant), &changes, actions);
+        self.publish(now, Some(terms.registrant), changes, actions);
         if withheld {
             self.drain_itself(now, xtr, actions);
         }
-        self.part(xtr, &changes);
-        for iid in iids {
+        self.part(xtr, changes);
+        for (position, Changed { eid, .. }) in changes.iter().enumerate() {
+            let iid = eid.iid();
+            let mut earlier = changes.iter().take(position);
+            if earlier.any(|earlier| earlier.eid.iid() == iid) {
+                continue;
+            }
             self.tidy(now, xtr, iid, actions);
             if !self.state.mappings.has_registered(xtr, iid) {
                 self.forget_client(xtr, iid, actions);
@@ -126,7 +175,9 @@ impl MapServer {
                 .enrolled(origin.via, origin.src.ip())
                 .ok_or(DropReason::UnknownSource)?,
             Via::Plain => {
-                let first = register.records().next().and_then(|record| record.eid());
+                let first = first_registered(datagram);
+                let first =
+                    first.or_else(|| register.records().next().and_then(|record| record.eid()));
                 self.sites
                     .plain_by_prefix(&first.ok_or(DropReason::UnusableRecord)?)?
             }
@@ -157,16 +208,17 @@ impl MapServer {
         })
     }
 
-    /// Returns the records that `xtr` may register; the others are counted.
-    fn acceptable(
+    /// Reads the records that `xtr` may register; the others are counted.
+    fn read_acceptable(
         &self,
         xtr: XtrIndex,
         register: &MapRegister<'_>,
+        drafts: &mut Drafts,
         actions: &mut Actions,
-    ) -> Vec<Record> {
-        let mut records = Vec::new();
+    ) {
         for view in register.records() {
-            let record = view.to_record(limits::WIREGUARD_PORT);
+            let memory = drafts.spare.pop().unwrap_or_default();
+            let record = view.to_record_in(limits::WIREGUARD_PORT, memory);
             match record {
                 Some(record) if !self.sites.may_register(xtr, &record.eid) => {
                     actions.count(DropReason::ForeignPrefix)
@@ -176,12 +228,11 @@ impl MapServer {
                     actions.count(DropReason::ForeignKey)
                 }
                 Some(record) if record.locators.len() <= limits::LOCATORS_PER_RECORD => {
-                    records.push(record)
+                    drafts.records.push(record)
                 }
                 Some(_) | None => actions.count(DropReason::UnusableRecord),
             }
         }
-        records
     }
 
     /// Whether a record leads to the key of somebody in the control tunnel.
@@ -391,11 +442,11 @@ impl MapServer {
         origin: Origin,
         terms: Terms,
         register: &MapRegister<'_>,
-        mut records: Vec<Record>,
+        records: &mut [Record],
         actions: &mut Actions,
     ) {
         if terms.merge {
-            for record in &mut records {
+            for record in &mut *records {
                 if let Some(mapping) = self.state.mappings.exact(&record.eid) {
                     mapping.write_to(record);
                 }
@@ -410,7 +461,7 @@ impl MapServer {
             .notify_auth(terms.contact.full_tag);
         let params = NotifyParams {
             nonce: register.nonce,
-            records: &records,
+            records,
             handoff: None,
         };
         self.scratch.clear();

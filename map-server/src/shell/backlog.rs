@@ -12,8 +12,8 @@ const SLICE: usize = 16;
 const ROOM: usize = 8 << 20;
 
 /// Slices whose memory is kept for others, and bytes of the longest of them.
-const SPARE: usize = 16;
-const SPARE_BYTES: usize = 64 << 10;
+const SPARE: usize = 64;
+const SPARE_BYTES: usize = 16 << 10;
 
 /// Datagrams that came in the plain.
 #[derive(Debug, Default)]
