@@ -184,6 +184,12 @@ pub(crate) fn first_eid(reader: &mut Reader<'_>) -> Option<EidPrefix> {
 pub(crate) struct Records<'a>(&'a [u8]);
 
 impl<'a> Records<'a> {
+    /// Returns the prefix of the first record.
+    pub(crate) fn first_eid(self) -> Option<EidPrefix> {
+        let common = first_eid(&mut Reader::new(self.0));
+        common.or_else(|| self.iter().next()?.eid())
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
         let mut reader = Reader::new(self.0);
         std::iter::from_fn(move || RecordView::read(&mut reader).ok())

@@ -75,6 +75,12 @@ impl<'a> MapRegister<'a> {
         })
     }
 
+    /// Returns the prefix of the first record, if there is one and it is of a kind that is served.
+    #[must_use]
+    pub fn first_eid(&self) -> Option<EidPrefix> {
+        self.records.first_eid()
+    }
+
     /// Returns the records.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
         self.records.iter()
@@ -156,6 +162,7 @@ const WANT_NOTIFY: u8 = 0x01;
 mod tests {
     use super::*;
     use crate::auth::Algorithm;
+    use crate::hex::hex;
     use crate::mapping::{Action, Locator, Rloc};
     use crate::types::Ttl;
 
@@ -185,6 +192,8 @@ mod tests {
             };
             let mut bytes = Vec::new();
             encode_map_register(&params, &key, &mut bytes).unwrap();
+            let read = MapRegister::read(&mut Reader::new(&bytes)).unwrap();
+            assert_eq!(read.first_eid(), Some(eid));
             assert_eq!(first_registered(&bytes), Some(eid));
             assert_eq!(first_registered(&bytes[..bytes.len() - 1]), Some(eid));
             let header = bytes.len() - 12 - 6;
@@ -192,5 +201,14 @@ mod tests {
             bytes[0] = 0x40;
             assert_eq!(first_registered(&bytes), None);
         }
+    }
+
+    #[test]
+    fn what_follows_no_record_is_no_prefix() {
+        let ids = "000005a0 00 18 1000 0000 0001 0a010203 0000000000000000";
+        let bytes = hex(&format!("32000000 {:016x} 00000000 {ids}", 1));
+        let read = MapRegister::read(&mut Reader::new(&bytes)).unwrap();
+        assert!(read.ids.is_some());
+        assert_eq!(read.first_eid(), None);
     }
 }

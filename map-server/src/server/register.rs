@@ -175,9 +175,7 @@ impl MapServer {
                 .enrolled(origin.via, origin.src.ip())
                 .ok_or(DropReason::UnknownSource)?,
             Via::Plain => {
-                let first = first_registered(datagram);
-                let first =
-                    first.or_else(|| register.records().next().and_then(|record| record.eid()));
+                let first = register.first_eid();
                 self.sites
                     .plain_by_prefix(&first.ok_or(DropReason::UnusableRecord)?)?
             }

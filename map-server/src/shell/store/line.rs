@@ -115,6 +115,15 @@ mod tests {
     }
 
     #[test]
+    fn facts_that_earlier_versions_wrote_as_json_are_read() {
+        let (entry, compact) = line();
+        let json = serde_json::to_vec(&entry).unwrap();
+        let line = [&header(&json), json.as_slice(), b"\n"].concat();
+        assert_ne!(line, compact);
+        assert_eq!(Entry::read(&line), Some(entry));
+    }
+
+    #[test]
     fn numbers_are_written_in_one_way_only() {
         for bad in [
             "+000000b eee96a3a",
