@@ -143,14 +143,14 @@ impl<'a> EncodedAddress<'a> {
 /// nearly all are: an IPv4 or IPv6 address, by itself or in an instance (RFC 8060 §4.1). Reading it as
 /// [`Address`] gives the same, and takes several times as long.
 pub(crate) fn read_common_eid(bytes: &[u8]) -> Option<(InstanceId, IpAddr, usize)> {
-    let [0x40, 0x03, _, _, LCAF_INSTANCE_ID, _, 0, length] = *bytes.first_chunk()? else {
+    let [0x40, 0x03, _, _, LCAF_INSTANCE_ID, _, 0, length, rest @ ..] = bytes else {
         let (address, len) = read_ip(bytes)?;
         return Some((InstanceId::default(), address, len));
     };
-    let [a, b, c, d] = *bytes.get(8..)?.first_chunk()?;
-    let (address, len) = read_ip(bytes.get(12..)?)?;
-    let iid = InstanceId(u32::from_be_bytes([a, b, c, d]));
-    (usize::from(length) == 4 + len).then_some((iid, address, 12 + len))
+    let (iid, rest) = rest.split_first_chunk()?;
+    let (address, len) = read_ip(rest)?;
+    let iid = InstanceId(u32::from_be_bytes(*iid));
+    (usize::from(*length) == 4 + len).then_some((iid, address, 12 + len))
 }
 
 fn read_ip(bytes: &[u8]) -> Option<(IpAddr, usize)> {

@@ -1,5 +1,7 @@
 //! Registers mappings.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 use lisp_proto::{AuthKey, Record, Ttl};
 
@@ -8,6 +10,8 @@ use super::lines::Lines;
 use super::waiting::Waiting;
 use super::{GROUP, Job, Latency, Outcome, Register, nonce_of};
 
+/// Where xTRs register from.
+const PORT: u16 = 4342;
 /// Who has not acknowledged by then never will, in nanoseconds.
 const LOST_NS: u64 = 1_000_000_000;
 
@@ -30,8 +34,9 @@ impl<'a> Registrar<'a> {
     pub(super) fn new(job: &Job, register: &'a Register) -> Result<Self> {
         Ok(Self {
             register,
-            // One socket: the nonces of an xTR grow, so nothing may overtake.
-            lines: Lines::open(job.registrant, 1, job.server)?,
+            // One socket: the nonces of an xTR grow, so nothing may overtake. Its port is that of all xTRs, so that a
+            // refresh comes from where the registration came from.
+            lines: Lines::open_at(&[SocketAddr::new(job.registrant, PORT)], job.server)?,
             key: register.dialect.key(),
             next: 0,
             again: Vec::new(),
