@@ -10,8 +10,8 @@ use super::lines::Lines;
 use super::waiting::Waiting;
 use super::{GROUP, Job, Latency, Outcome, Register, nonce_of};
 
-/// Where xTRs register from.
-const PORT: u16 = 4342;
+/// Where all registrations come from; Open Overlay Router has 4342 at all addresses.
+const PORT: u16 = 4_343;
 /// Who has not acknowledged by then never will, in nanoseconds.
 const LOST_NS: u64 = 1_000_000_000;
 
@@ -34,7 +34,7 @@ impl<'a> Registrar<'a> {
     pub(super) fn new(job: &Job, register: &'a Register) -> Result<Self> {
         Ok(Self {
             register,
-            // One socket: the nonces of an xTR grow, so nothing may overtake. Its port is that of all xTRs, so that a
+            // One socket: the nonces of an xTR grow, so nothing may overtake. Its port is always the same, so that a
             // refresh comes from where the registration came from.
             lines: Lines::open_at(&[SocketAddr::new(job.registrant, PORT)], job.server)?,
             key: register.dialect.key(),
