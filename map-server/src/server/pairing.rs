@@ -50,9 +50,11 @@ impl MapServer {
             .copied()
             .collect();
         self.watch_denied(now, requester, &eids, actions);
+        let mut reminded = self.remind(now, requester, &eids, actions);
         if self.own_record(requester, &source).is_none() {
+            self.put_on_trial(now, requester, &source, &eids, actions);
             self.pair_later(now, requester, &eids, actions);
-            return Paired::default();
+            return reminded;
         }
         let mut owners = BTreeSet::new();
         for eid in &eids {
@@ -71,7 +73,9 @@ impl MapServer {
                 self.subscribe(now, region, requester, ttl, actions);
             }
         }
-        self.tell_owners(now, requester, source, owners, actions)
+        let mut paired = self.tell_owners(now, requester, source, owners, actions);
+        paired.awaited.append(&mut reminded.awaited);
+        paired
     }
 
     /// Takes note of what an agent is told that has registered nothing, so that the owners hear of it

@@ -30,6 +30,7 @@ use super::sites::XtrIndex;
 use super::{MapServer, limits};
 use crate::config::XtrName;
 
+mod reminding;
 mod rerouting;
 mod ways;
 

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::task::{Context, Poll, ready};
 
+use nix::sys::socket::{SockaddrStorage, recvfrom};
 use socket2::{Domain, SockRef};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
@@ -102,6 +104,55 @@ impl Pinger {
         }
         Poll::Pending
     }
+
+    /// The answer to one of them that has come by now, even if nobody has been told yet that something has.
+    pub fn answered(&mut self) -> Option<(IpAddr, u16)> {
+        let Self {
+            v4, v6, awaited, ..
+        } = self;
+        let opened = [(v4, Domain::IPV4), (v6, Domain::IPV6)].into_iter();
+        let mut opened = opened.filter_map(|(socket, domain)| Some((socket.as_ref()?, domain)));
+        opened.find_map(|(socket, domain)| waiting(socket, domain, awaited))
+    }
+}
+
+/// Reads from one socket past tokio, which knows of what has come only after it has asked the kernel.
+fn waiting(
+    socket: &UdpSocket,
+    domain: Domain,
+    awaited: &mut VecDeque<(IpAddr, u16)>,
+) -> Option<(IpAddr, u16)> {
+    let mut bytes = [0; 256];
+    for _ in 0..AT_ONCE {
+        // An error is told to whoever waits for the next answer.
+        let (length, from) = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut bytes).ok()?;
+        let Some(from) = from.and_then(|from| address_of(&from)) else {
+            continue;
+        };
+        let packet = bytes.get(..length).unwrap_or_default();
+        let answer = answer_in(packet, from, domain, awaited);
+        if answer.is_some() {
+            return answer;
+        }
+    }
+    None
+}
+
+fn address_of(from: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = from.as_sockaddr_in().map(|from| from.ip().into());
+    v4.or_else(|| from.as_sockaddr_in6().map(|from| from.ip().into()))
+}
+
+/// What `packet` answers, if that is awaited.
+fn answer_in(
+    packet: &[u8],
+    from: IpAddr,
+    domain: Domain,
+    awaited: &mut VecDeque<(IpAddr, u16)>,
+) -> Option<(IpAddr, u16)> {
+    let number = reply(domain, identifier(), packet)?;
+    let place = awaited.iter().position(|it| *it == (from, number))?;
+    awaited.remove(place)
 }
 
 /// Reads from one socket until there is an answer to us. Whatever else comes, however much, keeps
@@ -116,12 +167,8 @@ fn poll_socket(
     for _ in 0..AT_ONCE {
         let mut buffer = ReadBuf::new(&mut bytes);
         let from = ready!(socket.poll_recv_from(context, &mut buffer))?.ip();
-        let Some(number) = reply(domain, identifier(), buffer.filled()) else {
-            continue;
-        };
-        if let Some(place) = awaited.iter().position(|it| *it == (from, number)) {
-            awaited.remove(place);
-            return Poll::Ready(Ok((from, number)));
+        if let Some(answer) = answer_in(buffer.filled(), from, domain, awaited) {
+            return Poll::Ready(Ok(answer));
         }
     }
     // There may be more, when others have had their turn.

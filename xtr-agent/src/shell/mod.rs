@@ -370,6 +370,11 @@ impl Shell {
         };
         let wanted = |overlay: &&mut Overlay| overlay.counting.is_under_way(id);
         if let Some(overlay) = self.overlays.iter_mut().find(wanted) {
+            // The agent concludes from counters who is silent: it hears those first who are not.
+            while let Some((from, number)) = overlay.scout.answered() {
+                let answered = Input::EchoAnswered { from, number };
+                overlay.step(&mut self.shared, answered).await?;
+            }
             overlay.counted(&mut self.shared, found).await?;
         }
         Ok(())

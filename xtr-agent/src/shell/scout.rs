@@ -30,6 +30,11 @@ impl Scout {
         self.pinger.poll_answer(context)
     }
 
+    /// An answer that has come by now.
+    pub(super) fn answered(&mut self) -> Option<(IpAddr, u16)> {
+        self.pinger.answered()
+    }
+
     /// Carries out an action that is about this; returns what the agent is told of it.
     pub(super) fn perform(&mut self, action: Action) -> Option<Report> {
         match action {

@@ -15,6 +15,7 @@ use crate::server::proxies::{
 };
 use crate::server::{Input, Via};
 
+mod reminding;
 mod rerouting;
 
 /// Where the NATs are.

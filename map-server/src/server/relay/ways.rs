@@ -77,6 +77,11 @@ impl Relays {
         way.flat_map(|way| way.via.values().copied()).collect()
     }
 
+    /// Whether a pair tries to do without the relay that it had.
+    pub(super) fn is_on_trial(&self, pair: &Pair) -> bool {
+        self.way(pair).is_some_and(|way| way.via.is_empty())
+    }
+
     /// Returns how long a pair uses its relays.
     pub(super) fn lifetime(&self, pair: &Pair) -> Option<Duration> {
         Some(self.way(pair)?.lifetime)
@@ -224,9 +229,25 @@ impl Relays {
 
     /// Whether `via` carries packets of `end` in one instance.
     pub(in super::super) fn carries(&self, via: XtrIndex, end: XtrIndex, iid: InstanceId) -> bool {
+        self.carried_of(via, end, iid).next().is_some()
+    }
+
+    /// Lists the pairs that `end` is part of and `via` carries, in one instance.
+    pub(super) fn pairs_of(&self, via: XtrIndex, end: XtrIndex, iid: InstanceId) -> Vec<Pair> {
+        self.carried_of(via, end, iid).collect()
+    }
+
+    fn carried_of(
+        &self,
+        via: XtrIndex,
+        end: XtrIndex,
+        iid: InstanceId,
+    ) -> impl Iterator<Item = Pair> + '_ {
         let first = (via, iid, end, pair(XtrIndex::MIN, XtrIndex::MIN, iid));
-        let next = self.carried.range(first..).next();
-        next.is_some_and(|(by, within, of, _)| (*by, *within, *of) == (via, iid, end))
+        let carried = self.carried.range(first..);
+        let theirs =
+            carried.take_while(move |(by, within, of, _)| (*by, *within, *of) == (via, iid, end));
+        theirs.map(|(.., pair)| *pair)
     }
 
     /// Lists the pairs that `via` carries, in one instance or in all.

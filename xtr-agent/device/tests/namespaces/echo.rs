@@ -55,6 +55,39 @@ fn an_echo_is_answered_by_whom_it_went_to_and_with_its_number() {
     });
 }
 
+/// Lets time pass in which the runtime does not get a turn.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is the runtime that shall not know"
+)]
+fn blocked_for(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Whoever looks at counters cannot wait until the runtime has told it of what has come before.
+#[test]
+fn an_answer_that_has_come_is_there_without_waiting() {
+    in_namespace(|| async {
+        let _cable = Cable::lay();
+        let mut pinger = Pinger::new(None, "cable0");
+        assert_eq!(pinger.answered(), None, "nobody was asked");
+        for far in ["192.0.2.2", "2001:db8::2"] {
+            let far: IpAddr = far.parse().unwrap();
+            let mut answers = Vec::new();
+            for number in 0..30 {
+                drop(pinger.send(far, number));
+                blocked_for(Duration::from_millis(200));
+                answers.extend(std::iter::from_fn(|| pinger.answered()));
+                if !answers.is_empty() {
+                    break;
+                }
+            }
+            assert!(answers.iter().all(|(from, _)| *from == far) && !answers.is_empty());
+            assert_eq!(pinger.answered(), None, "each is answered once");
+        }
+    });
+}
+
 #[test]
 fn who_listens_hears_where_packets_go() {
     in_namespace(|| async {
