@@ -8,8 +8,11 @@ use std::net::SocketAddr;
 
 /// Datagrams that are handled before new ones are received, where somebody asks.
 const SLICE: usize = 16;
-/// Bytes that wait; sockets are left alone then, and drop what finds no room there.
+/// Bytes of memory for what waits; sockets are left alone then, and drop what finds no room there.
 const ROOM: usize = 8 << 20;
+
+/// Bytes for each datagram besides its own.
+const ENTRY: usize = size_of::<(SocketAddr, usize)>();
 
 /// Slices whose memory is kept for others, and bytes of the longest of them.
 const SPARE: usize = 64;
@@ -26,6 +29,11 @@ impl Datagrams {
     pub(super) fn push(&mut self, src: SocketAddr, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.list.push((src, bytes.len()));
+    }
+
+    /// Returns how many bytes of memory they take: an empty one takes some as well.
+    const fn size(&self) -> usize {
+        self.bytes.len() + self.list.len() * ENTRY
     }
 
     /// Returns how many there are.
@@ -48,7 +56,8 @@ impl Datagrams {
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     slices: VecDeque<Datagrams>,
-    bytes: usize,
+    /// Bytes of memory that they take.
+    size: usize,
     /// Memory for slices to come.
     spare: Vec<Datagrams>,
 }
@@ -56,7 +65,7 @@ pub(super) struct Backlog {
 impl Backlog {
     /// Takes one more in.
     pub(super) fn push(&mut self, src: SocketAddr, bytes: &[u8]) {
-        self.bytes += bytes.len();
+        self.size += bytes.len() + ENTRY;
         let last = self.slices.back_mut().filter(|last| last.len() < SLICE);
         match last {
             Some(last) => last.push(src, bytes),
@@ -71,7 +80,7 @@ impl Backlog {
     /// Returns what is to be handled next.
     pub(super) fn pop(&mut self) -> Option<Datagrams> {
         let slice = self.slices.pop_front()?;
-        self.bytes -= slice.bytes.len();
+        self.size -= slice.size();
         Some(slice)
     }
 
@@ -91,7 +100,7 @@ impl Backlog {
 
     /// Whether no more should be received.
     pub(super) const fn is_full(&self) -> bool {
-        self.bytes >= ROOM
+        self.size >= ROOM
     }
 }
 
@@ -128,5 +137,18 @@ mod tests {
         }
         backlog.pop();
         assert!(!backlog.is_full());
+    }
+
+    #[test]
+    fn datagrams_without_a_byte_take_room_as_well() {
+        let source = SocketAddr::from(([192, 0, 2, 1], 4342));
+        let mut backlog = Backlog::default();
+        let mut all = 0..ROOM / 8;
+        while !backlog.is_full() {
+            all.next().expect("there is no end to them");
+            backlog.push(source, &[]);
+        }
+        while backlog.pop().is_some() {}
+        assert_eq!(backlog.size, 0);
     }
 }
