@@ -307,8 +307,8 @@ impl Mappings {
     }
 
     /// Stores a registration in the place of an earlier one of the same registrant, if that is the only one, both are
-    /// such as mostly are, and neither stands beside others. Returns what that did, and whether the later one says what
-    /// the earlier one said.
+    /// such as mostly are, and neither has the merge bit or both say the same. Returns what that did, and whether the
+    /// later one says what the earlier one said.
     pub(crate) fn renew(
         &mut self,
         eid: &EidPrefix,

@@ -43,6 +43,7 @@ impl Book {
     }
 
     /// Replaces what `registrant` has registered as `lean` by what it says now, if that is such as well.
+    /// Where it stands beside others, or did, it must say the same.
     pub(super) fn renew(
         &mut self,
         lean: &mut Lean,
@@ -51,9 +52,6 @@ impl Book {
         expires: Millis,
     ) -> Option<Renewed> {
         let before = self.terms.get(lean.terms)?;
-        if before.registrant != registrant || before.merge || said.merge {
-            return None;
-        }
         let terms = Terms::of(registrant, said);
         let has_same_terms = *before == terms;
         if has_same_terms && lean.is_of(said) {
@@ -62,6 +60,9 @@ impl Book {
                 change: Change::None,
                 is_known: true,
             });
+        }
+        if before.registrant != registrant || before.merge || said.merge {
+            return None;
         }
         let mut later = Lean::of(said, lean.terms, expires)?;
         if !has_same_terms {
