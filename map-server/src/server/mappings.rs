@@ -157,6 +157,11 @@ impl Mappings {
         self.table.expect(eids);
     }
 
+    /// Prepares the processor for registrations of all of `eids`.
+    pub(crate) fn expect_exact(&self, eids: &[EidPrefix]) {
+        self.table.expect_exact(eids);
+    }
+
     /// Finds what answers for `asked`, and whether nothing else is inside it.
     pub(crate) fn find_whole(&self, asked: &EidPrefix) -> (Found<'_>, bool) {
         match self.table.longest_whole(asked) {

@@ -80,7 +80,7 @@ impl MapServer {
         let mut eids = datagrams.filter_map(first_registered).peekable();
         while eids.peek().is_some() {
             let some: ArrayVec<_, AT_ONCE> = eids.by_ref().take(AT_ONCE).collect();
-            self.state.mappings.expect(&some);
+            self.state.mappings.expect_exact(&some);
         }
     }
 
