@@ -16,15 +16,18 @@ use super::store::Unsynced;
 /// of that time; at least so long, and so many times what the last time took, but no longer than that.
 const SYNC_PAUSE: Duration = Duration::from_millis(20);
 const SYNC_PAUSE_TIMES: u32 = 9;
-const SYNC_PAUSE_MAX: Duration = Duration::from_millis(500);
+const SYNC_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Waits for the disk, and leaves it alone for a moment then: while it works, who writes to it may have to wait.
+///
+/// # Errors
+/// The disk fails, which is said at once.
 pub(super) async fn sync(unsynced: Unsynced) -> io::Result<()> {
     let began = Clock::present();
-    let synced = spawn_blocking(move || unsynced.sync()).await;
+    spawn_blocking(move || unsynced.sync()).await??;
     let took = began.elapsed();
     sleep((took * SYNC_PAUSE_TIMES).clamp(SYNC_PAUSE, SYNC_PAUSE_MAX)).await;
-    synced.map_err(io::Error::from).flatten()
+    Ok(())
 }
 
 /// Does long work in a thread of its own, which stands back: on one processor it would keep questions waiting.
