@@ -1,14 +1,16 @@
 //! Who runs first where there are fewer processors than threads?
 
-/// How far a thread that has time stands back: it gets about a tenth of what another one gets.
+/// How far a thread that has time stands back, at least: it gets about a tenth of what another one gets.
 const NICE: libc::c_int = 10;
 
 /// Lets other threads run before this one, from now on. Where the system refuses, it goes on as before.
 #[expect(unsafe_code, reason = "no crate at hand wraps this function")]
 pub fn stand_back() {
-    // SAFETY: takes numbers only. On Linux 0 is the calling thread.
+    // SAFETY: both take numbers only. On Linux 0 is the calling thread.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        // It never comes forward. An error reads as -1, which is less as well.
+        let nice = libc::getpriority(libc::PRIO_PROCESS, 0).max(NICE);
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice);
     }
 }
 
@@ -35,5 +37,17 @@ mod tests {
         });
         assert_eq!(there.join().unwrap(), NICE);
         assert_eq!(nice(), before);
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "no crate at hand wraps this function")]
+    fn a_thread_that_stands_back_further_stays_there() {
+        let there = thread::spawn(|| {
+            // SAFETY: takes numbers only.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE + 5) };
+            stand_back();
+            nice()
+        });
+        assert_eq!(there.join().unwrap(), NICE + 5);
     }
 }
