@@ -210,20 +210,30 @@ fn pack(flags: [bool; 4]) -> u8 {
     flags.fold(0, |packed, flag| packed << 1 | u8::from(flag))
 }
 
-/// Takes line ends out of what was appended after `start`.
+/// Takes line ends out of what was appended after `start`, where it is: most facts have one, the first octet of `10.x`.
 fn escape(out: &mut Vec<u8>, start: usize) {
-    let plain = out.get(start..).unwrap_or_default();
     let is_special = |byte: &u8| *byte == LINE_END || *byte == ESCAPE;
-    let Some(first) = plain.iter().position(is_special) else {
-        return;
-    };
-    let rest = plain.get(first..).unwrap_or_default().to_vec();
-    out.truncate(start + first);
-    for byte in rest {
-        match byte {
-            LINE_END => out.extend_from_slice(&[ESCAPE, ESCAPED_LINE_END]),
-            ESCAPE => out.extend_from_slice(&[ESCAPE, ESCAPED_ESCAPE]),
-            byte => out.push(byte),
+    let plain = out.get(start..).unwrap_or_default();
+    let mut from = plain.len();
+    let mut to = from + plain.iter().filter(|byte| is_special(byte)).count();
+    out.resize(start + to, 0);
+    let body = out.get_mut(start..).unwrap_or_default();
+    // From the end: what is behind a special byte moves by one for each that is left before it.
+    while from < to {
+        let rest = body.get(..from).unwrap_or_default();
+        let Some(at) = rest.iter().rposition(is_special) else {
+            return;
+        };
+        to -= from - at - 1;
+        body.copy_within(at + 1..from, to);
+        from = at;
+        to -= 2;
+        let code = match body.get(at) {
+            Some(&LINE_END) => ESCAPED_LINE_END,
+            _ => ESCAPED_ESCAPE,
+        };
+        if let Some(place) = body.get_mut(to..to + 2) {
+            place.copy_from_slice(&[ESCAPE, code]);
         }
     }
 }
