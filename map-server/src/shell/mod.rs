@@ -76,6 +76,9 @@ const UNASKED: Duration = Duration::from_millis(20);
 /// With fewer mappings than this, what was freed is not worth the time to give it back.
 const WORTHWHILE: usize = 1_000;
 
+/// The end of a snapshot that is being written.
+type Compacting = oneshot::Receiver<Result<Snapshot, StoreError>>;
+
 /// A running map server.
 struct Shell {
     clock: Clock,
@@ -227,7 +230,7 @@ impl Shell {
     ) -> Result<()> {
         let mut syncing: Option<JoinHandle<io::Result<()>>> = None;
         let mut closing: Option<oneshot::Receiver<()>> = None;
-        let mut compacting: Option<oneshot::Receiver<Result<Snapshot, StoreError>>> = None;
+        let mut compacting: Option<Compacting> = None;
         loop {
             let deadline = read(&self.server).next_deadline();
             let wake = deadline.map_or(self.heartbeat, |deadline| deadline.min(self.heartbeat));
@@ -243,7 +246,10 @@ impl Shell {
                 snapshot = finished(&mut compacting) => {
                     compacting = None;
                     let old = self.sink.store.install(snapshot??)?;
-                    closing = Some(beside(move || drop(old))?);
+                    // What no thread can be had for is done on the way.
+                    closing = beside(move || drop(old))
+                        .inspect_err(|error| warn!(%error, "closing the old log without a thread"))
+                        .ok();
                 }
                 closed = finished(&mut closing) => {
                     closing = None;
@@ -272,7 +278,7 @@ impl Shell {
             self.send();
             self.give_memory_back();
             if self.sink.store.wants_snapshot() {
-                compacting = Some(self.compact()?);
+                compacting = self.compact()?;
             }
             if syncing.is_none()
                 && let Some(unsynced) = self.sink.store.unsynced()?
@@ -326,11 +332,16 @@ impl Shell {
         Ok((question, answer))
     }
 
-    /// Begins to write a snapshot of what is known now, while the server goes on.
-    fn compact(&mut self) -> Result<oneshot::Receiver<Result<Snapshot, StoreError>>> {
+    /// Begins to write a snapshot of what is known now, while the server goes on; `None` if that is for later.
+    fn compact(&mut self) -> Result<Option<Compacting>, StoreError> {
         let facts = Facts::of(Arc::clone(&self.server));
         let draft = self.sink.store.draft(Clock::since_1970(), facts)?;
-        Ok(beside(move || draft.write())?)
+        let compacting = beside(move || draft.write());
+        if let Err(error) = &compacting {
+            warn!(%error, "no thread for a snapshot of the stored registrations; the log goes on");
+            self.sink.store.give_up();
+        }
+        Ok(compacting.ok())
     }
 
     /// Takes the datagrams in that have arrived, answers questions, and handles some of what else waits; returns

@@ -27,6 +27,16 @@ pub(super) struct Entry {
     pub(super) event: Option<StoreEvent>,
 }
 
+/// What a line of the log turns out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    Entry(Entry),
+    /// It is as it was written, but not by this version.
+    Foreign,
+    /// It is not as it was written, or not all of it was.
+    Damaged,
+}
+
 impl Entry {
     /// Builds an entry written at `since_1970`.
     pub(super) fn new(since_1970: Duration, event: Option<StoreEvent>) -> Self {
@@ -67,12 +77,16 @@ impl Entry {
         Ok(())
     }
 
-    /// Reads a whole line with its end; `None` if it is damaged.
-    pub(super) fn read(line: &[u8]) -> Option<Self> {
-        let line = line.strip_suffix(b"\n")?;
-        let (header, body) = line.split_at_checked(HEADER)?;
-        // Compared as text: parsed, a sign or a capital letter would pass for another digit.
-        (header == self::header(body)).then_some(())?;
+    /// Reads a line with its end.
+    pub(super) fn read(line: &[u8]) -> Line {
+        let body = whole(line);
+        body.map_or(Line::Damaged, |body| match Self::read_body(body) {
+            Some(entry) => Line::Entry(entry),
+            None => Line::Foreign,
+        })
+    }
+
+    fn read_body(body: &[u8]) -> Option<Self> {
         match body {
             [b'{', ..] => serde_json::from_slice(body).ok(),
             fact => {
@@ -82,6 +96,14 @@ impl Entry {
             }
         }
     }
+}
+
+/// Returns what a line holds if it is as it was written.
+fn whole(line: &[u8]) -> Option<&[u8]> {
+    let line = line.strip_suffix(b"\n")?;
+    let (header, body) = line.split_at_checked(HEADER)?;
+    // Compared as text: parsed, a sign or a capital letter would pass for another digit.
+    (header == self::header(body)).then_some(body)
 }
 
 fn header(body: &[u8]) -> [u8; HEADER] {
@@ -106,21 +128,21 @@ mod tests {
     #[test]
     fn a_line_reads_back() {
         let (entry, line) = line();
-        assert_eq!(Entry::read(&line), Some(entry));
+        assert_eq!(Entry::read(&line), Line::Entry(entry));
         let alive = Entry::new(Duration::from_millis(5), None);
         let mut line = Vec::new();
         alive.write(&mut line).unwrap();
         assert_eq!(line, b"0000000b eee96a3a {\"at_ms\":5}\n");
-        assert_eq!(Entry::read(&line), Some(alive));
+        assert_eq!(Entry::read(&line), Line::Entry(alive));
     }
 
     #[test]
     fn facts_that_earlier_versions_wrote_as_json_are_read() {
         let (entry, compact) = line();
         let json = serde_json::to_vec(&entry).unwrap();
-        let line = [&header(&json), json.as_slice(), b"\n"].concat();
+        let line = line_of(&json);
         assert_ne!(line, compact);
-        assert_eq!(Entry::read(&line), Some(entry));
+        assert_eq!(Entry::read(&line), Line::Entry(entry));
     }
 
     #[test]
@@ -131,7 +153,14 @@ mod tests {
             "0000000b Eee96a3a",
         ] {
             let line = format!("{bad} {{\"at_ms\":5}}\n");
-            assert_eq!(Entry::read(line.as_bytes()), None, "{line}");
+            assert_eq!(Entry::read(line.as_bytes()), Line::Damaged, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_writes_is_not_taken_for_damaged() {
+        for body in [&b"X"[..], b"", br#"{"at_ms":5,"more":1}"#] {
+            assert_eq!(Entry::read(&line_of(body)), Line::Foreign);
         }
     }
 
@@ -141,14 +170,18 @@ mod tests {
             let (_, mut line) = line();
             let position = position.index(line.len());
             line[position] ^= change;
-            prop_assert_eq!(Entry::read(&line), None);
+            prop_assert_eq!(Entry::read(&line), Line::Damaged);
         }
 
         #[test]
         fn a_cut_line_is_not_believed(length in any::<prop::sample::Index>()) {
             let (_, line) = line();
-            prop_assert_eq!(Entry::read(&line[..length.index(line.len())]), None);
+            prop_assert_eq!(Entry::read(&line[..length.index(line.len())]), Line::Damaged);
         }
+    }
+
+    fn line_of(body: &[u8]) -> Vec<u8> {
+        [&header(body), body, b"\n"].concat()
     }
 
     fn line() -> (Entry, Vec<u8>) {
