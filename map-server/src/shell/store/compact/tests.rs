@@ -135,20 +135,21 @@ proptest! {
 
 /// Returns where the address of the prefix is in the bytes of a fact that are not escaped.
 fn eid_at(event: &StoreEvent) -> Range<usize> {
-    let (xtr, ids, eid, before) = match event {
-        StoreEvent::Registered {
-            xtr,
-            ids,
-            record,
-            source,
-            ..
-        } => {
-            let address = if source.is_ipv4() { 4 } else { 16 };
-            // Flags, lifetime, and port, family and address of the source.
-            (xtr, ids, record.eid, 1 + 12 + 3 + address)
-        }
-        StoreEvent::Withdrawn { xtr, ids, eid } => (xtr, ids, *eid, 0),
-        _ => return 0..0,
+    let (xtr, ids, eid, before) = if let StoreEvent::Registered {
+        xtr,
+        ids,
+        record,
+        source,
+        ..
+    } = event
+    {
+        let address = if source.is_ipv4() { 4 } else { 16 };
+        // Flags, lifetime, and port, family and address of the source.
+        (xtr, ids, record.eid, 1 + 12 + 3 + address)
+    } else if let StoreEvent::Withdrawn { xtr, ids, eid } = event {
+        (xtr, ids, *eid, 0)
+    } else {
+        return 0..0;
     };
     // Kind, time, length of the name, whether there are ids; instance-id, prefix length and family.
     let registrant = 1 + 8 + 2 + xtr.len() + 1 + if ids.is_some() { 24 } else { 0 };
