@@ -7,6 +7,7 @@ mod book;
 mod expiry;
 mod form;
 mod owners;
+mod said;
 mod terms;
 mod view;
 
@@ -17,6 +18,7 @@ use lisp_proto::{EidPrefix, InstanceId, Locator, Timestamp, Ttl};
 use self::book::Book;
 use self::expiry::{Expiry, Millis};
 use self::form::{Form, Lean, Many, Slot};
+pub(crate) use self::said::Said;
 pub(crate) use self::view::Mapping;
 use super::contacts::Contact;
 use super::limits;
@@ -37,44 +39,6 @@ pub(crate) struct Registration {
     pub(crate) contact: Contact,
     /// How long it lasts without a refresh.
     pub(crate) lifetime: Duration,
-}
-
-/// The same, where it is not stored yet.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Said<'a> {
-    pub(crate) ttl: Ttl,
-    pub(crate) locators: &'a [Locator],
-    pub(crate) merge: bool,
-    pub(crate) want_notify: bool,
-    pub(crate) contact: Contact,
-    pub(crate) lifetime: Duration,
-}
-
-impl Said<'_> {
-    /// Copies it.
-    pub(crate) fn registration(&self) -> Registration {
-        Registration {
-            ttl: self.ttl,
-            locators: self.locators.to_vec(),
-            merge: self.merge,
-            want_notify: self.want_notify,
-            contact: self.contact,
-            lifetime: self.lifetime,
-        }
-    }
-}
-
-impl Registration {
-    pub(crate) const fn said(&self) -> Said<'_> {
-        Said {
-            ttl: self.ttl,
-            locators: self.locators.as_slice(),
-            merge: self.merge,
-            want_notify: self.want_notify,
-            contact: self.contact,
-            lifetime: self.lifetime,
-        }
-    }
 }
 
 /// What the database knows about an EID.
