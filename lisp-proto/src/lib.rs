@@ -21,6 +21,7 @@ mod address;
 mod auth;
 mod ecm;
 mod error;
+mod form_a;
 mod gap;
 mod handoff;
 #[cfg(test)]
@@ -60,7 +61,9 @@ pub use message::{Message, decode};
 pub use notify::{MapNotify, NotifyParams, encode_map_notify, encode_map_notify_ack};
 pub use record::RecordView;
 pub use referral::MapReferral;
-pub use register::{MapRegister, RegisterFlags, RegisterParams, encode_map_register};
+pub use register::{
+    MapRegister, RegisterFlags, RegisterParams, encode_map_register, first_registered,
+};
 pub use reply::{MapReply, ReplyParams, encode_map_reply};
 pub use request::{MapRequest, RequestFlags, RequestParams, RequestedAddress, encode_map_request};
 pub use time::{Deadlines, Timestamp};

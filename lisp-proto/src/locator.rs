@@ -2,6 +2,7 @@
 
 use crate::address::{AFI_NAME, Address, EncodedAddress};
 use crate::error::DecodeError;
+use crate::form_a::read_form_a;
 use crate::mapping::{Locator, Rloc};
 use crate::message::flag16;
 use crate::reader::Reader;
@@ -39,7 +40,10 @@ impl<'a> LocatorView<'a> {
         let [priority, weight, multicast_priority, multicast_weight] =
             reader.array("locator priorities")?;
         let flags = reader.u16("locator flags")?;
-        let (address, _) = EncodedAddress::take(reader, "locator", 0)?;
+        let address = match read_form_a(reader.rest()) {
+            Some((_, len)) => EncodedAddress::of(reader.bytes("locator", len)?),
+            None => EncodedAddress::take(reader, "locator", 0)?.0,
+        };
         Ok(Self {
             priority,
             weight,
@@ -63,7 +67,7 @@ impl<'a> LocatorView<'a> {
     /// WireGuard locators without a port.
     #[must_use]
     pub fn rloc(&self, default_port: u16) -> Option<Rloc> {
-        wireguard::read_rloc(&self.address(), default_port)
+        wireguard::read_rloc(&self.address, default_port)
     }
 
     pub(crate) fn to_locator(self, default_port: u16) -> Option<Locator> {

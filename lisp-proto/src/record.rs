@@ -1,6 +1,6 @@
 //! Which prefix is reachable where, and for how long? (RFC 9301 §5.4)
 
-use crate::address::{Address, EncodedAddress};
+use crate::address::{Address, EncodedAddress, prefix_of, read_common_eid};
 use crate::error::{DecodeError, EncodeError};
 use crate::locator::{LocatorView, write_locator, write_name};
 use crate::mapping::{Action, EidPrefix, Locator, Record};
@@ -36,8 +36,7 @@ impl<'a> RecordView<'a> {
         let mask_len = reader.u8("EID mask-len")?;
         let flags = reader.u16("record flags")?;
         let map_version = reader.u16("map-version")?;
-        let (eid, address) = EncodedAddress::take_eid(reader, "EID")?;
-        address.check_mask_len("EID mask-len", mask_len)?;
+        let eid = take_eid(reader, mask_len)?;
         let start = *reader;
         for _ in 0..locator_count {
             LocatorView::read(reader)?;
@@ -91,7 +90,10 @@ impl<'a> RecordView<'a> {
     /// Returns the prefix, or `None` for a kind of EID that is not served here.
     #[must_use]
     pub fn eid(&self) -> Option<EidPrefix> {
-        self.eid.read().eid_prefix(self.mask_len)
+        match read_common_eid(self.eid.bytes()) {
+            Some((iid, address, _)) => prefix_of(iid, address, self.mask_len),
+            None => self.eid.read().eid_prefix(self.mask_len),
+        }
     }
 
     /// Returns the EID of whatever kind, host bits included.
@@ -122,15 +124,25 @@ impl<'a> RecordView<'a> {
     /// kind of EID that is not served. `default_port` is for WireGuard locators without a port.
     #[must_use]
     pub fn to_record(&self, default_port: u16) -> Option<Record> {
-        let locators = self.locators();
+        self.to_record_in(default_port, Vec::with_capacity(self.locator_count.into()))
+    }
+
+    /// The same, with the memory of other locators, which are forgotten.
+    #[must_use]
+    pub fn to_record_in(&self, default_port: u16, mut memory: Vec<Locator>) -> Option<Record> {
+        memory.clear();
+        let all = self.locators();
+        memory.extend(all.filter_map(|locator| locator.to_locator(default_port)));
+        self.with_locators(memory)
+    }
+
+    fn with_locators(&self, locators: Vec<Locator>) -> Option<Record> {
         Some(Record {
             eid: self.eid()?,
             ttl: self.ttl,
             action: self.action(),
             authoritative: self.authoritative(),
-            locators: locators
-                .filter_map(|locator| locator.to_locator(default_port))
-                .collect(),
+            locators,
         })
     }
 }
@@ -147,11 +159,37 @@ pub(crate) fn take_records<'a>(
     Ok(Records(reader.since(&start)))
 }
 
+/// Takes the EID of a record, and checks that its prefix is not longer than it.
+fn take_eid<'a>(reader: &mut Reader<'a>, mask_len: u8) -> Result<EncodedAddress<'a>, DecodeError> {
+    const FIELD: &str = "EID mask-len";
+    let Some((_, address, len)) = read_common_eid(reader.rest()) else {
+        let (eid, address) = EncodedAddress::take_eid(reader, "EID")?;
+        address.check_mask_len(FIELD, mask_len)?;
+        return Ok(eid);
+    };
+    Address::Ip(address).check_mask_len(FIELD, mask_len)?;
+    Ok(EncodedAddress::of(reader.bytes("EID", len)?))
+}
+
+/// Reads the prefix of the record that comes next, if it is of the commonest kind, and nothing behind it.
+pub(crate) fn first_eid(reader: &mut Reader<'_>) -> Option<EidPrefix> {
+    reader.u32("record TTL").ok()?;
+    let [_, mask_len, ..] = reader.array::<6>("record header").ok()?;
+    let (iid, address, _) = read_common_eid(reader.rest())?;
+    prefix_of(iid, address, mask_len)
+}
+
 /// The bytes of records that were already checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Records<'a>(&'a [u8]);
 
 impl<'a> Records<'a> {
+    /// Returns the prefix of the first record.
+    pub(crate) fn first_eid(self) -> Option<EidPrefix> {
+        let common = first_eid(&mut Reader::new(self.0));
+        common.or_else(|| self.iter().next()?.eid())
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
         let mut reader = Reader::new(self.0);
         std::iter::from_fn(move || RecordView::read(&mut reader).ok())

@@ -80,7 +80,11 @@ impl PublicKey {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE64.encode(self.0))
+        let mut text = [0; 44];
+        let len = BASE64.encode_slice(self.0, &mut text);
+        let text = len.ok().and_then(|len| text.get(..len));
+        let text = text.and_then(|text| str::from_utf8(text).ok());
+        f.write_str(text.ok_or(fmt::Error)?)
     }
 }
 

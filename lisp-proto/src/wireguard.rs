@@ -12,7 +12,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::address::Address;
+use crate::address::{Address, EncodedAddress};
+use crate::form_a::read_form_a;
 use crate::lcaf::{LCAF_AFI_LIST, LCAF_NAT_TRAVERSAL, LCAF_SECURITY_KEY, Lcaf};
 use crate::lcaf_body::{NatTraversal, SecurityKey};
 use crate::mapping::Rloc;
@@ -20,7 +21,15 @@ use crate::types::PublicKey;
 use crate::writer::{Writer, address_len};
 
 /// Reads a locator; `None` when it is of no use here or contradicts itself.
-pub(crate) fn read_rloc(address: &Address<'_>, default_port: u16) -> Option<Rloc> {
+pub(crate) fn read_rloc(address: &EncodedAddress<'_>, default_port: u16) -> Option<Rloc> {
+    match read_form_a(address.bytes()) {
+        Some((rloc, _)) => Some(rloc),
+        None => read_items(&address.read(), default_port),
+    }
+}
+
+/// Reads a locator in whatever form it is written.
+pub(crate) fn read_items(address: &Address<'_>, default_port: u16) -> Option<Rloc> {
     let mut parts = Parts::default();
     match address {
         Address::Ip(address) => return Some(Rloc::Plain(*address)),
@@ -246,7 +255,7 @@ mod tests {
         let no_port = list(&[&key("06", "00", address)]);
         let mut reader = Reader::new(&no_port);
         let locator = Address::read(&mut reader, "locator", 0).unwrap();
-        assert_eq!(read_rloc(&locator, 0), None);
+        assert_eq!(read_items(&locator, 0), None);
     }
 
     #[test]
@@ -302,9 +311,11 @@ mod tests {
     /// Reads a locator; port 7 if it does not say.
     fn read(bytes: &[u8]) -> Option<Rloc> {
         let mut reader = Reader::new(bytes);
-        let address = Address::read(&mut reader, "locator", 0).unwrap();
+        let (encoded, address) = EncodedAddress::take(&mut reader, "locator", 0).unwrap();
         assert_eq!(reader.end(), Ok(()));
-        read_rloc(&address, 7)
+        let rloc = read_rloc(&encoded, 7);
+        assert_eq!(rloc, read_items(&address, 7));
+        rloc
     }
 
     fn write(rloc: &Rloc) -> Vec<u8> {

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use lisp_proto::{EidPrefix, InstanceId, Record};
 
@@ -57,10 +58,19 @@ impl Assignments {
         eids.filter(|eid| eid.iid() == iid).copied().collect()
     }
 
-    /// Lists all: prefix, client, and where it is.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (EidPrefix, XtrIndex, &Assignment)> {
-        let all = self.by_prefix.iter();
-        all.flat_map(|(eid, clients)| clients.iter().map(|(client, at)| (*eid, *client, at)))
+    /// Lists those after the one of this client of this prefix, or all: prefix, client, and where it is.
+    pub(crate) fn iter_after(
+        &self,
+        last: Option<(EidPrefix, XtrIndex)>,
+    ) -> impl Iterator<Item = (EidPrefix, XtrIndex, &Assignment)> {
+        let first = last.map_or(Unbounded, |(eid, _)| Included(eid));
+        let all = self.by_prefix.range((first, Unbounded));
+        all.flat_map(move |(eid, clients)| {
+            let passed = last.filter(|(last, _)| last == eid);
+            let first = passed.map_or(Unbounded, |(_, client)| Excluded(client));
+            let clients = clients.range((first, Unbounded));
+            clients.map(|(client, at)| (*eid, *client, at))
+        })
     }
 
     /// Remembers that `client` is with `owner`, and that it was told of `parts` of the prefix.
@@ -231,7 +241,7 @@ impl MapServer {
     }
 
     /// Says where `client` is, for the store.
-    fn assigned(&self, eid: EidPrefix, client: XtrIndex, owner: XtrIndex) -> StoreEvent {
+    pub(super) fn assigned(&self, eid: EidPrefix, client: XtrIndex, owner: XtrIndex) -> StoreEvent {
         let known = self.state.assignments.get(&eid, client);
         let parts = known.map(|at| at.parts.iter().copied().collect());
         StoreEvent::Assigned {
@@ -245,13 +255,17 @@ impl MapServer {
     /// Lists what must survive a restart.
     pub(super) fn assignment_facts(&self) -> impl Iterator<Item = StoreEvent> {
         let assignments = &self.state.assignments;
-        let all = assignments.iter();
-        let all = all.map(|(eid, client, at)| self.assigned(eid, client, at.owner));
-        let draining = assignments.draining().map(|xtr| StoreEvent::Draining {
+        let all = assignments.iter_after(None);
+        all.map(|(eid, client, at)| self.assigned(eid, client, at.owner))
+    }
+
+    /// Lists the same of owners that are to get no new clients.
+    pub(super) fn draining_facts(&self) -> impl Iterator<Item = StoreEvent> {
+        let draining = self.state.assignments.draining();
+        draining.map(|xtr| StoreEvent::Draining {
             xtr: self.sites.site(xtr).name.clone(),
             draining: true,
-        });
-        all.chain(draining)
+        })
     }
 
     /// Takes away where `client` is.

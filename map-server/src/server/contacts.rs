@@ -46,10 +46,13 @@ impl Contacts {
     }
 
     fn learn_source(&mut self, source: IpAddr, until: Timestamp) {
-        if self.sources.get(&source).is_none_or(|known| *known < until) {
-            self.sources.insert(source, until);
-            self.expiry.set(source, until);
+        if let Some(known) = self.sources.get_mut(&source) {
+            // The timer is set anew when it fires.
+            *known = until.max(*known);
+            return;
         }
+        self.sources.insert(source, until);
+        self.expiry.set(source, until);
         if self.sources.len() > limits::REGISTERED_SOURCES {
             self.forget(Timestamp(u64::MAX));
         }
@@ -77,13 +80,61 @@ impl Contacts {
         while self.forget(now) {}
     }
 
-    /// Returns when the next source is forgotten.
+    /// Returns when the next source may be forgotten.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.expiry.next()
     }
 
+    /// Forgets the source whose registration ends first, if that is over at `now`.
     fn forget(&mut self, now: Timestamp) -> bool {
-        let source = self.expiry.pop_due(now);
-        source.is_some_and(|source| self.sources.remove(&source).is_some())
+        while let Some(at) = self.expiry.next()
+            && let Some(source) = self.expiry.pop_due(now)
+        {
+            match self.sources.get(&source) {
+                // Refreshed since the timer was set.
+                Some(until) if *until > at => self.expiry.set(source, *until),
+                Some(_) | None => {
+                    self.sources.remove(&source);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_source_is_registered_for_as_long_as_the_latest_of_its_registrations() {
+        let mut contacts = Contacts::default();
+        let [one, other] = [1, 2].map(|n| IpAddr::from(Ipv4Addr::from(n)));
+        contacts.learn_source(one, Timestamp(5));
+        contacts.learn_source(other, Timestamp(6));
+        contacts.learn_source(one, Timestamp(9));
+        contacts.learn_source(one, Timestamp(7));
+        for (now, left) in [(4, [true, true]), (6, [true, false]), (9, [false, false])] {
+            contacts.expire(Timestamp(now));
+            let registered = [one, other].map(|source| contacts.is_registered(source));
+            assert_eq!(registered, left, "at {now}");
+        }
+        assert_eq!(contacts.next_deadline(), None);
+    }
+
+    #[test]
+    fn the_source_that_would_be_over_first_gives_way() {
+        let mut contacts = Contacts::default();
+        let source = |n| IpAddr::from(Ipv4Addr::from(n));
+        let most = u32::try_from(limits::REGISTERED_SOURCES).unwrap();
+        for n in 0..most {
+            contacts.learn_source(source(n), Timestamp(100 + u64::from(n)));
+        }
+        contacts.learn_source(source(0), Timestamp(u64::MAX));
+        contacts.learn_source(source(most), Timestamp(u64::MAX));
+        let left = [0, 1, 2, most].map(|n| contacts.is_registered(source(n)));
+        assert_eq!(left, [true, false, true, true]);
     }
 }

@@ -250,6 +250,9 @@ impl MapServer {
 
     /// Sends again at once what `receiver` has missed: it was just heard, so its path works.
     pub(super) fn hurry(&mut self, now: Timestamp, receiver: Registrant, actions: &mut Actions) {
+        if self.state.notifier.len() == 0 {
+            return;
+        }
         let receivers = [Registrant::any(receiver.xtr), receiver];
         let mut missed = self.state.notifier.of_xtr(receiver.xtr);
         missed.retain(|key| receivers.contains(&key.receiver));

@@ -10,6 +10,8 @@
 //! told, and what the client uses its new owner for stays there.
 
 use std::collections::BTreeMap;
+use std::iter::successors;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use lisp_proto::{Deadlines, EidPrefix, Record, Timestamp};
 
@@ -60,7 +62,12 @@ impl Dismissals {
     ///
     /// # Errors
     /// There is no room.
-    fn add(&mut self, owner: XtrIndex, eid: EidPrefix, until: Timestamp) -> Result<bool, ()> {
+    pub(super) fn add(
+        &mut self,
+        owner: XtrIndex,
+        eid: EidPrefix,
+        until: Timestamp,
+    ) -> Result<bool, ()> {
         let is_full = self.len >= limits::DISMISSALS;
         let known = self.by_owner.get(&owner);
         let is_news = known.is_none_or(|known| !known.contains_key(&eid));
@@ -154,6 +161,9 @@ impl MapServer {
 
     /// Tells `owner`, which has just registered, what it is to forget and is not being told.
     pub(super) fn dismiss_again(&mut self, now: Timestamp, owner: XtrIndex, actions: &mut Actions) {
+        if self.state.dismissals.len() == 0 {
+            return;
+        }
         let receiver = Registrant::any(owner);
         let notifier = &self.state.notifier;
         let mappings = &self.state.mappings;
@@ -184,16 +194,26 @@ impl MapServer {
 
     /// Lists what must survive a restart.
     pub(super) fn dismissal_facts(&self) -> impl Iterator<Item = StoreEvent> {
-        let all = self.state.dismissals.by_owner.iter();
-        all.flat_map(|(owner, eids)| {
-            let xtr = &self.sites.site(*owner).name;
-            let eids: Vec<_> = eids.keys().copied().collect();
-            let parts = eids.chunks(limits::DISMISSALS_PER_FACT);
-            let facts = parts.map(|eids| StoreEvent::Dismissed {
-                xtr: xtr.clone(),
-                eids: eids.to_vec(),
-            });
-            facts.collect::<Vec<_>>()
+        let first = self.dismissal_after(None);
+        let all = successors(first, |(_, last)| self.dismissal_after(Some(*last)));
+        all.map(|(fact, _)| fact)
+    }
+
+    /// Returns the next fact of those, about prefixes after this one of this owner, and the last in it.
+    pub(super) fn dismissal_after(
+        &self,
+        last: Option<(XtrIndex, EidPrefix)>,
+    ) -> Option<(StoreEvent, (XtrIndex, EidPrefix))> {
+        let first = last.map_or(Unbounded, |(owner, _)| Included(owner));
+        let mut owners = self.state.dismissals.by_owner.range((first, Unbounded));
+        owners.find_map(|(owner, eids)| {
+            let passed = last.filter(|(last, _)| last == owner);
+            let first = passed.map_or(Unbounded, |(_, eid)| Excluded(eid));
+            let eids = eids.range((first, Unbounded)).map(|(eid, _)| *eid);
+            let eids: Vec<_> = eids.take(limits::DISMISSALS_PER_FACT).collect();
+            let last = *eids.last()?;
+            let xtr = self.sites.site(*owner).name.clone();
+            Some((StoreEvent::Dismissed { xtr, eids }, (*owner, last)))
         })
     }
 

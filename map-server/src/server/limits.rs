@@ -161,8 +161,9 @@ pub(crate) const RELAY_LIFETIME: Duration = Duration::from_secs(1_800);
 pub(crate) const RELAY_REMEMBERED: u32 = 4;
 /// The priority number of the locators of a relay: the last that may be used (RFC 9301 §5.4).
 pub(crate) const PRIORITY_RELAY: u8 = 254;
-/// Registrations that are written into a snapshot before others have their turn.
-pub(crate) const SNAPSHOT_PART: usize = 1_024;
+/// Registrations, or assignments, that are read for a snapshot before others have their turn: whoever changes something waits
+/// meanwhile for a thread that stands back.
+pub(crate) const SNAPSHOT_PART: usize = 128;
 /// Plain sources remembered as registered; the one that would expire first gives way.
 pub(crate) const REGISTERED_SOURCES: usize = 65_536;
 

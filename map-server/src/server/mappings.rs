@@ -7,6 +7,7 @@ mod book;
 mod expiry;
 mod form;
 mod owners;
+mod said;
 mod terms;
 mod view;
 
@@ -17,6 +18,7 @@ use lisp_proto::{EidPrefix, InstanceId, Locator, Timestamp, Ttl};
 use self::book::Book;
 use self::expiry::{Expiry, Millis};
 use self::form::{Form, Lean, Many, Slot};
+pub(crate) use self::said::Said;
 pub(crate) use self::view::Mapping;
 use super::contacts::Contact;
 use super::limits;
@@ -73,6 +75,14 @@ pub(crate) struct Stored {
     pub(crate) replaced: Vec<Registrant>,
 }
 
+/// What a registration did that took the place of an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Renewed {
+    pub(crate) change: Change,
+    /// Whether it says the same.
+    pub(crate) is_known: bool,
+}
+
 /// The mapping database.
 #[derive(Clone)]
 pub(crate) struct Mappings {
@@ -109,6 +119,11 @@ impl Mappings {
     /// Prepares the processor for lookups of all of `eids`.
     pub(crate) fn expect(&self, eids: &[EidPrefix]) {
         self.table.expect(eids);
+    }
+
+    /// Prepares the processor for registrations of all of `eids`.
+    pub(crate) fn expect_exact(&self, eids: &[EidPrefix]) {
+        self.table.expect_exact(eids);
     }
 
     /// Finds what answers for `asked`, and whether nothing else is inside it.
@@ -234,15 +249,18 @@ impl Mappings {
         registration: Registration,
         now: Timestamp,
     ) -> Result<Stored, Full> {
+        if let Some(renewed) = self.renew(&eid, registrant, registration.said(), now) {
+            let (change, replaced) = (renewed.change, Vec::new());
+            return Ok(Stored { change, replaced });
+        }
         let expires = Millis::of(now + registration.lifetime);
         let id = match self.table.id_of(&eid) {
             Some(id) => id,
             None if self.table.len() >= limits::MAPPINGS => return Err(Full),
             None => self.table.add(eid, Slot::vacant()),
         };
-        if let Some(change) = self.refresh(id, registrant, &registration, expires) {
-            self.arm(id, expires);
-            let replaced = Vec::new();
+        if self.begin(id, eid, registrant, registration.said(), expires) {
+            let (change, replaced) = (Change::Updated, Vec::new());
             return Ok(Stored { change, replaced });
         }
         let (mut many, known) = self.take_out(id, eid);
@@ -257,45 +275,49 @@ impl Mappings {
         stored.map(|stored| Stored { change, ..stored })
     }
 
-    /// Stores a registration again that says what the one before said, if there is no other; returns whether
-    /// it is so.
+    /// Stores a registration in the place of an earlier one of the same registrant, if that is the only one, both are
+    /// such as mostly are, and neither has the merge bit or both say the same. Returns what that did, and whether the
+    /// later one says what the earlier one said.
     pub(crate) fn renew(
         &mut self,
         eid: &EidPrefix,
         registrant: Registrant,
-        registration: &Registration,
+        said: Said<'_>,
         now: Timestamp,
-    ) -> bool {
-        let Some(id) = self.table.id_of(eid) else {
-            return false;
-        };
-        let expires = Millis::of(now + registration.lifetime);
-        let slot = self.table.at_mut(id);
-        let Some(Form::Lean(lean)) = slot.map(|slot| &mut slot.form) else {
-            return false;
-        };
-        if !self.book.says(lean, registrant, registration) {
-            return false;
-        }
-        lean.set_expires(expires);
-        self.arm(id, expires);
-        true
-    }
-
-    /// Stores a registration where nothing but an earlier one of the same registrant is, if both are
-    /// such as mostly are.
-    fn refresh(
-        &mut self,
-        id: SlotId,
-        registrant: Registrant,
-        registration: &Registration,
-        expires: Millis,
-    ) -> Option<Change> {
+    ) -> Option<Renewed> {
+        let id = self.table.id_of(eid)?;
+        let expires = Millis::of(now + said.lifetime);
         let slot = self.table.at_mut(id)?;
         let Form::Lean(lean) = &mut slot.form else {
             return None;
         };
-        self.book.refresh(lean, registrant, registration, expires)
+        let renewed = self.book.renew(lean, registrant, said, expires)?;
+        self.expiry.arm(&mut slot.timer, id, expires);
+        Some(renewed)
+    }
+
+    /// Stores the first registration of a mapping, if it is such as mostly are; returns whether it was stored.
+    fn begin(
+        &mut self,
+        id: SlotId,
+        eid: EidPrefix,
+        registrant: Registrant,
+        said: Said<'_>,
+        expires: Millis,
+    ) -> bool {
+        let slot = self.table.at(id).map(|(_, slot)| &slot.form);
+        if !matches!(slot, Some(Form::Vacant)) {
+            return false;
+        }
+        let Some(mut lean) = self.book.put_single(registrant, said, expires) else {
+            return false;
+        };
+        self.link(id, eid, &mut lean);
+        if let Some(slot) = self.table.at_mut(id) {
+            slot.form = Form::Lean(lean);
+            self.expiry.arm(&mut slot.timer, id, expires);
+        }
+        true
     }
 
     /// Takes a mapping out of its place, to be changed; returns whether there was one.

@@ -73,6 +73,7 @@ use mappings::Mappings;
 use moves::Moves;
 use notify::Notifier;
 use rate::{RateLimiter, SharedRates};
+use register::Drafts;
 use relay::Relays;
 use replay::Replay;
 use sightings::Sightings;
@@ -96,6 +97,8 @@ pub struct MapServer {
     scratch: Vec<u8>,
     /// Records likewise.
     draft: Record,
+    /// And what Map-Registers say.
+    drafts: Drafts,
 }
 
 /// Everything that authenticated messages and operators, and nothing else, may change.
@@ -157,6 +160,7 @@ impl MapServer {
             rng: StdRng::from_seed(seed),
             scratch: Vec::new(),
             draft: answer::blank(),
+            drafts: Drafts::default(),
         }
     }
 

@@ -162,14 +162,27 @@ impl<T> PrefixTable<T> {
             return;
         }
         for some in eids.chunks(EXPECTED) {
-            let likely = some.iter().filter_map(|eid| {
+            self.read_ahead(some.iter().filter_map(|eid| {
                 let mut lengths = self.lengths(eid).iter();
                 lengths.find_map(|length| self.index.likely(&shorten(eid, *length)?))
-            });
-            let likely: ArrayVec<SlotId, EXPECTED> = likely.collect();
-            for id in likely {
-                black_box(self.slots.get(id).map(|entry| entry.inside));
-            }
+            }));
+        }
+    }
+
+    /// The same for those who ask for the entries of exactly `eids`: one look for each, whatever else there is.
+    pub(crate) fn expect_exact(&self, eids: &[EidPrefix]) {
+        if self.len() < CACHED {
+            return;
+        }
+        for some in eids.chunks(EXPECTED) {
+            self.read_ahead(some.iter().filter_map(|eid| self.index.likely(eid)));
+        }
+    }
+
+    fn read_ahead(&self, likely: impl Iterator<Item = SlotId>) {
+        let likely: ArrayVec<SlotId, EXPECTED> = likely.take(EXPECTED).collect();
+        for id in likely {
+            black_box(self.slots.get(id).map(|entry| entry.inside));
         }
     }
 

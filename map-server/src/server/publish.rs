@@ -46,6 +46,10 @@ impl MapServer {
             .iter()
             .filter(|changed| changed.change != Change::None)
             .collect();
+        if changes.is_empty() && rehomed.is_empty() {
+            // A mere refresh, as nearly always.
+            return;
+        }
         if !changes.is_empty() {
             self.check_moves(now, actions);
         }

@@ -5,21 +5,27 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use lisp_proto::{
-    AuthKey, AuthView, EidPrefix, MapRegister, NotifyParams, Record, Rloc, Timestamp, VerifiedTag,
-    encode_map_notify, verify,
+    AuthKey, AuthView, EidPrefix, Locator, MapRegister, NotifyParams, Record, Rloc, Timestamp,
+    VerifiedTag, encode_map_notify, first_registered, verify,
 };
 
 use super::actions::{Actions, Event, Via};
 use super::contacts::Contact;
 use super::counters::DropReason;
-use super::mappings::{Change, Registration};
+use super::mappings::{Change, Renewed, Said};
 use super::preference::withholds;
 use super::publish::Changed;
 use super::resolve::without_keys;
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, Origin, limits};
 use crate::store_event::StoreEvent;
+
+/// Records of a Map-Register whose memory is kept for the next one.
+const RECORDS_KEPT: usize = 64;
+/// Map-Registers whose lookups go on at the same time.
+const AT_ONCE: usize = 64;
 
 /// What holds for all records of a Map-Register.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +35,32 @@ struct Terms {
     merge: bool,
     use_ttl: bool,
     want_notify: bool,
+}
+
+/// Memory for what a Map-Register says and leads to, used again for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Drafts {
+    records: Vec<Record>,
+    changes: Vec<Changed>,
+    /// For locators; empty.
+    spare: Vec<Vec<Locator>>,
+}
+
+impl Drafts {
+    /// Forgets everything, and keeps as much memory as an ordinary Map-Register needs.
+    fn recycle(&mut self) {
+        self.changes.clear();
+        self.changes.shrink_to(RECORDS_KEPT);
+        for record in self.records.drain(..) {
+            let mut locators = record.locators;
+            if self.spare.len() < RECORDS_KEPT && locators.capacity() <= limits::LOCATORS_PER_RECORD
+            {
+                locators.clear();
+                self.spare.push(locators);
+            }
+        }
+        self.records.shrink_to(RECORDS_KEPT);
+    }
 }
 
 /// What a record has led to.
@@ -41,23 +73,17 @@ struct Outcome {
     withheld: bool,
 }
 
-impl Outcome {
-    /// Nothing has changed but the time.
-    const fn unchanged(eid: EidPrefix) -> Self {
-        let changed = Changed {
-            eid,
-            change: Change::None,
-            newcomer: None,
-        };
-        Self {
-            changed,
-            persisted: false,
-            withheld: false,
+impl MapServer {
+    /// Brings what Map-Registers among `datagrams` may change into the processor's caches: for all of them at the same
+    /// time, while one after the other would wait for each.
+    pub fn expect_registers<'a>(&self, datagrams: impl Iterator<Item = &'a [u8]>) {
+        let mut eids = datagrams.filter_map(first_registered).peekable();
+        while eids.peek().is_some() {
+            let some: ArrayVec<_, AT_ONCE> = eids.by_ref().take(AT_ONCE).collect();
+            self.state.mappings.expect_exact(&some);
         }
     }
-}
 
-impl MapServer {
     /// Handles a Map-Register. Nothing changes unless it is authentic, fresh, and at least one of
     /// its records is for a prefix that its sender may register.
     pub(super) fn register(
@@ -72,34 +98,58 @@ impl MapServer {
             Ok(terms) => terms,
             Err(reason) => return actions.count(reason),
         };
-        let mut records = self.acceptable(terms.registrant.xtr, register, actions);
+        let mut drafts = std::mem::take(&mut self.drafts);
+        self.read_acceptable(terms.registrant.xtr, register, &mut drafts, actions);
+        self.register_all(now, origin, terms, register, &mut drafts, actions);
+        drafts.recycle();
+        self.drafts = drafts;
+    }
+
+    /// Does what the records ask for, and tells everybody.
+    fn register_all(
+        &mut self,
+        now: Timestamp,
+        origin: Origin,
+        terms: Terms,
+        register: &MapRegister<'_>,
+        Drafts {
+            records, changes, ..
+        }: &mut Drafts,
+        actions: &mut Actions,
+    ) {
         let lifetime = records.iter().map(|record| terms.lifetime(record)).max();
         let Some(lifetime) = lifetime else {
             return;
         };
         let xtr = terms.registrant.xtr;
-        let iids: BTreeSet<_> = records.iter().map(|record| record.eid.iid()).collect();
         let contacts = &mut self.state.contacts;
         contacts.learn(xtr, terms.contact, origin.via, now, lifetime);
 
-        let mut outcomes = Vec::with_capacity(records.len());
+        let (mut persisted, mut withheld) = (false, false);
         records.retain(|record| {
-            let outcome = self.apply(now, terms, record, actions);
-            outcomes.extend(outcome);
-            outcome.is_some()
+            let Some(outcome) = self.apply(now, terms, record, actions) else {
+                return false;
+            };
+            persisted |= outcome.persisted;
+            withheld |= outcome.withheld;
+            changes.push(outcome.changed);
+            true
         });
-        let persisted = outcomes.iter().any(|outcome| outcome.persisted);
         self.note_nonce(terms.registrant, register, persisted, actions);
         if terms.want_notify && !records.is_empty() {
             self.confirm(origin, terms, register, records, actions);
         }
-        let changes: Vec<_> = outcomes.iter().map(|outcome| outcome.changed).collect();
-        self.publish(now, Some(terms.registrant), &changes, actions);
-        if outcomes.iter().any(|outcome| outcome.withheld) {
+        self.publish(now, Some(terms.registrant), changes, actions);
+        if withheld {
             self.drain_itself(now, xtr, actions);
         }
-        self.part(xtr, &changes);
-        for iid in iids {
+        self.part(xtr, changes);
+        for (position, Changed { eid, .. }) in changes.iter().enumerate() {
+            let iid = eid.iid();
+            let mut earlier = changes.iter().take(position);
+            if earlier.any(|earlier| earlier.eid.iid() == iid) {
+                continue;
+            }
             self.tidy(now, xtr, iid, actions);
             if !self.state.mappings.has_registered(xtr, iid) {
                 self.forget_client(xtr, iid, actions);
@@ -125,7 +175,7 @@ impl MapServer {
                 .enrolled(origin.via, origin.src.ip())
                 .ok_or(DropReason::UnknownSource)?,
             Via::Plain => {
-                let first = register.records().next().and_then(|record| record.eid());
+                let first = register.first_eid();
                 self.sites
                     .plain_by_prefix(&first.ok_or(DropReason::UnusableRecord)?)?
             }
@@ -156,16 +206,17 @@ impl MapServer {
         })
     }
 
-    /// Returns the records that `xtr` may register; the others are counted.
-    fn acceptable(
+    /// Reads the records that `xtr` may register; the others are counted.
+    fn read_acceptable(
         &self,
         xtr: XtrIndex,
         register: &MapRegister<'_>,
+        drafts: &mut Drafts,
         actions: &mut Actions,
-    ) -> Vec<Record> {
-        let mut records = Vec::new();
+    ) {
         for view in register.records() {
-            let record = view.to_record(limits::WIREGUARD_PORT);
+            let memory = drafts.spare.pop().unwrap_or_default();
+            let record = view.to_record_in(limits::WIREGUARD_PORT, memory);
             match record {
                 Some(record) if !self.sites.may_register(xtr, &record.eid) => {
                     actions.count(DropReason::ForeignPrefix)
@@ -175,12 +226,11 @@ impl MapServer {
                     actions.count(DropReason::ForeignKey)
                 }
                 Some(record) if record.locators.len() <= limits::LOCATORS_PER_RECORD => {
-                    records.push(record)
+                    drafts.records.push(record)
                 }
                 Some(_) | None => actions.count(DropReason::UnusableRecord),
             }
         }
-        records
     }
 
     /// Whether a record leads to the key of somebody in the control tunnel.
@@ -203,59 +253,64 @@ impl MapServer {
         if record.ttl.is_withdrawal() {
             return Some(self.withdraw(terms.registrant, record.eid, actions));
         }
-        let lifetime = terms.lifetime(record);
-        let registration = Registration {
+        let said = Said {
             ttl: record.ttl,
-            locators: record.locators.clone(),
+            locators: &record.locators,
             merge: terms.merge,
             want_notify: terms.want_notify,
             contact: terms.contact,
-            lifetime,
+            lifetime: terms.lifetime(record),
         };
         let (eid, registrant) = (record.eid, terms.registrant);
         let mappings = &mut self.state.mappings;
-        if mappings.renew(&eid, registrant, &registration, now) {
-            return Some(Outcome::unchanged(eid));
+        let Some(Renewed { change, is_known }) = mappings.renew(&eid, registrant, said, now) else {
+            return self.store(now, terms, record, said, actions);
+        };
+        if !is_known {
+            self.note_registration(terms, record, said, actions);
         }
-        let before = self
-            .state
-            .mappings
-            .registration(&record.eid, &terms.registrant);
+        Some(Outcome {
+            changed: Changed {
+                eid,
+                change,
+                newcomer: None,
+            },
+            persisted: !is_known,
+            withheld: false,
+        })
+    }
+
+    /// Stores a registration that is more than a renewal; `None` if there is no room.
+    fn store(
+        &mut self,
+        now: Timestamp,
+        terms: Terms,
+        record: &Record,
+        said: Said<'_>,
+        actions: &mut Actions,
+    ) -> Option<Outcome> {
+        let (eid, registrant) = (record.eid, terms.registrant);
+        let registration = said.registration();
+        let mappings = &mut self.state.mappings;
+        let before = mappings.registration(&eid, &registrant);
         let before = before.as_ref();
         let begins_to_share = terms.merge && before.is_some_and(|before| !before.merge);
         let withheld_before = before.is_some_and(|before| withholds(&before.locators));
         let withheld = terms.merge && withholds(&record.locators) && !withheld_before;
         let known = before == Some(&registration);
-        let newcomer = before.is_none().then_some(terms.registrant.xtr);
-        let Ok(stored) = self
-            .state
-            .mappings
-            .store(record.eid, terms.registrant, registration, now)
-        else {
+        let newcomer = before.is_none().then_some(registrant.xtr);
+        let Ok(stored) = mappings.store(eid, registrant, registration, now) else {
             actions.count(DropReason::TableFull);
             return None;
         };
-        let xtr = self.sites.site(terms.registrant.xtr).name.clone();
         for replaced in &stored.replaced {
-            actions.persist(self.withdrawn(replaced, record.eid));
+            actions.persist(self.withdrawn(replaced, eid));
         }
         if !known {
-            actions.persist(StoreEvent::Registered {
-                xtr: xtr.clone(),
-                ids: terms.registrant.ids,
-                record: record.clone(),
-                merge: terms.merge,
-                want_notify: terms.want_notify,
-                lifetime,
-                source: terms.contact.source,
-                full_tag: terms.contact.full_tag,
-            });
+            self.note_registration(terms, record, said, actions);
         }
         if begins_to_share {
             self.note_clients(eid, actions);
-        }
-        if !known {
-            actions.event(Event::Registered { xtr, eid });
         }
         Some(Outcome {
             changed: Changed {
@@ -266,6 +321,29 @@ impl MapServer {
             persisted: !known,
             withheld,
         })
+    }
+
+    /// Has a registration stored that is new or has changed, and tells the operator.
+    fn note_registration(
+        &self,
+        terms: Terms,
+        record: &Record,
+        said: Said<'_>,
+        actions: &mut Actions,
+    ) {
+        let (xtr, eid) = (&self.sites.site(terms.registrant.xtr).name, record.eid);
+        actions.persist(StoreEvent::Registered {
+            xtr: xtr.clone(),
+            ids: terms.registrant.ids,
+            record: record.clone(),
+            merge: said.merge,
+            want_notify: said.want_notify,
+            lifetime: said.lifetime,
+            source: said.contact.source,
+            full_tag: said.contact.full_tag,
+        });
+        let xtr = xtr.clone();
+        actions.event(Event::Registered { xtr, eid });
     }
 
     /// Ends one registration, if there is one.
@@ -362,11 +440,11 @@ impl MapServer {
         origin: Origin,
         terms: Terms,
         register: &MapRegister<'_>,
-        mut records: Vec<Record>,
+        records: &mut [Record],
         actions: &mut Actions,
     ) {
         if terms.merge {
-            for record in &mut records {
+            for record in &mut *records {
                 if let Some(mapping) = self.state.mappings.exact(&record.eid) {
                     mapping.write_to(record);
                 }
@@ -381,7 +459,7 @@ impl MapServer {
             .notify_auth(terms.contact.full_tag);
         let params = NotifyParams {
             nonce: register.nonce,
-            records: &records,
+            records,
             handoff: None,
         };
         self.scratch.clear();

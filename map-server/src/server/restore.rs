@@ -13,15 +13,22 @@ use super::{MapServer, limits};
 use crate::config::XtrName;
 use crate::store_event::{StoreEvent, XtrIds};
 
-/// How far a snapshot has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SnapshotMark {
-    /// Nothing is in it yet.
-    Beginning,
-    /// What is registered for prefixes up to this one, if any, is in it.
+/// How far a snapshot has come; at first nothing is in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotMark(Stage);
+
+/// What is in it, besides what comes earlier here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Nothing,
+    /// The numbers, and what is registered for prefixes up to this one, if any.
     Registrations(Option<EidPrefix>),
-    /// All is in it.
-    End,
+    /// Where clients are, up to this one of this prefix.
+    Assignments(Option<(EidPrefix, XtrIndex)>),
+    /// What owners are to forget, up to this prefix for this one.
+    Dismissals(Option<(XtrIndex, EidPrefix)>),
+    All,
 }
 
 impl MapServer {
@@ -30,6 +37,7 @@ impl MapServer {
     pub fn snapshot(&self) -> impl Iterator<Item = StoreEvent> {
         let registrations = self.registered_after(None);
         let rest = registrations.chain(self.assignment_facts());
+        let rest = rest.chain(self.draining_facts());
         let rest = rest.chain(self.dismissal_facts());
         let rest = rest.chain(self.leaving_facts());
         self.numbers().chain(rest)
@@ -40,32 +48,49 @@ impl MapServer {
     ///
     /// Facts that change between two calls may be those of before or of after the change.
     pub fn snapshot_part(&self, after: SnapshotMark) -> Option<(Vec<StoreEvent>, SnapshotMark)> {
-        let last = match after {
-            SnapshotMark::Beginning => {
-                return Some((self.numbers().collect(), SnapshotMark::Registrations(None)));
-            }
-            SnapshotMark::Registrations(last) => last,
-            SnapshotMark::End => return None,
+        let (part, stage) = match after.0 {
+            Stage::Nothing => (self.numbers().collect(), Stage::Registrations(None)),
+            Stage::Registrations(last) => self.registrations_part(last),
+            Stage::Assignments(last) => self.assignments_part(last),
+            Stage::Dismissals(last) => match self.dismissal_after(last) {
+                Some((fact, last)) => (vec![fact], Stage::Dismissals(Some(last))),
+                None => (self.leaving_facts().collect(), Stage::All),
+            },
+            Stage::All => return None,
         };
+        Some((part, SnapshotMark(stage)))
+    }
+
+    fn registrations_part(&self, last: Option<EidPrefix>) -> (Vec<StoreEvent>, Stage) {
         let mut part: Vec<_> = Vec::new();
-        let mut mark = SnapshotMark::End;
+        let mut stage = Stage::Registrations(last);
         for event in self.registered_after(last) {
             let StoreEvent::Registered { record, .. } = &event else {
                 continue;
             };
-            let eid = record.eid;
+            let next = Stage::Registrations(Some(record.eid));
             // All registrations of one prefix are in the same part.
-            if part.len() >= limits::SNAPSHOT_PART && mark != SnapshotMark::Registrations(Some(eid))
-            {
-                return Some((part, mark));
+            if part.len() >= limits::SNAPSHOT_PART && stage != next {
+                return (part, stage);
             }
-            mark = SnapshotMark::Registrations(Some(eid));
+            stage = next;
             part.push(event);
         }
-        part.extend(self.assignment_facts());
-        part.extend(self.dismissal_facts());
-        part.extend(self.leaving_facts());
-        Some((part, SnapshotMark::End))
+        (part, Stage::Assignments(None))
+    }
+
+    fn assignments_part(&self, last: Option<(EidPrefix, XtrIndex)>) -> (Vec<StoreEvent>, Stage) {
+        let assignments = self.state.assignments.iter_after(last);
+        let some = assignments.take(limits::SNAPSHOT_PART);
+        let (mut part, mut last) = (Vec::new(), None);
+        for (eid, client, at) in some {
+            part.push(self.assigned(eid, client, at.owner));
+            last = Some((eid, client));
+        }
+        if last.is_some() {
+            return (part, Stage::Assignments(last));
+        }
+        (self.draining_facts().collect(), Stage::Dismissals(None))
     }
 
     /// Returns the numbers that only grow.
@@ -268,7 +293,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::server::bench::{Bench, control, empty, own_records, plain_record, record, socket};
+    use crate::server::bench::{
+        Bench, control, eid, empty, own_records, plain_record, record, socket,
+    };
+    use crate::server::sites::tests::xtr;
     use crate::server::{Input, Via};
 
     #[test]
@@ -359,7 +387,21 @@ mod tests {
             let register = bench.register_of("gear", records);
             bench.datagram(socket("192.0.2.200:4342"), Via::Plain, &register.bytes());
         }
-        let (mut all, mut mark) = (Vec::new(), SnapshotMark::Beginning);
+        let prefixes =
+            |count: usize| (0..count).map(|n| eid(&format!("10.9.{}.{}", n / 256, n % 256)));
+        let (state, later) = (&mut bench.server.state, Timestamp(u64::MAX));
+        for eid in prefixes(limits::SNAPSHOT_PART) {
+            for client in [0, 1, 2].map(xtr) {
+                state.assignments.set(eid, client, xtr(3), []).unwrap();
+            }
+        }
+        state.assignments.drain(xtr(3), true);
+        for eid in prefixes(limits::DISMISSALS_PER_FACT + 1) {
+            for owner in [1, 2].map(xtr) {
+                state.dismissals.add(owner, eid, later).unwrap();
+            }
+        }
+        let (mut all, mut mark) = (Vec::new(), SnapshotMark::default());
         while let Some((part, next)) = bench.server.snapshot_part(mark) {
             assert!(part.len() <= limits::SNAPSHOT_PART + 1);
             all.extend(part);

@@ -6,10 +6,17 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-/// Datagrams that are handled before new ones are received.
-const SLICE: usize = 32;
-/// Bytes that wait; sockets are left alone then, and drop what finds no room there.
+/// Datagrams that are handled before new ones are received, where somebody asks.
+const SLICE: usize = 16;
+/// Bytes of memory for what waits; sockets are left alone then, and drop what finds no room there.
 const ROOM: usize = 8 << 20;
+
+/// Bytes for each datagram besides its own.
+const ENTRY: usize = size_of::<(SocketAddr, usize)>();
+
+/// Slices whose memory is kept for others, and bytes of the longest of them.
+const SPARE: usize = 64;
+const SPARE_BYTES: usize = 16 << 10;
 
 /// Datagrams that came in the plain.
 #[derive(Debug, Default)]
@@ -22,6 +29,11 @@ impl Datagrams {
     pub(super) fn push(&mut self, src: SocketAddr, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.list.push((src, bytes.len()));
+    }
+
+    /// Returns how many bytes of memory they take: an empty one takes some as well.
+    const fn size(&self) -> usize {
+        self.bytes.len() + self.list.len() * ENTRY
     }
 
     /// Returns how many there are.
@@ -44,18 +56,21 @@ impl Datagrams {
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     slices: VecDeque<Datagrams>,
-    bytes: usize,
+    /// Bytes of memory that they take.
+    size: usize,
+    /// Memory for slices to come.
+    spare: Vec<Datagrams>,
 }
 
 impl Backlog {
     /// Takes one more in.
     pub(super) fn push(&mut self, src: SocketAddr, bytes: &[u8]) {
-        self.bytes += bytes.len();
+        self.size += bytes.len() + ENTRY;
         let last = self.slices.back_mut().filter(|last| last.len() < SLICE);
         match last {
             Some(last) => last.push(src, bytes),
             None => {
-                let mut slice = Datagrams::default();
+                let mut slice = self.spare.pop().unwrap_or_default();
                 slice.push(src, bytes);
                 self.slices.push_back(slice);
             }
@@ -65,8 +80,17 @@ impl Backlog {
     /// Returns what is to be handled next.
     pub(super) fn pop(&mut self) -> Option<Datagrams> {
         let slice = self.slices.pop_front()?;
-        self.bytes -= slice.bytes.len();
+        self.size -= slice.size();
         Some(slice)
+    }
+
+    /// Takes a slice back that was handled: its memory is used again.
+    pub(super) fn recycle(&mut self, mut slice: Datagrams) {
+        if self.spare.len() < SPARE && slice.bytes.len() <= SPARE_BYTES {
+            slice.bytes.clear();
+            slice.list.clear();
+            self.spare.push(slice);
+        }
     }
 
     /// Whether nothing waits.
@@ -76,7 +100,7 @@ impl Backlog {
 
     /// Whether no more should be received.
     pub(super) const fn is_full(&self) -> bool {
-        self.bytes >= ROOM
+        self.size >= ROOM
     }
 }
 
@@ -94,9 +118,14 @@ mod tests {
         while let Some(slice) = backlog.pop() {
             assert!(slice.len() <= SLICE);
             handled.extend(slice.iter().map(|(_, bytes)| bytes.to_vec()));
+            backlog.recycle(slice);
         }
         assert_eq!(handled, all);
         assert!(backlog.is_empty());
+        backlog.push(source, &[7]);
+        let next = backlog.pop().unwrap();
+        let next: Vec<_> = next.iter().collect();
+        assert_eq!(next, [(source, &[7][..])], "nothing of what was handled");
     }
 
     #[test]
@@ -108,5 +137,18 @@ mod tests {
         }
         backlog.pop();
         assert!(!backlog.is_full());
+    }
+
+    #[test]
+    fn datagrams_without_a_byte_take_room_as_well() {
+        let source = SocketAddr::from(([192, 0, 2, 1], 4342));
+        let mut backlog = Backlog::default();
+        let mut all = 0..ROOM / 8;
+        while !backlog.is_full() {
+            all.next().expect("there is no end to them");
+            backlog.push(source, &[]);
+        }
+        while backlog.pop().is_some() {}
+        assert_eq!(backlog.size, 0);
     }
 }

@@ -23,7 +23,7 @@ impl Facts {
         Self {
             server,
             part: Vec::new().into_iter(),
-            mark: SnapshotMark::Beginning,
+            mark: SnapshotMark::default(),
         }
     }
 }

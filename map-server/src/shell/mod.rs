@@ -6,6 +6,7 @@
 
 mod admin;
 mod backlog;
+mod beside;
 mod clock;
 mod control;
 mod endpoints;
@@ -33,13 +34,14 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
-use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking, yield_now};
-use tokio::time::{sleep, sleep_until};
+use tokio::task::{JoinHandle, spawn, yield_now};
+use tokio::time::sleep_until;
 use tracing::{info, warn};
 use wg_device::{PrivateKey, give_memory_back};
 
 use self::admin::{Admin, Question, REQUEST_BYTES};
 use self::backlog::{Backlog, Datagrams};
+use self::beside::{beside, finished, sync};
 use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::facts::Facts;
@@ -47,7 +49,7 @@ use self::lookout::{Look, Lookout, Orders};
 use self::posts::{Clerk, SharedServer, read, write};
 use self::sink::Sink;
 use self::sockets::Sockets;
-use self::store::{Recovered, Snapshot, Store, Unsynced};
+use self::store::{Recovered, Snapshot, Store};
 use self::workers::Workers;
 use crate::server::{Actions, Input, MapServer, Via, limits};
 use crate::store_event::StoreEvent;
@@ -67,12 +69,15 @@ const TURN: usize = 4;
 /// Timers wait no longer than this for the sockets to run dry: under a flood they never do.
 const TIMER_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Pause between two times that the log is brought to the disk, which costs more than the registrations
-/// of that time.
-const SYNC_PAUSE: Duration = Duration::from_millis(20);
+/// Slices of the backlog that are handled before new datagrams are received, where nobody has asked for this long.
+const SLICES_UNASKED: usize = 4;
+const UNASKED: Duration = Duration::from_millis(20);
 
 /// With fewer mappings than this, what was freed is not worth the time to give it back.
 const WORTHWHILE: usize = 1_000;
+
+/// The end of a snapshot that is being written.
+type Compacting = oneshot::Receiver<Result<Snapshot, StoreError>>;
 
 /// A running map server.
 struct Shell {
@@ -82,6 +87,8 @@ struct Shell {
     clerk: Clerk,
     workers: Workers,
     backlog: Backlog,
+    /// When a question came last that was answered at once.
+    asked: Timestamp,
     sink: Sink,
     /// Where the peers of the control tunnel are seen.
     sightings: UnboundedReceiver<Look>,
@@ -172,6 +179,7 @@ impl Shell {
             sockets: Sockets::default(),
             workers: Workers::none(),
             backlog: Backlog::default(),
+            asked: Timestamp::ZERO,
             sink: Sink::new(store, orders),
             sightings,
             actions: Actions::new(),
@@ -221,8 +229,8 @@ impl Shell {
         interrupt: &mut Signal,
     ) -> Result<()> {
         let mut syncing: Option<JoinHandle<io::Result<()>>> = None;
-        let mut closing: Option<JoinHandle<()>> = None;
-        let mut compacting: Option<JoinHandle<Result<Snapshot, StoreError>>> = None;
+        let mut closing: Option<oneshot::Receiver<()>> = None;
+        let mut compacting: Option<Compacting> = None;
         loop {
             let deadline = read(&self.server).next_deadline();
             let wake = deadline.map_or(self.heartbeat, |deadline| deadline.min(self.heartbeat));
@@ -238,7 +246,10 @@ impl Shell {
                 snapshot = finished(&mut compacting) => {
                     compacting = None;
                     let old = self.sink.store.install(snapshot??)?;
-                    closing = Some(spawn_blocking(move || drop(old)));
+                    // What no thread can be had for is done on the way.
+                    closing = beside(move || drop(old))
+                        .inspect_err(|error| warn!(%error, "closing the old log without a thread"))
+                        .ok();
                 }
                 closed = finished(&mut closing) => {
                     closing = None;
@@ -267,7 +278,7 @@ impl Shell {
             self.send();
             self.give_memory_back();
             if self.sink.store.wants_snapshot() {
-                compacting = Some(self.compact()?);
+                compacting = self.compact()?;
             }
             if syncing.is_none()
                 && let Some(unsynced) = self.sink.store.unsynced()?
@@ -296,7 +307,7 @@ impl Shell {
     /// Gives the state machine an input, and does what follows.
     fn handle(&mut self, input: Input<'_>) -> Result<(), StoreError> {
         write(&self.server).handle(self.clock.now(), input, &mut self.actions);
-        self.sink.take(&mut self.actions, None)
+        self.sink.take(Clock::since_1970(), &mut self.actions, None)
     }
 
     /// Does what an operator asks for; the answer is to be given when that is stored.
@@ -321,11 +332,16 @@ impl Shell {
         Ok((question, answer))
     }
 
-    /// Begins to write a snapshot of what is known now, while the server goes on.
-    fn compact(&mut self) -> Result<JoinHandle<Result<Snapshot, StoreError>>, StoreError> {
+    /// Begins to write a snapshot of what is known now, while the server goes on; `None` if that is for later.
+    fn compact(&mut self) -> Result<Option<Compacting>, StoreError> {
         let facts = Facts::of(Arc::clone(&self.server));
         let draft = self.sink.store.draft(Clock::since_1970(), facts)?;
-        Ok(spawn_blocking(move || draft.write()))
+        let compacting = beside(move || draft.write());
+        if let Err(error) = &compacting {
+            warn!(%error, "no thread for a snapshot of the stored registrations; the log goes on");
+            self.sink.store.give_up();
+        }
+        Ok(compacting.ok())
     }
 
     /// Takes the datagrams in that have arrived, answers questions, and handles some of what else waits; returns
@@ -338,19 +354,23 @@ impl Shell {
                 turns += 1;
                 let now = self.clock.now();
                 let counters = &mut self.sink.counters;
-                self.clerk
-                    .answer(now, &self.server, post, |take| take(counters));
+                let server = &self.server;
+                if self.clerk.answer(now, server, post, |take| take(counters)) {
+                    self.asked = now;
+                }
                 if post.via == Via::Plain {
                     post.left()
                         .for_each(|(src, bytes)| self.backlog.push(src, bytes));
                     continue;
                 }
+                let since_1970 = Clock::since_1970();
                 let mut server = write(&self.server);
+                server.expect_registers(post.left().map(|(_, bytes)| bytes));
                 for (src, bytes) in post.left() {
                     let via = post.via;
                     let input = Input::Datagram { src, via, bytes };
                     server.handle(now, input, &mut self.actions);
-                    self.sink.take(&mut self.actions, Some(src))?;
+                    self.sink.take(since_1970, &mut self.actions, Some(src))?;
                 }
             }
             drained &= turns < TURN;
@@ -373,18 +393,25 @@ impl Shell {
         Ok(drained && self.backlog.is_empty())
     }
 
-    /// Handles some of the datagrams that wait.
+    /// Handles some of the datagrams that wait: few where questions come, which wait for all of it.
     fn work_off(&mut self) -> Result<(), StoreError> {
-        let Some(datagrams) = self.backlog.pop() else {
-            return Ok(());
-        };
-        let now = self.clock.now();
-        let mut server = write(&self.server);
-        for (src, bytes) in datagrams.iter() {
-            let via = Via::Plain;
-            let input = Input::Datagram { src, via, bytes };
-            server.handle(now, input, &mut self.actions);
-            self.sink.take(&mut self.actions, Some(src))?;
+        let (now, since_1970) = (self.clock.now(), Clock::since_1970());
+        let is_asked = now - self.asked < UNASKED;
+        let slices = if is_asked { 1 } else { SLICES_UNASKED };
+        for _ in 0..slices {
+            let Some(datagrams) = self.backlog.pop() else {
+                break;
+            };
+            let mut server = write(&self.server);
+            server.expect_registers(datagrams.iter().map(|(_, bytes)| bytes));
+            for (src, bytes) in datagrams.iter() {
+                let via = Via::Plain;
+                let input = Input::Datagram { src, via, bytes };
+                server.handle(now, input, &mut self.actions);
+                self.sink.take(since_1970, &mut self.actions, Some(src))?;
+            }
+            drop(server);
+            self.backlog.recycle(datagrams);
         }
         Ok(())
     }
@@ -419,21 +446,6 @@ impl Shell {
             self.sockets.post(dst, via, &bytes);
         }
         self.sockets.send();
-    }
-}
-
-/// Waits for the disk, and leaves it alone for a moment then.
-async fn sync(unsynced: Unsynced) -> io::Result<()> {
-    let synced = spawn_blocking(move || unsynced.sync()).await;
-    sleep(SYNC_PAUSE).await;
-    synced.map_err(io::Error::from).flatten()
-}
-
-/// Waits for work in the background; for ever if there is none.
-async fn finished<T>(work: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
-    match work {
-        Some(handle) => handle.await,
-        None => std::future::pending().await,
     }
 }
 

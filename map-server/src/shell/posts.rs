@@ -141,14 +141,15 @@ impl Clerk {
         }
     }
 
-    /// Answers of what was received at `post` what changes nothing; the rest is left.
+    /// Answers of what was received at `post` what changes nothing; the rest is left. Returns whether there was any
+    /// question.
     pub(super) fn answer<S: AsFd>(
         &mut self,
         now: Timestamp,
         server: &SharedServer,
         post: &mut Post<S>,
         counters: impl FnOnce(&mut dyn FnMut(&mut Counters)),
-    ) {
+    ) -> bool {
         let Post {
             via,
             inbox,
@@ -157,7 +158,8 @@ impl Clerk {
             ..
         } = post;
         if *via == Via::Tunnel {
-            return left.extend(0..inbox.iter().count());
+            left.extend(0..inbox.iter().count());
+            return false;
         }
         let Self { desk, actions } = self;
         let server = read(server);
@@ -176,12 +178,14 @@ impl Clerk {
                 outbox.push(dst);
             }
         }
+        let was_asked = !questions.is_empty();
         drop(questions);
         drop(server);
         post.send();
         if !self.actions.is_empty() {
             counters(&mut |counters| self.take_note(counters));
         }
+        was_asked
     }
 
     /// Counts what was dropped, and tells the operator what has happened.

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
-use super::clock::Clock;
 use super::lookout::Orders;
 use super::narrate::{self, Pace};
 use super::store::{Store, StoreError};
@@ -42,19 +42,20 @@ impl Sink {
         }
     }
 
-    /// Takes the actions that a datagram from `src`, or something else, has led to.
+    /// Takes the actions that a datagram from `src`, or something else, has led to, so long after 1970.
     ///
     /// # Errors
     /// A fact cannot be stored.
     pub(super) fn take(
         &mut self,
+        since_1970: Duration,
         actions: &mut Actions,
         src: Option<SocketAddr>,
     ) -> Result<(), StoreError> {
         for action in actions.drain() {
             match action {
                 Action::Send { dst, via, bytes } => self.outbox.push((dst, via, bytes)),
-                Action::Persist(event) => self.store.append(Clock::since_1970(), Some(event))?,
+                Action::Persist(event) => self.store.append(since_1970, Some(event))?,
                 Action::Watch(key) => self.orders.give(key, true),
                 Action::Unwatch(key) => self.orders.give(key, false),
                 Action::Look => self.registered.notify_one(),
@@ -66,7 +67,7 @@ impl Sink {
                     if matches!(event, Event::Registered { .. }) {
                         self.registered.notify_one();
                     }
-                    if self.pace.allows(&event, Clock::since_1970()) {
+                    if self.pace.allows(&event, since_1970) {
                         narrate::narrate(&event);
                     }
                 }

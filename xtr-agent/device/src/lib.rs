@@ -51,6 +51,7 @@ mod netns;
 mod paced_stats;
 mod path_mtu;
 mod pinger;
+mod priority;
 mod routes;
 mod rules;
 mod sockets;
@@ -75,6 +76,7 @@ pub use miss_tun::MissTun;
 pub use netns::NetNs;
 pub use path_mtu::{path_mtu, wireguard_overhead};
 pub use pinger::Pinger;
+pub use priority::stand_back;
 pub use routes::{MAIN_TABLE, RouteSpec, Routes};
 pub use rules::{OVERLAY_TABLE, OverlayRules, UNDERLAY_MARK};
 pub use sockets::{

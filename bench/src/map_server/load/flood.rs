@@ -91,7 +91,8 @@ impl Flooder {
             job.server
         };
         // So many that none is slowed down for its rate.
-        let sources: Vec<_> = forged().take(SOCKETS).collect();
+        let sources = forged().map(|source| SocketAddr::new(source, 0));
+        let sources: Vec<_> = sources.take(SOCKETS).collect();
         let lines = Lines::open_at(&sources, target)?;
         let locals = lines.locals().enumerate();
         let messages: Result<Vec<_>> = locals.map(|(n, local)| message(kind, n, local)).collect();

@@ -41,15 +41,15 @@ struct Line {
 impl Lines {
     /// Opens `count` sockets at `source`, towards `server`.
     pub(super) fn open(source: IpAddr, count: usize, server: SocketAddr) -> Result<Self> {
-        Self::open_at(&vec![source; count], server)
+        Self::open_at(&vec![SocketAddr::new(source, 0); count], server)
     }
 
-    /// Opens one socket at each of `sources`, towards `server`.
-    pub(super) fn open_at(sources: &[IpAddr], server: SocketAddr) -> Result<Self> {
+    /// Opens one socket at each of `sources`, towards `server`; the system chooses a port where it is 0.
+    pub(super) fn open_at(sources: &[SocketAddr], server: SocketAddr) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut lines = Vec::with_capacity(sources.len());
         for (number, source) in sources.iter().enumerate() {
-            let socket = UdpSocket::bind((*source, 0)).context("open a socket")?;
+            let socket = UdpSocket::bind(source).context("open a socket")?;
             socket.set_nonblocking(true)?;
             set_receive_room(&socket, RECEIVE_ROOM)?;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(number)?);

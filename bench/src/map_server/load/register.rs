@@ -1,5 +1,7 @@
 //! Registers mappings.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 use lisp_proto::{AuthKey, Record, Ttl};
 
@@ -8,6 +10,8 @@ use super::lines::Lines;
 use super::waiting::Waiting;
 use super::{GROUP, Job, Latency, Outcome, Register, nonce_of};
 
+/// Where all registrations come from; Open Overlay Router has 4342 at all addresses.
+const PORT: u16 = 4_343;
 /// Who has not acknowledged by then never will, in nanoseconds.
 const LOST_NS: u64 = 1_000_000_000;
 
@@ -30,8 +34,9 @@ impl<'a> Registrar<'a> {
     pub(super) fn new(job: &Job, register: &'a Register) -> Result<Self> {
         Ok(Self {
             register,
-            // One socket: the nonces of an xTR grow, so nothing may overtake.
-            lines: Lines::open(job.registrant, 1, job.server)?,
+            // One socket: the nonces of an xTR grow, so nothing may overtake. Its port is always the same, so that a
+            // refresh comes from where the registration came from.
+            lines: Lines::open_at(&[SocketAddr::new(job.registrant, PORT)], job.server)?,
             key: register.dialect.key(),
             next: 0,
             again: Vec::new(),
@@ -43,13 +48,15 @@ impl<'a> Registrar<'a> {
         })
     }
 
-    /// Sends what there is room for, and takes in what has arrived, `now` nanoseconds after the start;
-    /// returns whether there is more to do.
+    /// Sends some of what there is room for, so that whoever asks meanwhile does not wait long for his turn, and takes
+    /// in what has arrived, `now` nanoseconds after the start; returns whether there is more to do.
     pub(super) fn step(&mut self, now: u64) -> Result<bool> {
         self.now = now;
         let window = u64::from(self.register.window);
         let group = u64::from(GROUP).min(window);
-        while self.waiting.len() + group <= window && self.send(group)? {}
+        if self.waiting.len() + group <= window {
+            self.send(group)?;
+        }
         let Self {
             lines,
             waiting,
@@ -85,9 +92,8 @@ impl<'a> Registrar<'a> {
         self.register.count.div_ceil(self.register.per_message)
     }
 
-    /// Sends up to so many messages; returns whether there were any.
-    fn send(&mut self, most: u64) -> Result<bool> {
-        let mut sent = false;
+    /// Sends up to so many messages.
+    fn send(&mut self, most: u64) -> Result<()> {
         for _ in 0..most {
             let message = match self.again.pop() {
                 Some(message) => message,
@@ -104,10 +110,8 @@ impl<'a> Registrar<'a> {
             let length = self.lines.write(0, write)?;
             self.outcome.request_bytes += u64::try_from(length)?;
             self.outcome.sent += 1;
-            sent = true;
         }
-        self.lines.send(0)?;
-        Ok(sent)
+        self.lines.send(0)
     }
 
     fn records(&self, message: u32) -> Vec<Record> {

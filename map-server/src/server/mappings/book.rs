@@ -8,7 +8,7 @@ use super::expiry::Millis;
 use super::form::{Form, Held, Lean, Many};
 use super::owners::Owners;
 use super::terms::{AllTerms, Terms};
-use super::{Change, Registration};
+use super::{Change, Renewed, Said};
 
 /// What mappings have in common, what does not fit into them, and who owns them.
 #[derive(Clone, Debug)]
@@ -42,36 +42,37 @@ impl Book {
         Some(terms.registrant.xtr)
     }
 
-    /// Replaces what `registrant` has registered as `lean` by `registration`, if that is such as well.
-    pub(super) fn refresh(
+    /// Replaces what `registrant` has registered as `lean` by what it says now, if that is such as well.
+    /// Where it stands beside others, or did, it must say the same.
+    pub(super) fn renew(
         &mut self,
         lean: &mut Lean,
         registrant: Registrant,
-        registration: &Registration,
+        said: Said<'_>,
         expires: Millis,
-    ) -> Option<Change> {
-        let before = *self.terms.get(lean.terms)?;
-        if before.registrant != registrant {
+    ) -> Option<Renewed> {
+        let before = self.terms.get(lean.terms)?;
+        let terms = Terms::of(registrant, said);
+        let has_same_terms = *before == terms;
+        if has_same_terms && lean.is_of(said) {
+            lean.set_expires(expires);
+            return Some(Renewed {
+                change: Change::None,
+                is_known: true,
+            });
+        }
+        if before.registrant != registrant || before.merge || said.merge {
             return None;
         }
-        let terms = Terms::of(registrant, registration);
-        let mut later = Lean::of(registration, lean.terms, expires)?;
-        if terms != before {
+        let mut later = Lean::of(said, lean.terms, expires)?;
+        if !has_same_terms {
             later.terms = self.terms.hold(terms);
             self.terms.release(lean.terms);
         }
-        Some(lean.become_like(&later))
-    }
-
-    /// Whether `lean` is what `registrant` has registered by `registration`.
-    pub(super) fn says(
-        &self,
-        lean: &Lean,
-        registrant: Registrant,
-        registration: &Registration,
-    ) -> bool {
-        let terms = self.terms.get(lean.terms);
-        terms == Some(&Terms::of(registrant, registration)) && lean.is_of(registration)
+        Some(Renewed {
+            change: lean.become_like(&later),
+            is_known: false,
+        })
     }
 
     /// Takes a mapping out.
@@ -95,19 +96,32 @@ impl Book {
         Some(many)
     }
 
+    /// Stores a mapping with one registration, if that is such as mostly are.
+    pub(super) fn put_single(
+        &mut self,
+        registrant: Registrant,
+        said: Said<'_>,
+        expires: Millis,
+    ) -> Option<Lean> {
+        let terms = self.terms.hold(Terms::of(registrant, said));
+        let lean = Lean::of(said, terms, expires);
+        match &lean {
+            Some(_) => self.owners.count(registrant),
+            None => self.terms.release(terms),
+        }
+        lean
+    }
+
     /// Stores a mapping.
     pub(super) fn put(&mut self, many: Many) -> Form {
         if many.is_empty() {
             return Form::Vacant;
         }
         let eid = many.record().eid;
-        if let Some((registrant, registration, expires)) = many.single() {
-            let terms = self.terms.hold(Terms::of(registrant, registration));
-            if let Some(lean) = Lean::of(registration, terms, expires) {
-                self.owners.count(registrant);
-                return Form::Lean(lean);
-            }
-            self.terms.release(terms);
+        if let Some((registrant, registration, expires)) = many.single()
+            && let Some(lean) = self.put_single(registrant, registration.said(), expires)
+        {
+            return Form::Lean(lean);
         }
         for (registrant, _) in many.registrations() {
             self.owners.count(*registrant);

@@ -14,7 +14,7 @@ use super::super::sites::Registrant;
 use super::expiry::{Millis, Timer};
 use super::terms::Terms;
 use super::view::told;
-use super::{Change, Full, Registration, Stored};
+use super::{Change, Full, Registration, Said, Stored};
 
 /// A prefix with a meaning of its own.
 #[derive(Clone, Debug)]
@@ -91,8 +91,8 @@ const REACHABLE: u8 = 4;
 
 impl Lean {
     /// Stores one registration, if it has one WireGuard locator with an ordinary address.
-    pub(super) fn of(registration: &Registration, terms: SlotId, expires: Millis) -> Option<Self> {
-        let [locator] = registration.locators.as_slice() else {
+    pub(super) fn of(said: Said<'_>, terms: SlotId, expires: Millis) -> Option<Self> {
+        let [locator] = said.locators else {
             return None;
         };
         let Rloc::WireGuard { endpoint, key } = locator.rloc else {
@@ -108,7 +108,7 @@ impl Lean {
                 | flag(locator.probed, PROBED)
                 | flag(locator.reachable, REACHABLE),
             terms,
-            ttl: registration.ttl,
+            ttl: said.ttl,
             expires: expires.pack(),
             prev: None,
             next: None,
@@ -131,8 +131,8 @@ impl Lean {
     }
 
     /// Whether this is what a registration says of its locators.
-    pub(super) fn is_of(&self, registration: &Registration) -> bool {
-        registration.ttl == self.ttl && *registration.locators == [self.locator()]
+    pub(super) fn is_of(&self, said: Said<'_>) -> bool {
+        said.ttl == self.ttl && *said.locators == [self.locator()]
     }
 
     pub(super) const fn set_expires(&mut self, expires: Millis) {

@@ -10,7 +10,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::super::contacts::Contact;
 use super::super::prefix_table::{Slab, SlotId};
 use super::super::sites::Registrant;
-use super::Registration;
+use super::Said;
 
 /// What holds for many registrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,13 +23,13 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) const fn of(registrant: Registrant, registration: &Registration) -> Self {
+    pub(super) const fn of(registrant: Registrant, said: Said<'_>) -> Self {
         Self {
             registrant,
-            contact: registration.contact,
-            merge: registration.merge,
-            want_notify: registration.want_notify,
-            lifetime: registration.lifetime,
+            contact: said.contact,
+            merge: said.merge,
+            want_notify: said.want_notify,
+            lifetime: said.lifetime,
         }
     }
 }

@@ -105,15 +105,16 @@ fn registration() -> impl Strategy<Value = Registration> {
         any::<[bool; 3]>(),
         1u32..3,
         1u64..300,
+        4341u16..4343,
     )
         .prop_map(
-            |(locators, [merge, want_notify, full_tag], minutes, seconds)| Registration {
+            |(locators, [merge, want_notify, full_tag], minutes, seconds, port)| Registration {
                 ttl: Ttl::from_minutes(minutes),
                 locators,
                 merge,
                 want_notify,
                 contact: Contact {
-                    source: "192.0.2.9:4342".parse().unwrap(),
+                    source: ([192, 0, 2, 9], port).into(),
                     full_tag,
                 },
                 lifetime: Duration::from_secs(seconds),
@@ -141,9 +142,16 @@ proptest! {
             match step {
                 Step::Store(number, who, it) => {
                     let before = mappings.exact(&eid(number)).map(|mapping| mapping.record());
-                    let stored = mappings.store(eid(number), who, (*it).clone(), now).unwrap();
+                    let known = mappings.registration(&eid(number), &who);
+                    let change = match mappings.renew(&eid(number), who, it.said(), now) {
+                        Some(renewed) => {
+                            prop_assert_eq!(renewed.is_known, known.as_ref() == Some(&*it));
+                            renewed.change
+                        }
+                        None => mappings.store(eid(number), who, (*it).clone(), now).unwrap().change,
+                    };
                     let after = mappings.exact(&eid(number)).unwrap().record();
-                    prop_assert_eq!(stored.change == Change::Updated, before != Some(after));
+                    prop_assert_eq!(change == Change::Updated, before != Some(after));
                     model.store(eid(number), who, *it, now);
                 }
                 Step::Withdraw(number, who) => {
@@ -179,6 +187,44 @@ proptest! {
 #[test]
 fn a_host_mapping_takes_little_room() {
     assert_eq!(size_of::<Slot>(), 84);
+}
+
+#[test]
+fn a_refresh_of_a_shared_prefix_is_a_renewal() {
+    let mut mappings = mappings();
+    let who = Registrant::any(xtr(0));
+    let locator = Locator {
+        priority: 1,
+        weight: 1,
+        local: true,
+        probed: false,
+        reachable: true,
+        rloc: Rloc::WireGuard {
+            endpoint: "192.0.2.1:51820".parse().unwrap(),
+            key: PublicKey([1; 32]),
+        },
+    };
+    let it = Registration {
+        ttl: Ttl::from_minutes(1),
+        locators: vec![locator],
+        merge: true,
+        want_notify: false,
+        contact: Contact {
+            source: "192.0.2.9:4342".parse().unwrap(),
+            full_tag: false,
+        },
+        lifetime: Duration::from_secs(180),
+    };
+    let now = Timestamp::ZERO;
+    mappings.store(eid(1), who, it.clone(), now).unwrap();
+    let renewed = mappings.renew(&eid(1), who, it.said(), now);
+    let (change, is_known) = (Change::None, true);
+    assert_eq!(renewed, Some(Renewed { change, is_known }));
+    let other = Said {
+        merge: false,
+        ..it.said()
+    };
+    assert_eq!(mappings.renew(&eid(1), who, other, now), None);
 }
 
 #[test]

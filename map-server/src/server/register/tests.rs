@@ -1,10 +1,13 @@
 //! What a Map-Register may change, and what must not.
 
+use std::net::SocketAddr;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::server::bench::{
-    Bench, Register, Sent, ack, control, eid, empty, key, own_records, plain_record, record, socket,
+    Bench, Register, Sent, ack, control, eid, empty, ip, key, own_records, plain_record, record,
+    socket,
 };
 use lisp_proto::{Algorithm, Message, SiteId, XtrId, decode};
 
@@ -20,6 +23,28 @@ fn a_wrong_mac_changes_nothing() {
 #[test]
 fn a_replayed_nonce_changes_nothing() {
     refused(DropReason::ReplayedNonce, |register| register.nonce = 1);
+}
+
+#[test]
+fn a_refresh_from_elsewhere_or_for_another_time_is_stored() {
+    let mut bench = Bench::new();
+    let records = [
+        plain_record("192.168.0.1", "192.0.2.200"),
+        record("192.168.0.2", "192.0.2.200:51820"),
+    ];
+    for (port, use_ttl) in [(4342, false), (4343, false), (4343, true)] {
+        let mut register = bench.register_of("gear", &records);
+        register.use_ttl = use_ttl;
+        let source = SocketAddr::new(ip("192.0.2.200"), port);
+        bench.datagram(source, Via::Plain, &register.bytes());
+        let registrations = |bench: &Bench| -> Vec<_> {
+            let all = bench.server.state.mappings.registrations();
+            all.map(|(eid, _, it)| (eid, it)).collect()
+        };
+        let here = registrations(&bench);
+        assert!(here.len() == 2 && here.iter().all(|(_, it)| it.contact.source == source));
+        assert_eq!(registrations(&bench.restart()), here, "{port} {use_ttl}");
+    }
 }
 
 #[test]
@@ -421,7 +446,7 @@ fn register_shared(
 }
 
 /// Where one of those who share a mapping registers from.
-fn sharer(number: u8) -> std::net::SocketAddr {
+fn sharer(number: u8) -> SocketAddr {
     socket(&format!("192.0.2.20{number}:4342"))
 }
 

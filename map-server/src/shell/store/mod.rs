@@ -5,6 +5,7 @@
 //! many lines at a time. Now and then the log is replaced by a snapshot, which is written in the
 //! background while the log goes on. Memory is the truth for reads; this file only follows.
 
+mod compact;
 mod line;
 mod snapshot;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 use lisp_proto::Nonce;
 use thiserror::Error;
 
-use self::line::Entry;
+use self::line::{Entry, Line};
 pub(super) use self::snapshot::{Draft, Snapshot};
 use crate::config::XtrName;
 use crate::store_event::{StoreEvent, XtrIds};
@@ -158,7 +159,7 @@ impl Store {
 
     fn write(&mut self, event: Option<StoreEvent>) -> Result<(), StoreError> {
         let written = Entry::new(self.appended_at, event).write(&mut self.buffer);
-        written.map_err(|error| self.failed(error.into()))
+        written.map_err(|error| self.failed(error))
     }
 
     fn write_nonces(&mut self) -> Result<(), StoreError> {
@@ -256,6 +257,13 @@ impl Store {
         })
     }
 
+    /// Gives a snapshot up that was begun and cannot be written now; the next one is wanted when the log has grown as
+    /// if this one were in place.
+    pub(super) fn give_up(&mut self) {
+        self.tail = None;
+        self.len_after_snapshot = self.len;
+    }
+
     /// Puts a snapshot in the place of the log, together with what was appended in the meantime. Returns the log
     /// that was, which takes the system long to close when it is large.
     ///
@@ -313,7 +321,7 @@ fn recover(path: &Path, log: &File, since_1970: Duration) -> Result<(Recovered, 
     let mut reader = BufReader::new(log);
     let mut events = Vec::new();
     let mut last_ms = 0;
-    let mut damaged = None;
+    let (mut damaged, mut foreign) = (None, None);
     let (mut line, mut offset) = (Vec::new(), 0);
     loop {
         line.clear();
@@ -322,17 +330,23 @@ fn recover(path: &Path, log: &File, since_1970: Duration) -> Result<(Recovered, 
             break;
         }
         match (Entry::read(&line), damaged) {
-            (Some(entry), None) => {
+            (Line::Entry(entry), None) => {
                 last_ms = entry.at_ms;
                 events.extend(entry.event);
             }
-            (Some(_), Some(offset)) => {
+            (Line::Foreign, None) => foreign = foreign.or(Some(offset)),
+            (Line::Entry(_) | Line::Foreign, Some(offset)) => {
                 let path = path.to_owned();
                 return Err(StoreError::Damaged { path, offset });
             }
-            (None, _) => damaged = damaged.or(Some(offset)),
+            (Line::Damaged, _) => damaged = damaged.or(Some(offset)),
         }
         offset += len as u64;
+    }
+    // Never cut off: what it says is not known, but that it was said.
+    if let Some(offset) = foreign {
+        let path = path.to_owned();
+        return Err(StoreError::Foreign { path, offset });
     }
     let now_ms = Entry::new(since_1970, None).at_ms;
     age(
@@ -374,6 +388,17 @@ pub enum StoreError {
         /// The log.
         path: PathBuf,
         /// Where the damaged line begins.
+        offset: u64,
+    },
+    /// A line is as it was written, but says nothing that this version knows.
+    #[error(
+        "{}: written by a newer version, as the line at byte {offset} shows; run that one, or move the file away: xTRs \
+         register again within a minute, and Map-Registers recorded earlier could be replayed until then", path.display()
+    )]
+    Foreign {
+        /// The log.
+        path: PathBuf,
+        /// Where the first such line begins.
         offset: u64,
     },
     /// The system refused.

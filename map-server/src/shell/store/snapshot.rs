@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::iter::once;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,7 +49,10 @@ impl<E: IntoIterator<Item = StoreEvent>> Draft<E> {
         let mut writer = io::BufWriter::new(&file);
         let mut line = Vec::new();
         let mut len = 0;
-        for event in std::iter::once(None).chain(self.events.into_iter().map(Some)) {
+        // The last line is one that all versions read: behind those that only later ones read it keeps earlier ones
+        // from taking them for the end that a crash has left.
+        let (first, last) = (once(None), once(None));
+        for event in first.chain(self.events.into_iter().map(Some)).chain(last) {
             line.clear();
             Entry::new(self.since_1970, event).write(&mut line)?;
             writer.write_all(&line)?;

@@ -87,6 +87,35 @@ fn damage_in_the_middle_is_reported_with_its_place() {
 }
 
 #[test]
+fn what_a_newer_version_wrote_is_not_cut_off() {
+    for torn in ["", "0000"] {
+        let directory = with_facts(2);
+        let path = directory.path().join(LOG);
+        let mut bytes = fs::read(&path).unwrap();
+        let known = bytes.len();
+        let crc = crc32fast::hash(b"X");
+        bytes.extend(format!("00000001 {crc:08x} X\n{torn}").bytes());
+        fs::write(&path, &bytes).unwrap();
+        let error = Store::open(directory.path(), NOON).unwrap_err().to_string();
+        assert!(
+            error.contains("newer version") && error.contains(&format!("byte {known} ")),
+            "{error}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), bytes, "nothing is thrown away");
+    }
+}
+
+#[test]
+fn a_snapshot_ends_with_a_line_that_all_versions_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    store.replace(NOON, facts(3).into_iter()).unwrap();
+    let bytes = fs::read(directory.path().join(LOG)).unwrap();
+    let last = bytes.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+    assert!(last.unwrap().ends_with(b"{\"at_ms\":1800000000000}"));
+}
+
+#[test]
 fn one_server_uses_a_state_directory() {
     let directory = tempfile::tempdir().unwrap();
     let first = Store::open(directory.path(), NOON).unwrap();
@@ -139,6 +168,32 @@ fn what_is_appended_while_a_snapshot_is_written_follows_it() {
 }
 
 #[test]
+fn after_a_snapshot_that_was_given_up_the_log_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    while !store.wants_snapshot() {
+        store.append(NOON, Some(fact(1))).unwrap();
+        store.flush().unwrap();
+    }
+    drop(store.draft(NOON, facts(1)).unwrap());
+    store.give_up();
+    let (given_up, wanted) = (store.len, 2 * store.len + GROWTH);
+    assert!(!store.wants_snapshot(), "not again at once");
+    while store.len <= wanted {
+        assert!(!store.wants_snapshot());
+        (0..1_000).for_each(|_| store.append(NOON, Some(fact(2))).unwrap());
+        store.flush().unwrap();
+    }
+    assert!(store.wants_snapshot() && store.len > given_up);
+    let snapshot = store.draft(NOON, facts(2)).unwrap().write().unwrap();
+    store.append(NOON, Some(fact(4))).unwrap();
+    drop(store.install(snapshot).unwrap());
+    drop(store);
+    let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+    assert_eq!(recovered.events, [1, 2, 4].map(fact));
+}
+
+#[test]
 fn a_crash_while_a_snapshot_is_written_leaves_the_log() {
     for written in [false, true] {
         let directory = with_facts(3);
@@ -165,30 +220,27 @@ fn a_log_that_has_grown_wants_a_snapshot() {
     let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
     while store.len <= GROWTH {
         assert!(!store.wants_snapshot());
-        (0..1_000).for_each(|number| store.append(NOON, Some(fact(number))).unwrap());
+        (0..250).for_each(|number| store.append(NOON, Some(fact(number))).unwrap());
         store.flush().unwrap();
     }
     assert!(store.wants_snapshot());
 }
 
 #[test]
+fn a_source_on_one_link_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    let fact = registered("10.0.0.1", "[fe80::1%3]:4342", 180);
+    store.append(NOON, Some(fact.clone())).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+    assert_eq!(recovered.events, [fact]);
+}
+
+#[test]
 fn time_without_a_server_counts_against_lifetimes() {
-    let registered = |seconds| StoreEvent::Registered {
-        xtr: "alpha".into(),
-        ids: None,
-        record: lisp_proto::Record {
-            eid: "10.0.0.1".parse().unwrap(),
-            ttl: lisp_proto::Ttl::from_minutes(15),
-            action: lisp_proto::Action::NoAction,
-            authoritative: false,
-            locators: Vec::new(),
-        },
-        merge: false,
-        want_notify: true,
-        lifetime: Duration::from_secs(seconds),
-        source: "[fd4c:1::a]:4342".parse().unwrap(),
-        full_tag: false,
-    };
+    let registered = |seconds| registered("10.0.0.1", "[fd4c:1::a]:4342", seconds);
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
     store.append(NOON, Some(registered(180))).unwrap();
@@ -232,9 +284,38 @@ fn facts(count: usize) -> Vec<StoreEvent> {
     (1..=count as u64).map(fact).collect()
 }
 
+/// Returns a fact that is JSON, one that is not, or a nonce.
 fn fact(number: u64) -> StoreEvent {
-    StoreEvent::NotifyFloor {
+    match number % 3 {
+        1 => StoreEvent::NotifyFloor {
+            xtr: "alpha".into(),
+            nonce: Nonce(number),
+        },
+        2 => registered(&format!("10.10.27.{number}"), "192.0.2.1:4342", 180),
+        _ => StoreEvent::Nonce {
+            xtr: number.to_string().as_str().into(),
+            ids: None,
+            key_id: 1,
+            nonce: Nonce(number),
+        },
+    }
+}
+
+fn registered(eid: &str, source: &str, seconds: u64) -> StoreEvent {
+    StoreEvent::Registered {
         xtr: "alpha".into(),
-        nonce: Nonce(number),
+        ids: None,
+        record: lisp_proto::Record {
+            eid: eid.parse().unwrap(),
+            ttl: lisp_proto::Ttl::from_minutes(15),
+            action: lisp_proto::Action::NoAction,
+            authoritative: false,
+            locators: Vec::new(),
+        },
+        merge: false,
+        want_notify: true,
+        lifetime: Duration::from_secs(seconds),
+        source: source.parse().unwrap(),
+        full_tag: false,
     }
 }
