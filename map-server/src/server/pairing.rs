@@ -199,6 +199,7 @@ impl MapServer {
             let theirs = self.whole_records(*owner, asked.iid());
             let mut theirs = self.as_told(theirs, *owner, requester, actions);
             theirs.extend(self.own_of_relays((*owner, requester), asked.iid(), actions));
+            theirs.extend(self.behind(*owner, requester, asked.iid(), actions));
             if theirs.iter().any(is_new) {
                 theirs.retain(|record| may_be_lost || is_new(record));
                 records.extend(theirs);

@@ -92,6 +92,21 @@ impl MapServer {
     ) -> Vec<Record> {
         let own = self.whole_records(via, iid);
         let mut records = self.as_told(own, via, end, actions);
+        records.extend(self.behind(via, end, iid, actions));
+        records.truncate(limits::RECORDS_PER_ANSWER);
+        records
+    }
+
+    /// Returns what those have registered whom `end` reaches over `via`, as it is told it: whoever knows a key has to know
+    /// all that is behind it, or drops what comes from there.
+    pub(in super::super) fn behind(
+        &mut self,
+        via: XtrIndex,
+        end: XtrIndex,
+        iid: InstanceId,
+        actions: &mut Actions,
+    ) -> Vec<Record> {
+        let mut records = Vec::new();
         for (one, other, _) in self.state.relays.pairs_of(via, end, iid) {
             if records.len() >= limits::RECORDS_PER_ANSWER {
                 break;
@@ -100,7 +115,6 @@ impl MapServer {
             let theirs = self.whole_records(far, iid);
             records.extend(self.as_told(theirs, far, end, actions));
         }
-        records.truncate(limits::RECORDS_PER_ANSWER);
         records
     }
 }

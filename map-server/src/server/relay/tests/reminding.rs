@@ -45,6 +45,20 @@ fn so_it_does_of_a_relay_that_has_nothing_for_itself() {
     );
 }
 
+/// It may have lost all that it knew, and talk to the relay itself.
+#[test]
+fn whoever_asks_for_his_relay_hears_of_all_that_is_behind_it() {
+    let mut bench = network(&["a", "b"], &["d"]);
+    register_own_of_relay(&mut bench);
+    outcome(&mut bench, &lost("b"));
+    let before = bench.sent.len();
+    bench.ask("b", "10.0.1.4");
+    acknowledge_all(&mut bench);
+    let news = told(&bench.sent[before..]);
+    let expected = "b: 10.0.0.1/32 at 192.0.2.4".to_owned();
+    assert!(news.contains(&expected), "{news:?}");
+}
+
 /// One of the two has not heard of it, and its packets still come to the relay.
 #[test]
 fn ends_that_are_to_try_without_hear_of_each_other_when_the_relay_still_gets_packets() {
