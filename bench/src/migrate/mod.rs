@@ -116,10 +116,14 @@ fn measure(plane: testbed::DataPlane, args: &Args) -> Result<Plane> {
     for number in 1..=runs {
         measured.still.push(&scene.stay()?, pace);
         measured.baseline.push(&scene.under(&mut baseline)?, pace);
-        let (one, tcp) = scene.move_one()?;
-        measured.one.push(&one, pace);
-        measured.tcp.push(tcp);
+        let one = scene.move_one()?;
+        measured.one.push(&one.sent, pace);
+        measured.tcp.push(one.tcp);
         say(&format!("{name}: {number} of {runs} moves"));
+        if let Some(failed) = one.failed {
+            say(&format!("{name}: {failed}"));
+            measured.failed.push(failed);
+        }
     }
     let many = scene.move_many().context("many clients at once")?;
     measured.many_still = many.still;

@@ -44,6 +44,8 @@ pub(super) struct Measured {
     pub(super) baseline: Streams,
     pub(super) one: Streams,
     pub(super) tcp: Vec<TcpReport>,
+    /// Why single clients have not moved that were to.
+    pub(super) failed: Vec<String>,
     pub(super) many_still: Vec<UdpReport>,
     pub(super) many: Vec<UdpReport>,
     pub(super) moves_ms: Vec<f64>,
@@ -101,6 +103,8 @@ pub(crate) struct Plane {
     still: Summary,
     /// One client moves.
     one: Summary,
+    /// Why it has not moved, each time that it has not: what it has lost then counts all the same.
+    failed: Vec<String>,
     /// Its connections that lived on, of how many.
     tcp_survived: [usize; 2],
     /// The longest time in which nothing came back on one.
@@ -139,6 +143,7 @@ impl Plane {
             baseline,
             one,
             tcp,
+            failed,
             many_still,
             many,
             moves_ms,
@@ -163,6 +168,7 @@ impl Plane {
             loss_percent,
             still: still.into(),
             one: one.into(),
+            failed,
             tcp_survived: [survived, tcp.len()],
             tcp_gap_ms: Distribution::of(gaps.collect()),
             baseline_by: baseline_by.into(),
@@ -181,6 +187,12 @@ impl Plane {
     fn failover_p50(&self, failure: Failure) -> f64 {
         let gaps = self.failover_gap_ms.get(failover::name(failure));
         gaps.map_or(f64::NAN, |gaps| gaps.p50)
+    }
+
+    /// Moves of one client that failed.
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52")]
+    const fn failures(&self) -> f64 {
+        self.failed.len() as f64
     }
 
     /// Packets lost or out of order while clients move.
@@ -206,7 +218,8 @@ fn milliseconds(time: Duration) -> f64 {
 
 impl Report {
     pub(super) fn of(planes: Vec<Plane>) -> Self {
-        let values: [plan::Value<'_, Plane>; 10] = [
+        let values: [plan::Value<'_, Plane>; 11] = [
+            ("migrate_failed", Plane::failures),
             ("migrate_lost", Plane::lost),
             ("still_lost", Plane::lost_still),
             ("migrate_gap_p50_ms", |plane| plane.one.gap_ms.p50),
@@ -272,6 +285,9 @@ impl fmt::Display for Plane {
                 "  {title:<36}{sent:>10} sent {lost:>8} lost {disordered:>8} out of order"
             )?;
         }
+        for failed in &self.failed {
+            writeln!(f, "  not moved: {failed}")?;
+        }
         let [survived, all] = self.tcp_survived;
         let interval = self.interval_ms;
         writeln!(
@@ -300,6 +316,7 @@ mod tests {
                 still: streams(1.0, 0),
                 baseline: streams(500.0, 90),
                 one: streams(gap, lost),
+                failed: vec!["gamma is failed: it uses alpha".into(); lost.min(1) as usize],
                 failovers,
                 ..Measured::at(Duration::from_micros(100), 0)
             };
@@ -312,6 +329,7 @@ mod tests {
         };
         let report = Report::of(vec![plane("one", 2.0, 0), plane("other", 1.5, 3)]);
         assert_eq!(report.ratios["migrate_lost"], 3.0);
+        assert_eq!(report.ratios["migrate_failed"], 1.0);
         assert_eq!(report.ratios["migrate_gap_max_ms"], 2.0);
         assert_eq!(report.ratios["wgquick_gap_p50_ms"], 500.0);
         assert_eq!(report.ratios["failover_link_cut_p50_ms"], 200.0);

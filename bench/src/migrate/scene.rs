@@ -41,6 +41,16 @@ pub(super) struct Scene {
     pace: Duration,
 }
 
+/// What became of a client that was told to move.
+pub(super) struct One {
+    /// The packets that it sent.
+    pub(super) sent: UdpReport,
+    /// Its connection.
+    pub(super) tcp: TcpReport,
+    /// Why it has not moved, if it has not.
+    pub(super) failed: Option<String>,
+}
+
 /// What became of many clients.
 pub(super) struct Many {
     /// The packets of each while nobody moves.
@@ -66,6 +76,16 @@ struct Migration {
     move_ms: Option<f64>,
     gap_ms: Option<f64>,
     why: Option<String>,
+}
+
+impl Migrations {
+    /// The first client that has not moved, and why.
+    fn failed(&self) -> Option<String> {
+        let mut all = self.clients.iter();
+        let it = all.find(|it| it.state != "confirmed")?;
+        let why = it.why.as_deref().unwrap_or_default();
+        Some(format!("{} is {}: {why}", it.client, it.state))
+    }
 }
 
 impl Scene {
@@ -144,7 +164,7 @@ impl Scene {
     }
 
     /// The client moves to the other proxy; what comes back to it moves when it has.
-    pub(super) fn move_one(&self) -> Result<(UdpReport, TcpReport)> {
+    pub(super) fn move_one(&self) -> Result<One> {
         let client = self.proxies.client()?;
         let IpAddr::V4(eid) = client.eids[0] else {
             bail!("the client has no IPv4 address");
@@ -173,11 +193,13 @@ impl Scene {
             let moved = server.wait_since(position, "migration", MOVED, has_moved);
             let led = self.proxies.return_through(eid.into(), to);
             let report = joined(moving)?;
-            let (one, tcp) = (joined(flowing)?, joined(connected)?);
-            moved?;
-            led?;
-            all_confirmed(&report)?;
-            Ok((one, tcp))
+            let (sent, tcp) = (joined(flowing)?, joined(connected)?);
+            let failed = migrations(&report)?.failed();
+            if failed.is_none() {
+                moved?;
+                led?;
+            }
+            Ok(One { sent, tcp, failed })
         })
     }
 
@@ -234,18 +256,20 @@ fn packets(time: Duration, pace: Duration) -> u32 {
     u32::try_from(time.as_nanos() / pace.as_nanos().max(1)).unwrap_or(u32::MAX)
 }
 
-/// What a migration reports, when nobody has failed.
-fn all_confirmed(output: &Output) -> Result<Migrations> {
+/// What a migration reports.
+fn migrations(output: &Output) -> Result<Migrations> {
     let text = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
-    let report: Migrations =
-        serde_json::from_str(&text).with_context(|| format!("{text}{complaint}"))?;
-    let mut failed = report.clients.iter().filter(|it| it.state != "confirmed");
-    if let Some(it) = failed.next() {
-        let why = it.why.as_deref().unwrap_or_default();
-        bail!("{} is {}: {why}", it.client, it.state);
+    serde_json::from_str(&text).with_context(|| format!("{text}{complaint}"))
+}
+
+/// What a migration reports, when nobody has failed.
+fn all_confirmed(output: &Output) -> Result<Migrations> {
+    let report = migrations(output)?;
+    match report.failed() {
+        Some(failed) => bail!(failed),
+        None => Ok(report),
     }
-    Ok(report)
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
