@@ -191,7 +191,7 @@ fn what_lives_here_and_what_is_looked_up_change_while_a_flow_goes_on() {
 }
 
 #[test]
-fn tunnels_of_the_kernel_outlive_their_agent() {
+fn tunnels_of_kernel_wireguard_outlive_their_agent() {
     guest::passes(IN_GUEST);
 }
 

@@ -88,8 +88,8 @@ fn the_delay_of_a_link_is_reported() {
 }
 
 #[test]
-fn all_of_this_holds_of_the_kernels_emulator_too() {
-    guest::passes_all_but("all_of_this_holds_of_the_kernels_emulator_too");
+fn so_are_links_of_netem_beside_kernel_wireguard() {
+    guest::passes_all_but("so_are_links_of_netem_beside_kernel_wireguard");
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn on_kernel_wireguard() {
 }
 
 #[test]
-fn so_are_ports_for_each_destination() {
+fn so_are_ports_for_each_destination_on_kernel_wireguard() {
     guest::passes(SCATTERED_IN_GUEST);
 }
 

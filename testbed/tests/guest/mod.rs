@@ -1,4 +1,7 @@
 //! Tests that need WireGuard or netem in the kernel, where this machine's has none.
+//!
+//! Whatever calls this has `kernel_wireguard` in its name: `.ci/test` lets them run beside all others, because
+//! a guest takes one processor for minutes, while the others mostly wait for something.
 
 #![allow(
     clippy::panic,
