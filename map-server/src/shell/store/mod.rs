@@ -20,6 +20,7 @@ use lisp_proto::Nonce;
 use thiserror::Error;
 
 use self::line::{Entry, Line};
+use self::snapshot::Behind;
 pub(super) use self::snapshot::{Draft, Snapshot};
 use crate::config::XtrName;
 use crate::store_event::{StoreEvent, XtrIds};
@@ -49,8 +50,8 @@ pub(super) struct Store {
     dirty: bool,
     /// Whether the name of the log is not on the disk yet.
     renamed: bool,
-    /// What was appended since a snapshot was begun.
-    tail: Option<Vec<u8>>,
+    /// Whether a snapshot is being written.
+    compacting: bool,
     _lock: File,
 }
 
@@ -126,7 +127,7 @@ impl Store {
             len_after_snapshot: 0,
             dirty: false,
             renamed: false,
-            tail: None,
+            compacting: false,
             _lock: lock,
         };
         Ok((store, recovered))
@@ -188,9 +189,6 @@ impl Store {
             .write_all(&self.buffer)
             .map_err(|source| self.failed(source))?;
         self.len += self.buffer.len() as u64;
-        if let Some(tail) = &mut self.tail {
-            tail.extend_from_slice(&self.buffer);
-        }
         self.buffer.clear();
         self.dirty = true;
         Ok(())
@@ -217,7 +215,7 @@ impl Store {
 
     /// Whether the log has grown so much that a snapshot would be shorter.
     pub(super) const fn wants_snapshot(&self) -> bool {
-        self.tail.is_none() && self.len > 2 * self.len_after_snapshot + GROWTH
+        !self.compacting && self.len > 2 * self.len_after_snapshot + GROWTH
     }
 
     /// Puts a log in place that holds nothing but `events`. A crash on the way leaves the old one.
@@ -249,18 +247,21 @@ impl Store {
     ) -> Result<Draft<E>, StoreError> {
         // What was appended so far is part of the events, and must not follow them.
         self.flush()?;
-        self.tail = Some(Vec::new());
+        let log = self.directory.join(LOG);
+        let behind = Behind::of(&log, self.len).map_err(|source| self.failed(source))?;
+        self.compacting = true;
         Ok(Draft {
             path: self.directory.join(SNAPSHOT),
             since_1970,
             events,
+            behind,
         })
     }
 
     /// Gives a snapshot up that was begun and cannot be written now; the next one is wanted when the log has grown as
     /// if this one were in place.
     pub(super) fn give_up(&mut self) {
-        self.tail = None;
+        self.compacting = false;
         self.len_after_snapshot = self.len;
     }
 
@@ -271,15 +272,19 @@ impl Store {
     /// The system refuses to write; the old log is still in use then.
     pub(super) fn install(&mut self, snapshot: Snapshot) -> Result<File, StoreError> {
         self.flush()?;
-        let tail = self.tail.take().unwrap_or_default();
+        self.compacting = false;
         let path = self.directory.join(SNAPSHOT);
-        let Snapshot { mut file, len } = snapshot;
-        let installed = file
-            .write_all(&tail)
-            .and_then(|()| fs::rename(&path, self.directory.join(LOG)));
+        let Snapshot {
+            mut file,
+            len,
+            mut behind,
+        } = snapshot;
+        let installed = behind
+            .copy_to(&mut file)
+            .and_then(|_| fs::rename(&path, self.directory.join(LOG)));
         installed.map_err(|source| StoreError::Io { path, source })?;
         let old = std::mem::replace(&mut self.log, file);
-        self.len = len + tail.len() as u64;
+        self.len = len + behind.copied();
         self.len_after_snapshot = len;
         (self.dirty, self.renamed) = (true, true);
         Ok(old)

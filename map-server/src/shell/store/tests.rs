@@ -168,6 +168,31 @@ fn what_is_appended_while_a_snapshot_is_written_follows_it() {
 }
 
 #[test]
+fn what_is_appended_while_a_snapshot_is_written_is_in_no_memory() {
+    let directory = with_facts(3);
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    let draft = store.draft(NOON, facts(2)).unwrap();
+    let meanwhile = || (0..2_000).map(|number| fact(number % 250));
+    for fact in meanwhile() {
+        store.append(NOON, Some(fact)).unwrap();
+        store.flush().unwrap();
+    }
+    let snapshot = draft.write().unwrap();
+    let log = store.len - fs::metadata(directory.path().join(SNAPSHOT)).unwrap().len();
+    assert!(
+        log < 1_000,
+        "the rest, {log} bytes, is left to who puts it in place"
+    );
+    store.append(NOON, Some(fact(5))).unwrap();
+    drop(store.install(snapshot).unwrap());
+    drop(store);
+    let (_, recovered) = Store::open(directory.path(), NOON).unwrap();
+    let after = meanwhile().chain([fact(5)]);
+    let expected: Vec<_> = facts(2).into_iter().chain(after).collect();
+    assert_eq!(recovered.events, expected);
+}
+
+#[test]
 fn after_a_snapshot_that_was_given_up_the_log_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
