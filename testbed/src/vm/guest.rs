@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -41,6 +42,13 @@ const MOUNTS: [(&str, &str, &str); 7] = [
     ("tmpfs", "/dev/shm", ""),
     ("tmpfs", "/run", ""),
     ("cgroup2", "/sys/fs/cgroup", ""),
+];
+/// What shells expect in `/dev`, which a device manager would make.
+const DEVICE_LINKS: [(&str, &str); 4] = [
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
 ];
 const RUNTIME_DIRECTORIES: [&str; 3] = ["/run/netns", "/run/wireguard", "/run/lock"];
 const POLL: Duration = Duration::from_millis(2);
@@ -119,6 +127,9 @@ fn mount_all() -> Result<(), TestbedError> {
             Some(options),
         )
         .doing("mount", place)?;
+    }
+    for (target, link) in DEVICE_LINKS {
+        symlink(target, link).doing("create", link)?;
     }
     for directory in RUNTIME_DIRECTORIES {
         fs::create_dir_all(directory).doing("create", directory)?;
