@@ -150,6 +150,11 @@ impl Report {
                 "refresh_vs_echo",
                 ratio(register("echo"), register("refreshed")),
             ),
+            // Of a mapping, not of a message.
+            (
+                "refresh_together_vs_echo",
+                ratio(register("echo"), register("refreshed_together")),
+            ),
             ("reregister_1m_s", self.median("reregister_s", "storm")),
             ("reregister_p99_ratio", ratio(p99("storm"), p99("calm"))),
         ]
