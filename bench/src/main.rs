@@ -41,6 +41,12 @@ enum Command {
     /// Answers, and does nothing else
     #[command(hide = true)]
     Echo(map_server::echo::Args),
+    /// Answers lookups of keys by gRPC
+    #[command(hide = true)]
+    GrpcKeys(map_server::grpc::serve::Args),
+    /// Looks keys up by gRPC
+    #[command(hide = true)]
+    GrpcCalls(map_server::grpc::calls::Args),
     /// Times the state machine of a map server
     #[command(hide = true)]
     Processing(map_server::processing::Args),
@@ -66,6 +72,8 @@ fn main() -> ExitCode {
         Command::MapServer(args) => map_server::run(&args),
         Command::Load(args) => map_server::load::run(&args),
         Command::Echo(args) => map_server::echo::run(&args),
+        Command::GrpcKeys(args) => map_server::grpc::serve::run(&args),
+        Command::GrpcCalls(args) => map_server::grpc::calls::run(&args),
         Command::Processing(args) => map_server::processing::run(&args),
         Command::Migrate(args) => migrate::run(&args),
         Command::Bare(args) => establish::bare::run(args),

@@ -33,6 +33,7 @@ mod store_event;
 pub use config::Config;
 pub use server::{
     Action, Actions, Answered, Clients, Command, Counters, Desk, DropReason, Event, Input,
-    MapServer, Migration, MigrationState, Question, Refused, Sizes, SnapshotMark, Step, Via, Why,
+    MapServer, Migration, MigrationState, PrefixTable, Question, Refused, Sizes, SnapshotMark,
+    Step, Via, Why,
 };
 pub use store_event::{StoreEvent, XtrIds};

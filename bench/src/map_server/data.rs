@@ -102,7 +102,7 @@ impl Plan {
     }
 
     /// An address in mapping number `n`.
-    fn host(self, n: u32) -> EidPrefix {
+    pub(super) fn host(self, n: u32) -> EidPrefix {
         let eid = self.eid(n);
         let address = match eid.net() {
             IpNet::V4(net) if net.prefix_len() < 32 => {

@@ -1,9 +1,11 @@
-//! `bench map-server`: the whole daemon against what the machine allows, and against another map server.
+//! `bench map-server`: the whole daemon against what the machine allows, against another map server, and against
+//! a directory that speaks gRPC.
 //!
 //! Subject and limit take turns in one run, and the processor time of the server's threads per answer is what
 //! is compared: other work on the machine disturbs that least.
 
 pub(crate) mod echo;
+pub(crate) mod grpc;
 pub(crate) mod load;
 pub(crate) mod processing;
 
@@ -61,7 +63,7 @@ pub(crate) struct Args {
     each_ms: Option<u64>,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',',
-        default_values = ["requests", "pairs", "memory", "processing", "storm", "attack", "oor"])]
+        default_values = ["requests", "grpc", "pairs", "memory", "processing", "storm", "attack", "oor"])]
     parts: Vec<Part>,
     /// Directory for the report: `map-server.json` and plots
     #[arg(long, value_name = "DIR")]
@@ -73,6 +75,8 @@ pub(crate) struct Args {
 enum Part {
     /// Requests and registrations against the limit.
     Requests,
+    /// A gRPC server with the same mappings, in turn with the others; with `requests` and `oor` only
+    Grpc,
     /// Agents that meet for the first time.
     Pairs,
     /// Memory per mapping.

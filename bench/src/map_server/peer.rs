@@ -1,4 +1,4 @@
-//! Open Overlay Router with the same addresses, in turn with ours and the echo server.
+//! Open Overlay Router with the same addresses, in turn with ours, the echo server and the gRPC server.
 
 use std::process::{Command, Stdio};
 
@@ -55,10 +55,14 @@ impl Run {
             }
             let reply = self.trial(&oor, plan)?;
             let echo = self.site.echo(reply.reply_len(), 0)?;
+            let grpc = self.grpc(Plan::Hosts4, count)?;
             for _ in 0..self.rounds {
                 self.ask(&format!("echo_oor_{size}"), &echo, plan, None)?;
                 self.ask(&format!("ours_{size}"), &ours, plan, None)?;
                 self.ask(&format!("oor_{size}"), &oor, plan, None)?;
+                if let Some(grpc) = &grpc {
+                    self.ask(&format!("grpc_{size}"), grpc, plan, None)?;
+                }
             }
         }
         Ok(())

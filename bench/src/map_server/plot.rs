@@ -32,15 +32,17 @@ pub(super) fn all(report: &Report, directory: &Path) -> Result<()> {
     let file = directory.join("answer-time-by-mappings.svg");
     lines(&file, "mappings", "answer time, us", &growth)?;
 
-    let loads = ["echo", "few", "many"].into_iter().flat_map(|subject| {
-        quantiles.map(|(name, which)| {
-            let points = RATES.into_iter().filter_map(|rate| {
-                let times = report.answer_times(subject, rate, which);
-                times.values().next().map(|all| (rate as f64, all.p50))
-            });
-            (format!("{subject} {name}"), points.collect())
-        })
-    });
+    let loads = ["echo", "few", "many", "grpc"]
+        .into_iter()
+        .flat_map(|subject| {
+            quantiles.map(|(name, which)| {
+                let points = RATES.into_iter().filter_map(|rate| {
+                    let times = report.answer_times(subject, rate, which);
+                    times.values().next().map(|all| (rate as f64, all.p50))
+                });
+                (format!("{subject} {name}"), points.collect())
+            })
+        });
     let file = directory.join("answer-time-by-load.svg");
     let loads: Vec<_> = loads.collect();
     lines(&file, "requests per second", "answer time, us", &loads)?;
@@ -55,6 +57,7 @@ pub(super) fn all(report: &Report, directory: &Path) -> Result<()> {
         per_core("request_us", "many", "requests, many"),
         per_core("register_us", "changed", "changed"),
         per_core("register_us", "refreshed", "refreshed"),
+        per_core("request_us", "grpc", "gRPC, many"),
         per_core("request_us", "oor_few", "OOR, few"),
         per_core("request_us", "oor_many", "OOR, many"),
     ];

@@ -101,6 +101,7 @@ impl Report {
     pub(super) fn finish(mut self) -> Self {
         let all = [
             self.requests(),
+            self.grpc(),
             self.registrations(),
             self.alone(),
             self.floods(),
@@ -114,11 +115,7 @@ impl Report {
 
     fn requests(&self) -> Vec<Ratio> {
         let request = |subject| self.median("request_us", subject);
-        let time = |subject, which| {
-            let times = self.answer_times(subject, RATES[0], which);
-            times.values().next().map(|first| first.p50)
-        };
-        let growth = |which| ratio(time("many", which), time("few", which));
+        let growth = |which| ratio(self.calm("many", which), self.calm("few", which));
         let two_cores = ratio(request("few"), request("two_workers"));
         vec![
             ("requests_vs_echo", ratio(request("echo"), request("many"))),
@@ -135,6 +132,30 @@ impl Report {
             ),
             ("p50_10m_vs_1k", growth(|it| it.p50)),
             ("p99_10m_vs_1k", growth(|it| it.p99)),
+        ]
+    }
+
+    /// An answer time at low load.
+    fn calm(&self, subject: &str, which: fn(&Latency) -> f64) -> Option<f64> {
+        let times = self.answer_times(subject, RATES[0], which);
+        times.values().next().map(|first| first.p50)
+    }
+
+    fn grpc(&self) -> Vec<Ratio> {
+        let request = |subject| self.median("request_us", subject);
+        let calm = |which| ratio(self.calm("grpc", which), self.calm("many", which));
+        vec![
+            (
+                "grpc_requests_ratio",
+                ratio(request("grpc"), request("many")),
+            ),
+            ("grpc_vs_echo", ratio(request("echo"), request("grpc"))),
+            ("grpc_p50_ratio", calm(|it| it.p50)),
+            ("grpc_p99_ratio", calm(|it| it.p99)),
+            (
+                "grpc_requests_ratio_oor",
+                ratio(request("grpc_many"), request("oor_many")),
+            ),
         ]
     }
 
@@ -231,7 +252,7 @@ impl fmt::Display for Report {
             writeln!(f, "{}", all.row(&format!("{metric} {subject}"), 2))?;
         }
         for rate in RATES {
-            for subject in ["echo", "few", "many"] {
+            for subject in ["echo", "few", "many", "grpc"] {
                 let whiches: [Quantile; 2] = [("p50", |it| it.p50), ("p99", |it| it.p99)];
                 for (name, which) in whiches {
                     for all in self.answer_times(subject, rate, which).values() {

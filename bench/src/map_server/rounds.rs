@@ -14,6 +14,8 @@ const REGISTERS: u32 = 50_000;
 const TOGETHER: u32 = 32;
 /// Questions per second where answer times are measured; the first is the one that is compared.
 pub(super) const RATES: [u64; 4] = [5_000, 20_000, 50_000, 100_000];
+/// The highest of them for the gRPC server: it has to keep up with questions that do not wait for it.
+const GRPC_RATE: u64 = 20_000;
 
 /// All servers that take turns.
 struct Servers {
@@ -22,6 +24,8 @@ struct Servers {
     many: Server,
     /// Has few mappings and two threads.
     wide: Server,
+    /// Speaks gRPC, and has as many mappings as `many`.
+    grpc: Option<Server>,
 }
 
 impl Run {
@@ -41,6 +45,9 @@ impl Run {
             ] {
                 self.ask(subject, server, (Plan::Mixed, mappings), None)?;
             }
+            if let Some(grpc) = &servers.grpc {
+                self.ask("grpc", grpc, (Plan::Mixed, many), None)?;
+            }
             for rate in RATES {
                 for (subject, server, mappings) in [
                     ("echo", &servers.echo, FEW),
@@ -48,6 +55,9 @@ impl Run {
                     ("many", &servers.many, many),
                 ] {
                     self.ask(subject, server, (Plan::Mixed, mappings), Some(rate))?;
+                }
+                if let Some(grpc) = servers.grpc.as_ref().filter(|_| rate <= GRPC_RATE) {
+                    self.ask("grpc", grpc, (Plan::Mixed, many), Some(rate))?;
                 }
             }
             let changes = u16::try_from(round)? + 1;
@@ -79,12 +89,23 @@ impl Run {
         let echo = self.site.echo(reply, notify)?;
         let many = self.site.map_server(1)?;
         self.grow(&echo, &many)?;
+        let grpc = self.grpc(Plan::Mixed, self.mappings)?;
         Ok(Servers {
             echo,
             few,
             many,
             wide,
+            grpc,
         })
+    }
+
+    /// Starts the gRPC server, if it is wanted.
+    pub(super) fn grpc(&mut self, plan: Plan, mappings: u32) -> Result<Option<Server>> {
+        if !self.wants(Part::Grpc) {
+            return Ok(None);
+        }
+        say(&format!("gRPC server with {mappings} mappings"));
+        self.site.grpc(plan, mappings).map(Some)
     }
 
     /// Asks for a short while, without taking note of it.

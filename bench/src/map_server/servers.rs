@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use serde::de::DeserializeOwned;
 use testbed::{Binaries, Namespace, Testbed, sleep};
 
-use super::data::{SECRET, configured};
+use super::data::{Plan, SECRET, configured};
 use super::load::{Ask, Flood, Job, Outcomes, Register};
 use crate::own_program;
 use crate::usage::Usage;
@@ -53,6 +53,34 @@ pub(super) struct Server {
     child: Child,
     pub(super) address: SocketAddr,
     directory: Option<PathBuf>,
+    speaks: Speaks,
+}
+
+/// What is spoken with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speaks {
+    /// LISP, or what is as long.
+    Lisp,
+    /// gRPC.
+    Grpc,
+}
+
+impl Speaks {
+    /// The transport protocol, as /proc/net calls it.
+    const fn transport(self) -> &'static str {
+        match self {
+            Self::Lisp => "udp",
+            Self::Grpc => "tcp",
+        }
+    }
+
+    /// The role of this program that generates the load.
+    const fn generator(self) -> &'static str {
+        match self {
+            Self::Lisp => "load",
+            Self::Grpc => "grpc-calls",
+        }
+    }
 }
 
 impl Drop for Server {
@@ -83,9 +111,10 @@ impl Server {
 
     /// Waits until the port is open.
     fn wait(mut self) -> Result<Self> {
-        // As /proc/net/udp writes it.
+        // As /proc/net/udp and /proc/net/tcp write it.
         let port = format!(":{:04X} ", self.address.port());
-        let sockets = format!("/proc/{}/net/udp", self.child.id());
+        let transport = self.speaks.transport();
+        let sockets = format!("/proc/{}/net/{transport}", self.child.id());
         for _ in 0..LOOKS {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the server of {} has ended: {status}", self.address);
@@ -163,8 +192,35 @@ impl Site {
             child,
             address,
             directory: None,
+            speaks: Speaks::Lisp,
         };
         server.wait()
+    }
+
+    /// Starts the gRPC server, and lets it fill itself with so many mappings.
+    pub(super) fn grpc(&mut self, plan: Plan, mappings: u32) -> Result<Server> {
+        let address = SocketAddr::new(SERVER.into(), self.port());
+        let plan = serde_json::to_string(&plan)?;
+        let [listen, mappings] = [address.to_string(), mappings.to_string()];
+        let arguments = [
+            "grpc-keys",
+            "--listen",
+            &listen,
+            "--plan",
+            &plan,
+            "--mappings",
+            &mappings,
+        ];
+        let child = self.start(SERVER_CORE, &own_program()?, &arguments)?;
+        let server = Server {
+            child,
+            address,
+            directory: None,
+            speaks: Speaks::Grpc,
+        };
+        let server = server.wait()?;
+        server.rest()?;
+        Ok(server)
     }
 
     /// Starts our map server with so many threads; with two the second core is the generator's. It lets every
@@ -208,6 +264,7 @@ impl Site {
             child,
             address,
             directory: Some(directory),
+            speaks: Speaks::Lisp,
         };
         server.wait()
     }
@@ -229,6 +286,7 @@ impl Site {
             child,
             address: SocketAddr::new(SERVER.into(), LISP_PORT),
             directory: Some(directory),
+            speaks: Speaks::Lisp,
         };
         server.wait()
     }
@@ -268,7 +326,7 @@ impl Site {
             flood,
         };
         let job = serde_json::to_string(&job)?;
-        self.own(GENERATOR_CORE, &["load", &job])
+        self.own(GENERATOR_CORE, &[server.speaks.generator(), &job])
     }
 
     /// Runs this program in another role on the servers' core, and reads what it prints.

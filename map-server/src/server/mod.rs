@@ -60,6 +60,7 @@ pub use answer::{Answered, Desk, Question};
 pub use counters::{Counters, DropReason};
 pub use inspect::Sizes;
 pub use operator::{Clients, Command, Migration, MigrationState, Refused, Step, Why};
+pub use prefix_table::PrefixTable;
 pub use restore::SnapshotMark;
 
 use crate::config::{Config, Options};

@@ -28,9 +28,9 @@ const CACHED: usize = 8_192;
 /// Stands for more than [`COUNTED_INSIDE`].
 const UNCOUNTED: u32 = u32::MAX;
 
-/// A map from EID-prefixes to values, with longest-prefix matching.
+/// A map from EID-prefixes to values, with longest-prefix matching: what the server finds mappings with.
 #[derive(Clone)]
-pub(crate) struct PrefixTable<T> {
+pub struct PrefixTable<T> {
     slots: Slab<Entry<T>>,
     index: Index,
     v4: BTreeMap<InstanceId, Plane<5>>,
@@ -46,7 +46,9 @@ struct Entry<T> {
 }
 
 impl<T> PrefixTable<T> {
-    pub(crate) fn new() -> Self {
+    /// Returns an empty one.
+    #[must_use]
+    pub fn new() -> Self {
         Self {
             slots: Slab::new(),
             index: Index::new(),
@@ -61,7 +63,7 @@ impl<T> PrefixTable<T> {
     }
 
     /// Stores `value` under `eid` and returns what was there.
-    pub(crate) fn insert(&mut self, eid: EidPrefix, value: T) -> Option<T> {
+    pub fn insert(&mut self, eid: EidPrefix, value: T) -> Option<T> {
         if let Some(known) = self.exact_mut(&eid) {
             return Some(std::mem::replace(known, value));
         }
@@ -92,7 +94,7 @@ impl<T> PrefixTable<T> {
     }
 
     /// Takes the entry of exactly `eid` out.
-    pub(crate) fn remove(&mut self, eid: &EidPrefix) -> Option<T> {
+    pub fn remove(&mut self, eid: &EidPrefix) -> Option<T> {
         let slots = &self.slots;
         let id = self
             .index
@@ -142,7 +144,8 @@ impl<T> PrefixTable<T> {
     }
 
     /// Returns the longest entry that covers `eid`.
-    pub(crate) fn longest_match(&self, eid: &EidPrefix) -> Option<(EidPrefix, &T)> {
+    #[must_use]
+    pub fn longest_match(&self, eid: &EidPrefix) -> Option<(EidPrefix, &T)> {
         let (eid, value, _) = self.longest_whole(eid)?;
         Some((eid, value))
     }
@@ -319,6 +322,12 @@ impl<T> PrefixTable<T> {
                 entry.inside = change(entry.inside);
             }
         }
+    }
+}
+
+impl<T> Default for PrefixTable<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

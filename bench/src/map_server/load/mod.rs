@@ -121,7 +121,7 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    fn of(times_us: Vec<f64>) -> Self {
+    pub(super) fn of(times_us: Vec<f64>) -> Self {
         let all = Distribution::of(times_us);
         let last = all.values.len().saturating_sub(1);
         let p999 = all.values.get((last * 999).div_ceil(1_000));
