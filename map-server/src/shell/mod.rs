@@ -214,7 +214,7 @@ impl Shell {
         let server = read(&self.server);
         self.sink
             .store
-            .replace(Clock::since_1970(), server.snapshot())?;
+            .replace(Clock::since_1970(), server.snapshot(self.clock.now()))?;
         drop(server);
         if count > 0 {
             info!(facts = count, "restored");
@@ -293,7 +293,7 @@ impl Shell {
         let server = read(&self.server);
         self.sink
             .store
-            .replace(Clock::since_1970(), server.snapshot())?;
+            .replace(Clock::since_1970(), server.snapshot(self.clock.now()))?;
         Ok(())
     }
 
@@ -334,7 +334,7 @@ impl Shell {
 
     /// Begins to write a snapshot of what is known now, while the server goes on; `None` if that is for later.
     fn compact(&mut self) -> Result<Option<Compacting>, StoreError> {
-        let facts = Facts::of(Arc::clone(&self.server));
+        let facts = Facts::of(Arc::clone(&self.server), self.clock);
         let draft = self.sink.store.draft(Clock::since_1970(), facts)?;
         let compacting = beside(move || draft.write());
         if let Err(error) = &compacting {
