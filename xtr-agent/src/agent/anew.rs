@@ -89,7 +89,7 @@ impl Agent {
             key: *key,
             endpoint,
         };
-        let patience = self.liveness.patience(key);
+        let vain = self.liveness.vain(key);
         for prefix in self.handovers.moving_to(key) {
             self.end_handover(prefix, actions);
         }
@@ -117,7 +117,7 @@ impl Agent {
                 self.expires_at(prefix, expires);
             }
         }
-        self.liveness.stay_patient(key, patience);
+        self.liveness.recall(key, vain);
         for packet in waiting {
             self.tun_packet(now, &packet, actions);
         }

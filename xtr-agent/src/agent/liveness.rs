@@ -55,6 +55,15 @@ struct Watch {
     unused: bool,
 }
 
+/// What was done in vain about a peer since it was heard of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Vain {
+    /// How patient we have become.
+    pub(super) patience: Duration,
+    /// How often a map server was asked for it.
+    pub(super) asked_for: u32,
+}
+
 /// Counters of all peers at the last look.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
@@ -278,16 +287,19 @@ impl Liveness {
         }
     }
 
-    /// How patient we have become with a peer.
-    pub(super) fn patience(&self, key: &PublicKey) -> Duration {
+    /// What was done in vain about a peer that is silent.
+    pub(super) fn vain(&self, key: &PublicKey) -> Vain {
         let watch = self.watches.get(key);
-        watch.map_or(Duration::ZERO, |watch| watch.patience)
+        watch.map_or(Vain::default(), |watch| Vain {
+            patience: watch.patience,
+            asked_for: watch.asked_for,
+        })
     }
 
     /// A peer that is new to the data plane is not new to us.
-    pub(super) fn stay_patient(&mut self, key: &PublicKey, patience: Duration) {
+    pub(super) fn recall(&mut self, key: &PublicKey, vain: Vain) {
         if let Some(watch) = self.watches.get_mut(key) {
-            watch.patience = patience;
+            (watch.patience, watch.asked_for) = (vain.patience, vain.asked_for);
         }
     }
 }
