@@ -37,6 +37,8 @@ struct Watch {
     asked_for: u32,
     /// When its counters were last seen to have moved.
     moved: Timestamp,
+    /// The same of what came from it, if only to keep a way open.
+    heard: Option<Timestamp>,
     /// That it has asked for us since it was heard of.
     asked: Option<Asked>,
     /// When we were last told of it because we had asked.
@@ -99,6 +101,12 @@ impl Liveness {
     /// Bytes that had been received from a peer at the last look.
     pub(super) fn received(&self, key: &PublicKey) -> u64 {
         self.watches.get(key).map_or(0, |watch| watch.rx_bytes)
+    }
+
+    /// Whether anything has come from a peer so lately that there is a session with it.
+    pub(super) fn has_session(&self, now: Timestamp, key: &PublicKey) -> bool {
+        let heard = self.watches.get(key).and_then(|watch| watch.heard);
+        heard.is_some_and(|heard| now - heard < SESSION)
     }
 
     /// How long the counters of a peer have not moved.
@@ -176,6 +184,9 @@ impl Liveness {
         }
         watch.rx_bytes = peer.rx_bytes;
         watch.tx_bytes = peer.tx_bytes;
+        if received {
+            watch.heard = Some(now);
+        }
         if received || watch.patience.is_zero() {
             watch.unanswered = None;
             watch.patience = SILENCE;
