@@ -24,10 +24,9 @@ use super::event::Event;
 use super::guard::Guard;
 use super::limits::{
     ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WAYS_TO_PROXY,
-    WITNESSES_KNOWN,
 };
 use super::map_cache::State;
-use super::witnesses::Listening;
+use super::witnesses::{Listening, Witnesses};
 use super::{Action, Actions, Agent, PeerStats, Timer};
 
 /// An echo that was sent.
@@ -56,8 +55,7 @@ pub(super) struct Failover {
     pub(super) guards: BTreeMap<PublicKey, Guard>,
     /// Destinations of packets, the latest one first.
     pub(super) learnt: VecDeque<IpAddr>,
-    /// Those of all that may be asked that have answered.
-    pub(super) witnesses: BTreeSet<IpAddr>,
+    pub(super) witnesses: Witnesses,
     pub(super) listening: Listening,
     /// Echoes on their way, the latest one last.
     echoes: VecDeque<Echo>,
@@ -166,12 +164,10 @@ impl Failover {
 
     /// Remembers that `witness` has answered, which may be one of those `configured`.
     pub(super) fn believe(&mut self, witness: IpAddr, configured: &[IpAddr]) {
-        if self.witnesses.len() >= WITNESSES_KNOWN {
-            let learnt = &self.learnt;
-            self.witnesses
-                .retain(|it| configured.contains(it) || learnt.contains(it));
-        }
-        self.witnesses.insert(witness);
+        let learnt = &self.learnt;
+        let may_be_asked = |it: &IpAddr| configured.contains(it) || learnt.contains(it);
+        let is_beyond = may_be_asked(&witness);
+        self.witnesses.believe(witness, is_beyond, may_be_asked);
     }
 
     /// Takes out the echo with this number.
@@ -246,6 +242,7 @@ impl Agent {
         let failover = &mut self.failover;
         failover.guards.retain(|key, _| used.contains(key));
         failover.lost.retain(|_, lost| lost.until > now);
+        failover.witnesses.count_again(now);
         let peers = &self.peers;
         failover.doubted.retain(|key, _| peers.contains(key));
         self.release_uplinks(now, actions);
@@ -326,7 +323,11 @@ impl Agent {
         self.mark_lost(now, key, actions);
         if is_proven == Some(false) && self.peers.handshake_seen(&key) {
             // One after the other would seem lost if it were the witnesses that are.
-            self.failover.witnesses.clear();
+            let mut served = self.failover.prefixes.iter();
+            let is_last = !served.any(|(prefix, keys)| {
+                keys.contains(&key) && self.failover.has_other(prefix, &[key])
+            });
+            self.failover.witnesses.have_not_answered(now, is_last);
         }
         self.ask_instead_of(now, key, actions);
     }

@@ -287,6 +287,13 @@ pub const WITNESSES: usize = 8;
 /// Addresses of which it is remembered that they have answered; beyond it only those are that may be asked
 /// whatever proxies there are.
 pub const WITNESSES_KNOWN: usize = 256;
+/// So many proxies in a row that were lost before a witness had answered through them say that it is the witnesses that
+/// are lost; fewer if there are no others.
+pub const UNPROVEN_IN_ROW: u32 = 3;
+/// How long witnesses count for nothing then; it doubles as long as none of them answers.
+pub const WITNESSES_ASIDE: Duration = LOST_FOR;
+/// Longest such time: a client is moved no more often because of witnesses that are gone.
+pub const WITNESSES_ASIDE_MAX: Duration = Duration::from_secs(300);
 /// Every so manieth echo goes to somebody who may become a witness.
 pub const SEEKING: usize = 16;
 /// Echoes whose answers are still welcome.
