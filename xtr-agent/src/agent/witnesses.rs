@@ -43,6 +43,12 @@ impl Witnesses {
         self.known.contains(address) || self.aside.contains(address)
     }
 
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.known.len() + self.aside.len()
+    }
+
     pub(super) fn forget(&mut self, address: &IpAddr) {
         self.known.remove(address);
         self.aside.remove(address);
