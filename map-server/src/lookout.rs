@@ -198,7 +198,11 @@ mod tests {
         let (here, there) = (socket("192.0.2.1:1"), socket("192.0.2.9:9"));
         let elsewhere = |after: Duration, bytes: u64| {
             let mut lookout = Lookout::new(START);
-            let mut found = |sight| !lookout.found((START, START), [sight].into_iter()).is_empty();
+            let mut found = |sight| {
+                !lookout
+                    .found((START, START), [sight].into_iter())
+                    .is_empty()
+            };
             found(sight(AGENT, here, START, 500));
             let is_told = found(sight(AGENT, there, START + after, 500 + bytes));
             // Once it is back nothing has happened.

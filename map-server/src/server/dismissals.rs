@@ -234,7 +234,9 @@ impl MapServer {
         left_s: &[u32],
     ) -> Option<()> {
         let owner = self.sites.by_name(xtr)?;
-        let left = left_s.iter().map(|left| Duration::from_secs((*left).into()));
+        let left = left_s
+            .iter()
+            .map(|left| Duration::from_secs((*left).into()));
         let left = left.chain(repeat(limits::DISMISSAL_LIFETIME));
         for (eid, left) in eids.iter().zip(left) {
             if !self.sites.is_in(owner, eid.iid()) {

@@ -150,9 +150,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     };
     let watch = async {
         if let Some(tunnel) = &mut tunnel {
-            tunnel
-                .watch_endpoints(reporter, &registered, stopped)
-                .await;
+            tunnel.watch_endpoints(reporter, &registered, stopped).await;
         }
     };
     let (result, ()) = tokio::join!(serve, watch);

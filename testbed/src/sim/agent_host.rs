@@ -65,6 +65,8 @@ pub(super) struct RunningAgent {
     pub(super) key: PublicKey,
     /// It was told to stop.
     pub(super) stopping: bool,
+    /// Somebody in the world has answered an echo of it.
+    pub(super) has_witness: bool,
 }
 
 /// One of the interfaces of an agent.
@@ -167,6 +169,7 @@ impl World {
             ),
             key,
             stopping: false,
+            has_witness: false,
         }));
         self.keys.insert(key, number);
         self.trace.say(now, || {

@@ -209,10 +209,7 @@ mod tests {
         assert_eq!(ledger.delivered(&one), Err(Misdeed::FromNowhere));
         assert_eq!(ledger.sent(0, &one), Ok(()));
         assert_eq!(ledger.sent(0, &one), Err(Misdeed::Twice));
-        assert_eq!(
-            ledger.refused(0, &one, false),
-            Err(Misdeed::SentAndRefused)
-        );
+        assert_eq!(ledger.refused(0, &one, false), Err(Misdeed::SentAndRefused));
         assert_eq!(ledger.refused(0, &two, false), Ok(()));
         assert_eq!(ledger.sent(0, &two), Err(Misdeed::SentAndRefused));
     }

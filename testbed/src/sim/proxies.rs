@@ -280,6 +280,7 @@ impl World {
             } else if probe.echo {
                 if let Ok(sequence) = u16::try_from(probe.sequence) {
                     let from = inner.src;
+                    self.note_witness(number, from);
                     let input = Input::EchoAnswered {
                         from,
                         number: sequence,
@@ -292,6 +293,28 @@ impl World {
             return true;
         }
         stops_here
+    }
+}
+
+impl World {
+    /// An agent hears that somebody answers, if he lives in the world.
+    fn note_witness(&mut self, number: u32, from: IpAddr) {
+        let host = self.agents.get_mut(number as usize);
+        if let Some(running) = host.and_then(|host| host.running.as_deref_mut()) {
+            running.has_witness |= is_outside(from);
+        }
+    }
+
+    /// Whether a client cannot tell that its proxy forwards nothing: nobody in the world has answered it yet.
+    pub(super) fn is_blind(&self, client: u32) -> bool {
+        let host = self.agents.get(client as usize);
+        let running = host.and_then(|host| host.running.as_deref());
+        let holders = [false, true].map(|ipv6| self.holder(client, ipv6));
+        let mut proxies = self.agents.iter().filter(|host| {
+            let key = host.running.as_deref().map(|running| running.key);
+            key.is_some() && holders.contains(&key)
+        });
+        running.is_some_and(|running| !running.has_witness) && proxies.any(|proxy| proxy.is_deaf)
     }
 }
 

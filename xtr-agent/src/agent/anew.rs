@@ -91,7 +91,11 @@ impl Agent {
         };
         let vain = self.liveness.vain(key);
         for prefix in self.handovers.moving_to(key) {
-            self.end_handover(prefix, actions);
+            // Of several the map server believes that this one is used.
+            match self.failover.has_alternatives(&prefix) {
+                true => self.handover_failed(now, prefix, actions),
+                false => self.end_handover(prefix, actions),
+            }
         }
         let mut waiting: Vec<_> = self.watches.staged(key, &mut self.budget).into();
         let mut mappings = Vec::new();

@@ -25,7 +25,7 @@ use super::guard::Guard;
 use super::limits::{
     ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WAYS_TO_PROXY,
 };
-use super::map_cache::State;
+use super::map_cache::{Chosen, State};
 use super::relapses::Relapses;
 use super::witnesses::{Listening, Witnesses};
 use super::{Action, Actions, Agent, PeerStats, Timer};
@@ -143,7 +143,10 @@ impl Failover {
                 lost = vec![latest];
             }
         }
-        let mut named: Vec<_> = lost.into_iter().map(|(key, it)| (*key, it.endpoint)).collect();
+        let mut named: Vec<_> = lost
+            .into_iter()
+            .map(|(key, it)| (*key, it.endpoint))
+            .collect();
         let avoided = self.relapses.avoided();
         let avoided: Vec<_> = avoided.filter(|(key, _)| !self.is_lost(key)).collect();
         let keys: Vec<_> = avoided.iter().map(|(key, _)| *key).collect();
@@ -152,7 +155,9 @@ impl Failover {
         }
         named.truncate(LOST_AT_ONCE);
         let locators = named.into_iter();
-        locators.map(|(key, endpoint)| out_of_reach(key, endpoint)).collect()
+        locators
+            .map(|(key, endpoint)| out_of_reach(key, endpoint))
+            .collect()
     }
 
     /// Notes an echo to `to`, and returns its number.
@@ -373,11 +378,21 @@ impl Agent {
 
     /// Notes that the peer `key` is of no use at present.
     pub(super) fn mark_lost(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
-        let endpoint = self.peers.endpoint(&key);
+        if let Some(endpoint) = self.peers.endpoint(&key) {
+            self.mark_lost_at(now, Chosen { key, endpoint }, actions);
+        }
+    }
+
+    fn mark_lost_at(
+        &mut self,
+        now: Timestamp,
+        Chosen { key, endpoint }: Chosen,
+        actions: &mut Actions,
+    ) {
         // Where nobody could take its place, nobody wants to know, and nothing would end it.
-        let Some(endpoint) = endpoint.filter(|_| !self.failover.prefixes.is_empty()) else {
+        if self.failover.prefixes.is_empty() {
             return;
-        };
+        }
         let until = now + LOST_FOR;
         let guard = self.failover.guards.get(&key);
         let is_proven = guard.is_some_and(|guard| guard.is_proven);
@@ -400,7 +415,10 @@ impl Agent {
     pub(super) fn proxy_found(&mut self, now: Timestamp, key: &PublicKey, actions: &mut Actions) {
         actions.event(Event::ProxyFound { key: *key });
         for prefix in self.peers.prefixes(key) {
-            if self.handovers.is_put_off(&prefix) {
+            if let Some(other) = self.handovers.refused(&prefix) {
+                if self.failover.has_alternatives(&prefix) {
+                    self.mark_lost_at(now, other, actions);
+                }
                 self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }

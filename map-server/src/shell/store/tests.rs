@@ -290,7 +290,12 @@ fn what_an_owner_is_to_forget_is_as_old_as_its_line() {
     // As earlier versions have it.
     let short = r#"{"dismissed":{"xtr":"alpha","eids":["10.0.0.1/32"]}}"#;
     assert!(text.contains(short), "{text}");
-    let events = |after| Store::open(directory.path(), NOON + after).unwrap().1.events;
+    let events = |after| {
+        Store::open(directory.path(), NOON + after)
+            .unwrap()
+            .1
+            .events
+    };
     let left = |hours| dismissed(&[hours * 3_600]);
     assert_eq!(events(hours(3)), [left(45), dismissed(&[1_800])]);
     assert_eq!(events(hours(90)), [left(0), left(0)]);

@@ -196,3 +196,23 @@ fn a_proxy_that_is_lost_again_and_again_is_avoided_for_longer() {
     assert_eq!(after(1), [BIGGER]);
     assert_eq!(after(2), [SMALLER, BIGGER]);
 }
+
+/// It stays with a proxy that answers, but the map server believes that it has left that.
+#[test]
+fn a_new_proxy_that_does_not_answer_is_named_when_the_map_server_does_not_give_up() {
+    let mut client = Client::proven();
+    let told = |client: &mut Client, nonce| {
+        let told = client.bench.notify(nonce, &served_by(BIGGER, SMALLER));
+        client.follow(told);
+        client.flow(60);
+    };
+    told(&mut client, 1);
+    assert_eq!(client.lost(), [], "it may be a mistake");
+    client.flow(60);
+    client.requests.clear();
+    told(&mut client, 2);
+    assert_eq!(client.lost(), [BIGGER]);
+    assert_eq!(client.unreachable(), [BIGGER]);
+    client.answered(&served_by(SMALLER, BIGGER));
+    assert_eq!(client.serves(addr(FAR)), SMALLER);
+}
