@@ -296,7 +296,7 @@ fn what_an_owner_is_to_forget_is_as_old_as_its_line() {
             .1
             .events
     };
-    let left = |hours| dismissed(&[hours * 3_600]);
+    let left = |count: u32| dismissed(&[count * 3_600]);
     assert_eq!(events(hours(3)), [left(45), dismissed(&[1_800])]);
     assert_eq!(events(hours(90)), [left(0), left(0)]);
 }

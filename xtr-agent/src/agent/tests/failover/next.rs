@@ -208,7 +208,7 @@ fn a_new_proxy_that_does_not_answer_is_named_when_the_map_server_does_not_give_u
     };
     told(&mut client, 1);
     assert_eq!(client.lost(), [], "it may be a mistake");
-    client.flow(60);
+    client.flow(120);
     client.requests.clear();
     told(&mut client, 2);
     assert_eq!(client.lost(), [BIGGER]);

@@ -140,7 +140,8 @@ fn a_proxy_that_answers_itself_and_leads_nowhere_is_left_when_another_one_may_be
     client.answered(&served_by(SMALLER, BIGGER));
     let (received, sent) = client.counts[&SMALLER];
     client.counts.insert(SMALLER, (received + 92, sent));
+    let lost = client.lost();
     client.flow(looks(WITNESSES_ASIDE * 2));
     assert_eq!(client.serves(addr(FAR)), SMALLER);
-    assert_eq!(client.lost(), [SMALLER, BIGGER, BIGGER], "there it stays");
+    assert_eq!(client.lost(), lost, "there it stays");
 }
