@@ -65,8 +65,8 @@ pub(super) struct RunningAgent {
     pub(super) key: PublicKey,
     /// It was told to stop.
     pub(super) stopping: bool,
-    /// Somebody in the world has answered an echo of it.
-    pub(super) has_witness: bool,
+    /// When somebody in the world has first answered an echo of it.
+    pub(super) has_witness: Option<Timestamp>,
 }
 
 /// One of the interfaces of an agent.
@@ -169,7 +169,7 @@ impl World {
             ),
             key,
             stopping: false,
-            has_witness: false,
+            has_witness: None,
         }));
         self.keys.insert(key, number);
         self.trace.say(now, || {

@@ -32,7 +32,7 @@ impl World {
         let until = sent + PATIENCE;
         let is_calm = since > self.bounds.warm_from
             && self.is_up(flow.from)
-            && !self.is_blind(flow.from)
+            && !self.is_blind(flow.from, sent)
             && self.is_undisturbed(flow.from, since, until);
         let proxies = self.scenario.proxies.as_ref().map_or(0, |it| it.count);
         // What comes back the old way when a client moves is lost.
