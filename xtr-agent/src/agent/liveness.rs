@@ -301,7 +301,7 @@ impl Liveness {
     /// What was done in vain about a peer that is silent.
     pub(super) fn vain(&self, key: &PublicKey) -> Vain {
         let watch = self.watches.get(key);
-        watch.map_or(Vain::default(), |watch| Vain {
+        watch.map_or_else(Vain::default, |watch| Vain {
             patience: watch.patience,
             asked_for: watch.asked_for,
         })
