@@ -292,8 +292,10 @@ pub const WITNESSES_KNOWN: usize = 256;
 /// So many proxies in a row that were lost before a witness had answered through them say that it is the witnesses that
 /// are lost; fewer if there are no others.
 pub const UNPROVEN_IN_ROW: u32 = 3;
-/// How long witnesses count for nothing then; it doubles as long as none of them answers.
+/// How long witnesses count for nothing then.
 pub const WITNESSES_ASIDE: Duration = LOST_FOR;
+/// So often in a row, as long as none of them answers; then it doubles each time.
+pub const WITNESSES_ROUNDS: u32 = 6;
 /// Longest such time: a client is moved no more often because of witnesses that are gone.
 pub const WITNESSES_ASIDE_MAX: Duration = Duration::from_secs(300);
 /// Every so manieth echo goes to somebody who may become a witness.

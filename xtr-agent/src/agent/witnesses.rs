@@ -15,7 +15,7 @@ use lisp_proto::{EidPrefix, PublicKey, Timestamp};
 
 use super::limits::{
     LEARNT, LISTEN_EVERY, LISTEN_EVERY_MAX, SEVERAL_WITNESSES, UNPROVEN_IN_ROW, WITNESSES_ASIDE,
-    WITNESSES_ASIDE_MAX, WITNESSES_KNOWN,
+    WITNESSES_ASIDE_MAX, WITNESSES_KNOWN, WITNESSES_ROUNDS,
 };
 use super::{Action, Actions, Agent};
 
@@ -25,9 +25,9 @@ pub(super) struct Witnesses {
     known: BTreeSet<IpAddr>,
     /// Those that count for nothing at present.
     aside: BTreeSet<IpAddr>,
-    /// For how long they do, and how long that is the next time.
+    /// For how long they do, and how often in a row they have done so.
     until: Timestamp,
-    pause: Duration,
+    rounds: u32,
     /// How many proxies were lost in a row through which none of them had answered.
     unproven: u32,
 }
@@ -70,7 +70,7 @@ impl Witnesses {
         self.known.insert(witness);
         if is_beyond {
             self.unproven = 0;
-            self.pause = Duration::ZERO;
+            self.rounds = 0;
         }
     }
 
@@ -83,8 +83,9 @@ impl Witnesses {
         }
         self.unproven = 0;
         self.aside.append(&mut self.known);
-        self.pause = (self.pause * 2).clamp(WITNESSES_ASIDE, WITNESSES_ASIDE_MAX);
-        self.until = now + self.pause;
+        let doubled = self.rounds.saturating_sub(WITNESSES_ROUNDS - 1).min(10);
+        self.rounds = self.rounds.saturating_add(1);
+        self.until = now + (WITNESSES_ASIDE * (1 << doubled)).min(WITNESSES_ASIDE_MAX);
     }
 
     /// Those who were to count for nothing for a while count again after that.
