@@ -14,7 +14,7 @@
 //! | Who is told what, and in which order? | `server/pairing.rs`, `server/subscribers.rs` |
 //! | How does it reach them, and who waits for that? | `server/delivery.rs`, `server/notify.rs`, `server/held.rs` |
 //! | Who carries the packets of two that NATs keep apart? | `server/relay.rs` |
-//! | Where is an agent behind a NAT seen? | `server/nat.rs`, `server/sightings.rs` |
+//! | Where is an agent behind a NAT seen? | `server/nat.rs`, `server/sightings.rs`, `lookout.rs` |
 //! | How much is too much? | `server/limits.rs`, `server/rate.rs` |
 //! | Why was it dropped? | `server/counters.rs` |
 //! | What survives a restart? | `store_event.rs`, `server/restore.rs` |
@@ -25,12 +25,14 @@
 //! crash (`shell/store`).
 
 pub mod config;
+mod lookout;
 mod server;
 #[cfg(feature = "shell")]
 pub mod shell;
 mod store_event;
 
 pub use config::Config;
+pub use lookout::{Lookout, Sight};
 pub use server::{
     Action, Actions, Answered, Clients, Command, Counters, Desk, DropReason, Event, Input,
     MapServer, Migration, MigrationState, PrefixTable, Question, Refused, Sizes, SnapshotMark,

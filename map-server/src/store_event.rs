@@ -10,6 +10,7 @@ use lisp_proto::{EidPrefix, InstanceId, Nonce, Record, SiteId, XtrId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::XtrName;
+use crate::server::limits;
 
 /// The xTR-ID and Site-ID of a Map-Register with the I bit (RFC 9301 §5.6).
 pub type XtrIds = (XtrId, SiteId);
@@ -97,6 +98,10 @@ pub enum StoreEvent {
         xtr: XtrName,
         /// The prefixes.
         eids: Vec<EidPrefix>,
+        /// For how many seconds it is still to be told of each, in the same order; of those that are missing here, as
+        /// all are at first and in files of earlier versions, for as long as of any.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_s: Vec<u32>,
     },
     /// An xTR has forgotten these prefixes, or is to know them again.
     Forgotten {
@@ -147,6 +152,28 @@ pub enum StoreEvent {
         /// The last nonce.
         nonce: Nonce,
     },
+}
+
+impl StoreEvent {
+    /// Takes off what has passed: since the fact was kept, and since the server that kept it was last alive. Refreshes
+    /// are not kept: every registration counts as refreshed then.
+    pub fn age(&mut self, since_kept: Duration, since_alive: Duration) {
+        if let Self::Registered { lifetime, .. } = self {
+            *lifetime = lifetime.saturating_sub(since_alive);
+        } else if let Self::Dismissed { eids, left_s, .. } = self {
+            let passed = u32::try_from(since_kept.as_secs()).unwrap_or(u32::MAX);
+            left_s.resize(eids.len(), whole_seconds(limits::DISMISSAL_LIFETIME));
+            for left in left_s {
+                *left = left.saturating_sub(passed);
+            }
+        }
+    }
+}
+
+/// The seconds of a span of time, the last one counted as a whole one.
+pub(crate) fn whole_seconds(span: Duration) -> u32 {
+    let seconds = span.as_nanos().div_ceil(1_000_000_000);
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }
 
 /// A name as a string: `serde` has shared strings only behind a feature.

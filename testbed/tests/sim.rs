@@ -4,6 +4,7 @@
 
 mod sim {
     mod hidden;
+    mod pauses;
 }
 
 use std::collections::BTreeMap;

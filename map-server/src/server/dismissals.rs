@@ -10,8 +10,9 @@
 //! told, and what the client uses its new owner for stays there.
 
 use std::collections::BTreeMap;
-use std::iter::successors;
+use std::iter::{repeat, successors};
 use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::time::Duration;
 
 use lisp_proto::{Deadlines, EidPrefix, Record, Timestamp};
 
@@ -22,7 +23,7 @@ use super::publish::{parcels, withdrawal};
 use super::sites::{Registrant, XtrIndex};
 use super::{MapServer, limits};
 use crate::config::XtrName;
-use crate::store_event::StoreEvent;
+use crate::store_event::{StoreEvent, whole_seconds};
 
 /// What owners are to forget, and have not acknowledged.
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ impl Dismissals {
         known.flat_map(BTreeMap::keys).copied()
     }
 
-    /// Remembers until `until` that `owner` is to forget `eid`; returns whether that is news.
+    /// Remembers until `until` that `owner` is to forget `eid`.
     ///
     /// # Errors
     /// There is no room.
@@ -67,7 +68,7 @@ impl Dismissals {
         owner: XtrIndex,
         eid: EidPrefix,
         until: Timestamp,
-    ) -> Result<bool, ()> {
+    ) -> Result<(), ()> {
         let is_full = self.len >= limits::DISMISSALS;
         let known = self.by_owner.get(&owner);
         let is_news = known.is_none_or(|known| !known.contains_key(&eid));
@@ -78,7 +79,7 @@ impl Dismissals {
         self.len += usize::from(is_news);
         self.by_owner.entry(owner).or_default().insert(eid, until);
         self.expiry.set((owner, eid), until);
-        Ok(is_news)
+        Ok(())
     }
 
     /// Ends that; returns whether it was so.
@@ -113,7 +114,7 @@ impl MapServer {
         let until = now + limits::DISMISSAL_LIFETIME;
         let dismissals = &mut self.state.dismissals;
         eids.retain(|eid| match dismissals.add(owner, *eid, until) {
-            Ok(is_news) => is_news,
+            Ok(()) => true,
             Err(()) => {
                 actions.count(DropReason::DismissalOverflow);
                 false
@@ -121,7 +122,8 @@ impl MapServer {
         });
         if !eids.is_empty() {
             let xtr = self.sites.site(owner).name.clone();
-            actions.persist(StoreEvent::Dismissed { xtr, eids });
+            let left_s = Vec::new();
+            actions.persist(StoreEvent::Dismissed { xtr, eids, left_s });
         }
     }
 
@@ -193,15 +195,18 @@ impl MapServer {
     }
 
     /// Lists what must survive a restart.
-    pub(super) fn dismissal_facts(&self) -> impl Iterator<Item = StoreEvent> {
-        let first = self.dismissal_after(None);
-        let all = successors(first, |(_, last)| self.dismissal_after(Some(*last)));
+    pub(super) fn dismissal_facts(&self, now: Timestamp) -> impl Iterator<Item = StoreEvent> {
+        let first = self.dismissal_after(now, None);
+        let all = successors(first, move |(_, last)| {
+            self.dismissal_after(now, Some(*last))
+        });
         all.map(|(fact, _)| fact)
     }
 
     /// Returns the next fact of those, about prefixes after this one of this owner, and the last in it.
     pub(super) fn dismissal_after(
         &self,
+        now: Timestamp,
         last: Option<(XtrIndex, EidPrefix)>,
     ) -> Option<(StoreEvent, (XtrIndex, EidPrefix))> {
         let first = last.map_or(Unbounded, |(owner, _)| Included(owner));
@@ -209,28 +214,39 @@ impl MapServer {
         owners.find_map(|(owner, eids)| {
             let passed = last.filter(|(last, _)| last == owner);
             let first = passed.map_or(Unbounded, |(_, eid)| Excluded(eid));
-            let eids = eids.range((first, Unbounded)).map(|(eid, _)| *eid);
-            let eids: Vec<_> = eids.take(limits::DISMISSALS_PER_FACT).collect();
+            let some = eids.range((first, Unbounded));
+            let some = some.take(limits::DISMISSALS_PER_FACT);
+            let some = some.map(|(eid, until)| (*eid, whole_seconds(*until - now)));
+            let (eids, left_s): (Vec<_>, Vec<_>) = some.unzip();
             let last = *eids.last()?;
             let xtr = self.sites.site(*owner).name.clone();
-            Some((StoreEvent::Dismissed { xtr, eids }, (*owner, last)))
+            let fact = StoreEvent::Dismissed { xtr, eids, left_s };
+            Some((fact, (*owner, last)))
         })
     }
 
-    /// Takes over from an earlier run that an xTR is to forget `eids`. When that began is not known.
+    /// Takes over from an earlier run that an xTR is to forget `eids`, for so many seconds each.
     pub(super) fn restore_dismissed(
         &mut self,
         now: Timestamp,
         xtr: &XtrName,
         eids: &[EidPrefix],
+        left_s: &[u32],
     ) -> Option<()> {
         let owner = self.sites.by_name(xtr)?;
-        let until = now + limits::DISMISSAL_LIFETIME;
-        for eid in eids {
+        let left = left_s
+            .iter()
+            .map(|left| Duration::from_secs((*left).into()));
+        let left = left.chain(repeat(limits::DISMISSAL_LIFETIME));
+        for (eid, left) in eids.iter().zip(left) {
             if !self.sites.is_in(owner, eid.iid()) {
                 return None;
             }
-            self.state.dismissals.add(owner, *eid, until).ok()?;
+            if left.is_zero() {
+                self.state.dismissals.remove(owner, eid);
+                continue;
+            }
+            self.state.dismissals.add(owner, *eid, now + left).ok()?;
         }
         Some(())
     }

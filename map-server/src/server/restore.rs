@@ -34,11 +34,11 @@ enum Stage {
 impl MapServer {
     /// Returns the facts that together say all that must survive a restart: they can take the
     /// place of every [`StoreEvent`] emitted so far.
-    pub fn snapshot(&self) -> impl Iterator<Item = StoreEvent> {
+    pub fn snapshot(&self, now: Timestamp) -> impl Iterator<Item = StoreEvent> {
         let registrations = self.registered_after(None);
         let rest = registrations.chain(self.assignment_facts());
         let rest = rest.chain(self.draining_facts());
-        let rest = rest.chain(self.dismissal_facts());
+        let rest = rest.chain(self.dismissal_facts(now));
         let rest = rest.chain(self.leaving_facts());
         self.numbers().chain(rest)
     }
@@ -47,12 +47,16 @@ impl MapServer {
     /// they end; `None` at the end of all.
     ///
     /// Facts that change between two calls may be those of before or of after the change.
-    pub fn snapshot_part(&self, after: SnapshotMark) -> Option<(Vec<StoreEvent>, SnapshotMark)> {
+    pub fn snapshot_part(
+        &self,
+        now: Timestamp,
+        after: SnapshotMark,
+    ) -> Option<(Vec<StoreEvent>, SnapshotMark)> {
         let (part, stage) = match after.0 {
             Stage::Nothing => (self.numbers().collect(), Stage::Registrations(None)),
             Stage::Registrations(last) => self.registrations_part(last),
             Stage::Assignments(last) => self.assignments_part(last),
-            Stage::Dismissals(last) => match self.dismissal_after(last) {
+            Stage::Dismissals(last) => match self.dismissal_after(now, last) {
                 Some((fact, last)) => (vec![fact], Stage::Dismissals(Some(last))),
                 None => (self.leaving_facts().collect(), Stage::All),
             },
@@ -207,7 +211,9 @@ impl MapServer {
                 Some(())
             }
             StoreEvent::Draining { xtr, draining } => self.restore_draining(&xtr, draining),
-            StoreEvent::Dismissed { xtr, eids } => self.restore_dismissed(now, &xtr, &eids),
+            StoreEvent::Dismissed { xtr, eids, left_s } => {
+                self.restore_dismissed(now, &xtr, &eids, &left_s)
+            }
             StoreEvent::Forgotten { xtr, eids } => self.restore_forgotten(&xtr, &eids),
             StoreEvent::Leaving { client, owner, iid } => {
                 self.restore_leaving(&client, &owner, iid)
@@ -366,10 +372,11 @@ mod tests {
         bench.ack("b", &push[0]);
         bench.register("a", &[record("10.0.0.1", "198.51.100.1:51820")]);
         bench.register("c", &[empty("10.0.0.3", 0)]);
-        let snapshot: Vec<_> = bench.server.snapshot().collect();
+        let snapshot: Vec<_> = bench.server.snapshot(bench.now).collect();
         assert!(snapshot.len() < bench.stored.len());
         let history = bench.restart();
-        assert_eq!(history.server.snapshot().collect::<Vec<_>>(), snapshot);
+        let of_history = history.server.snapshot(history.now);
+        assert_eq!(of_history.collect::<Vec<_>>(), snapshot);
         bench.stored.clone_from(&snapshot);
         assert_eq!(
             bench.restart().server.fingerprint(),
@@ -402,12 +409,13 @@ mod tests {
             }
         }
         let (mut all, mut mark) = (Vec::new(), SnapshotMark::default());
-        while let Some((part, next)) = bench.server.snapshot_part(mark) {
+        while let Some((part, next)) = bench.server.snapshot_part(bench.now, mark) {
             assert!(part.len() <= limits::SNAPSHOT_PART + 1);
             all.extend(part);
             mark = next;
         }
-        assert_eq!(all, bench.server.snapshot().collect::<Vec<_>>());
+        let whole = bench.server.snapshot(bench.now);
+        assert_eq!(all, whole.collect::<Vec<_>>());
     }
 
     #[test]

@@ -14,8 +14,9 @@ use wg_device::{
 
 use super::clock::Clock;
 use super::endpoints::Endpoints;
-use super::lookout::{Lookout, Sight};
+use super::lookout::Reporter;
 use super::settings::{ControlSettings, Settings};
+use crate::lookout::Sight;
 
 /// MTU of the interface in bytes: what WireGuard leaves of an Ethernet frame.
 const MTU: u16 = 1420;
@@ -93,31 +94,31 @@ impl ControlTunnel {
     /// registered, or has moved, must find it afterwards: `registered` makes it look at once.
     pub(super) async fn watch_endpoints(
         &mut self,
-        mut lookout: Lookout,
+        mut reporter: Reporter,
         registered: &Notify,
         mut stop: oneshot::Receiver<()>,
     ) {
         let mut stopped = false;
         let mut refused = None;
         while !stopped {
-            for (key, watch) in lookout.orders.open() {
+            for (key, watch) in reporter.orders.open() {
                 match self.obey(key, watch).await {
-                    Ok(()) => lookout.note(Clock::present(), key, watch),
+                    Ok(()) => reporter.note(key, watch),
                     Err(error) => refused = Some((key, error)),
                 }
             }
-            let (earliest, searching) = (lookout.earliest(), lookout.is_searching());
+            let (earliest, searching) = (reporter.earliest(), reporter.is_searching());
             let news = async {
                 sleep_until(earliest).await;
                 if !searching {
                     registered.notified().await;
                 }
             };
-            let latest = lookout.latest();
+            let latest = reporter.latest();
             tokio::select! {
                 biased;
                 _ = &mut stop => stopped = true,
-                () = lookout.orders.given() => {
+                () = reporter.orders.given() => {
                     if Clock::present() < latest {
                         continue;
                     }
@@ -128,7 +129,7 @@ impl ControlTunnel {
             if let Some((key, error)) = refused.take() {
                 warn!(key = key.short(), %error, "looking for an agent behind a NAT");
             }
-            self.note_endpoints(&mut lookout).await;
+            self.note_endpoints(&mut reporter).await;
         }
     }
 
@@ -153,12 +154,12 @@ impl ControlTunnel {
 
     /// Reports where the peers are, and writes down where the agents are, if that has changed. Failures
     /// are only logged: without the file the server does as well, a little later.
-    async fn note_endpoints(&mut self, lookout: &mut Lookout) {
-        let began = Clock::present();
+    async fn note_endpoints(&mut self, reporter: &mut Reporter) {
+        let began = reporter.now();
         let peers = match self.device.peer_stats().await {
             Ok(peers) => peers,
             Err(error) => {
-                lookout.failed(Clock::present());
+                reporter.failed();
                 return warn!(%error, "reading the endpoints of the agents");
             }
         };
@@ -167,11 +168,12 @@ impl ControlTunnel {
                 key: peer.key,
                 endpoint: peer.endpoint?,
                 // Without a handshake an endpoint is what was stored, or somebody's who repeats an old initiation.
-                shaken: peer.read_at.checked_sub(peer.since_handshake?)?,
+                shaken: reporter.of(peer.read_at.checked_sub(peer.since_handshake?)?),
                 received: peer.rx_bytes,
             })
         });
-        lookout.found((began, Clock::present()), vouched);
+        let vouched: Vec<_> = vouched.collect();
+        reporter.found(began, vouched.into_iter());
         let agents = peers.iter().map(|peer| (peer.key, peer.endpoint));
         let agents = agents.filter(|(key, _)| self.enrolled.contains(key));
         if !self.endpoints.observe(agents) {

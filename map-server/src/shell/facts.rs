@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::vec::IntoIter;
 
+use super::clock::Clock;
 use super::posts::{SharedServer, read};
 use crate::server::SnapshotMark;
 use crate::store_event::StoreEvent;
@@ -14,14 +15,16 @@ use crate::store_event::StoreEvent;
 #[derive(Debug)]
 pub(super) struct Facts {
     server: Arc<SharedServer>,
+    clock: Clock,
     part: IntoIter<StoreEvent>,
     mark: SnapshotMark,
 }
 
 impl Facts {
-    pub(super) fn of(server: Arc<SharedServer>) -> Self {
+    pub(super) fn of(server: Arc<SharedServer>, clock: Clock) -> Self {
         Self {
             server,
+            clock,
             part: Vec::new().into_iter(),
             mark: SnapshotMark::default(),
         }
@@ -36,7 +39,9 @@ impl Iterator for Facts {
             if let Some(fact) = self.part.next() {
                 return Some(fact);
             }
-            let (part, mark) = read(&self.server).snapshot_part(self.mark)?;
+            let server = read(&self.server);
+            let (part, mark) = server.snapshot_part(self.clock.now(), self.mark)?;
+            drop(server);
             (self.part, self.mark) = (part.into_iter(), mark);
         }
     }

@@ -45,7 +45,7 @@ use self::beside::{beside, finished, sync};
 use self::clock::Clock;
 use self::control::ControlTunnel;
 use self::facts::Facts;
-use self::lookout::{Look, Lookout, Orders};
+use self::lookout::{Look, Orders, Reporter};
 use self::posts::{Clerk, SharedServer, read, write};
 use self::sink::Sink;
 use self::sockets::Sockets;
@@ -120,9 +120,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     let config = settings.config(&private_key, notify_floor())?;
     let config = config.with_quiet_period(quiet_period(&recovered));
     let config = config.with_control_keys(settings.control_keys(&private_key));
-    let (lookout, orders, sightings) = Lookout::new(Clock::present());
+    let clock = Clock::start();
+    let (reporter, orders, sightings) = Reporter::new(clock);
     let server = MapServer::new(config, seed()?);
-    let mut shell = Shell::new(server, store, orders, sightings);
+    let mut shell = Shell::new(clock, server, store, (orders, sightings));
     shell.restore(recovered.events)?;
     let mut admin = Admin::open(&settings.admin_socket(), REQUEST_BYTES)?;
 
@@ -149,7 +150,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     };
     let watch = async {
         if let Some(tunnel) = &mut tunnel {
-            tunnel.watch_endpoints(lookout, &registered, stopped).await;
+            tunnel.watch_endpoints(reporter, &registered, stopped).await;
         }
     };
     let (result, ()) = tokio::join!(serve, watch);
@@ -164,12 +165,11 @@ pub async fn run(settings: Settings) -> Result<()> {
 
 impl Shell {
     fn new(
+        clock: Clock,
         server: MapServer,
         store: Store,
-        orders: Orders,
-        sightings: UnboundedReceiver<Look>,
+        (orders, sightings): (Orders, UnboundedReceiver<Look>),
     ) -> Self {
-        let clock = Clock::start();
         let server = Arc::new(SharedServer::new(server));
         Self {
             heartbeat: clock.now() + HEARTBEAT,
@@ -214,7 +214,7 @@ impl Shell {
         let server = read(&self.server);
         self.sink
             .store
-            .replace(Clock::since_1970(), server.snapshot())?;
+            .replace(Clock::since_1970(), server.snapshot(self.clock.now()))?;
         drop(server);
         if count > 0 {
             info!(facts = count, "restored");
@@ -293,14 +293,13 @@ impl Shell {
         let server = read(&self.server);
         self.sink
             .store
-            .replace(Clock::since_1970(), server.snapshot())?;
+            .replace(Clock::since_1970(), server.snapshot(self.clock.now()))?;
         Ok(())
     }
 
     /// Passes on where the control tunnel has found its peers.
     fn seen(&mut self, look: &Look) -> Result<(), StoreError> {
-        let began = self.clock.of(look.began);
-        let peers = &look.news;
+        let (began, peers) = (look.began, &look.news);
         self.handle(Input::Seen { began, peers })
     }
 
@@ -334,7 +333,7 @@ impl Shell {
 
     /// Begins to write a snapshot of what is known now, while the server goes on; `None` if that is for later.
     fn compact(&mut self) -> Result<Option<Compacting>, StoreError> {
-        let facts = Facts::of(Arc::clone(&self.server));
+        let facts = Facts::of(Arc::clone(&self.server), self.clock);
         let draft = self.sink.store.draft(Clock::since_1970(), facts)?;
         let compacting = beside(move || draft.write());
         if let Err(error) = &compacting {

@@ -65,6 +65,8 @@ pub(super) struct RunningAgent {
     pub(super) key: PublicKey,
     /// It was told to stop.
     pub(super) stopping: bool,
+    /// When somebody in the world has first answered an echo of it.
+    pub(super) has_witness: Option<Timestamp>,
 }
 
 /// One of the interfaces of an agent.
@@ -167,6 +169,7 @@ impl World {
             ),
             key,
             stopping: false,
+            has_witness: None,
         }));
         self.keys.insert(key, number);
         self.trace.say(now, || {

@@ -407,7 +407,12 @@ impl World {
                 probe.sequence, probe.flow
             )
         });
-        if let Err(misdeed) = self.ledger.refused(number, probe) {
+        let host = self.agents.get(number as usize);
+        let running = host.and_then(|host| host.running.as_deref());
+        let is_it =
+            |inner: &Inner| Probe::of_packet(&inner.body).is_some_and(|it| it.id == probe.id);
+        let is_waiting = running.is_some_and(|it| it.plane.interface.holds(is_it));
+        if let Err(misdeed) = self.ledger.refused(number, probe, is_waiting) {
             self.broken(Invariant::Once, || {
                 format!("agent {number}: {probe:?} {misdeed:?}")
             });

@@ -51,8 +51,13 @@ pub struct Args {
     /// Agents behind NATs that they find out about, and relays for those whom these keep apart
     #[arg(long, conflicts_with = "proxied")]
     hidden: bool,
+    /// Flows that pause for one to three minutes, besides the others
+    #[arg(long)]
+    pauses: bool,
     /// Run the scenario in this file
-    #[arg(long, conflicts_with_all = ["agents", "servers", "minutes", "faults", "proxied", "hidden"])]
+    #[arg(long, conflicts_with_all = [
+        "agents", "servers", "minutes", "faults", "proxied", "hidden", "pauses",
+    ])]
     replay: Option<PathBuf>,
     /// Write the smallest scenario that fails to this file instead of the terminal
     #[arg(long)]
@@ -127,6 +132,7 @@ impl Args {
                 (false, true) => Setting::Hidden,
                 (false, false) => Setting::Plain,
             },
+            pauses: self.pauses,
             sabotage: self.sabotage,
         }
     }

@@ -89,9 +89,18 @@ impl Ledger {
         self.flag(probe.id, AGAIN);
     }
 
-    /// The sender of a packet was told that it was not sent.
-    pub(super) fn refused(&mut self, agent: u32, probe: &Probe) -> Result<(), Misdeed> {
+    /// The sender of a packet was told that it was not sent. One that still waits in the data interface, for a
+    /// session, has not left: it must not do so any more.
+    pub(super) fn refused(
+        &mut self,
+        agent: u32,
+        probe: &Probe,
+        is_waiting: bool,
+    ) -> Result<(), Misdeed> {
         self.release(agent, probe.id);
+        if is_waiting {
+            self.unflag(probe.id, SENT);
+        }
         if self.flag(probe.id, REFUSED) & SENT != 0 {
             return Err(Misdeed::SentAndRefused);
         }
@@ -114,6 +123,9 @@ impl Ledger {
         }
         if before & DELIVERED != 0 {
             return Err(Misdeed::Twice);
+        }
+        if before & (SENT | REFUSED) == REFUSED {
+            return Err(Misdeed::SentAndRefused);
         }
         if before & SENT == 0 {
             return Err(Misdeed::FromNowhere);
@@ -197,8 +209,20 @@ mod tests {
         assert_eq!(ledger.delivered(&one), Err(Misdeed::FromNowhere));
         assert_eq!(ledger.sent(0, &one), Ok(()));
         assert_eq!(ledger.sent(0, &one), Err(Misdeed::Twice));
-        assert_eq!(ledger.refused(0, &one), Err(Misdeed::SentAndRefused));
-        assert_eq!(ledger.refused(0, &two), Ok(()));
+        assert_eq!(ledger.refused(0, &one, false), Err(Misdeed::SentAndRefused));
+        assert_eq!(ledger.refused(0, &two, false), Ok(()));
+        assert_eq!(ledger.sent(0, &two), Err(Misdeed::SentAndRefused));
+    }
+
+    #[test]
+    fn what_waits_in_the_interface_may_be_refused_if_it_does_not_leave_then() {
+        let mut ledger = Ledger::default();
+        let [one, two] = [0, 1].map(|sequence| probe(&mut ledger, sequence));
+        for packet in [&one, &two] {
+            assert_eq!(ledger.sent(0, packet), Ok(()));
+            assert_eq!(ledger.refused(0, packet, true), Ok(()));
+        }
+        assert_eq!(ledger.delivered(&one), Err(Misdeed::SentAndRefused));
         assert_eq!(ledger.sent(0, &two), Err(Misdeed::SentAndRefused));
     }
 

@@ -44,6 +44,7 @@ mod nat;
 mod net;
 mod options;
 mod packet;
+mod pauses;
 mod proxied;
 mod proxies;
 mod report;

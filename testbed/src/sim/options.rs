@@ -112,10 +112,14 @@ impl Options {
     pub fn scenario(&self, seed: u64) -> Scenario {
         let scenario = generate(seed, self);
         let troubled = !self.faults.0.is_empty();
-        match self.setting {
+        let scenario = match self.setting {
             Setting::Plain => scenario,
             Setting::Proxied => scenario.proxied(troubled || seed.is_multiple_of(2), true),
             Setting::Hidden => scenario.hidden(troubled),
+        };
+        match self.pauses {
+            true => scenario.with_pauses(),
+            false => scenario,
         }
     }
 }
@@ -133,6 +137,8 @@ pub struct Options {
     pub faults: FaultClasses,
     /// What kind of network it is.
     pub setting: Setting,
+    /// Whether some flows pause for a long time.
+    pub pauses: bool,
     /// What is broken on purpose.
     pub sabotage: Option<Sabotage>,
 }

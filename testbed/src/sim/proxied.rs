@@ -6,10 +6,11 @@ use std::time::Duration;
 use lisp_proto::Timestamp;
 
 use super::addresses;
+use super::checks::TOLD_WITHIN;
 use super::invariant::Invariant;
 use super::net::Host;
 use super::proxies::LEFT_WITHIN;
-use super::scenario::{Fault, FaultKind, Flow, Target, millis};
+use super::scenario::{Disk, Fault, FaultKind, Flow, Target, millis};
 use super::traffic::PATIENCE;
 use super::world::World;
 
@@ -31,6 +32,7 @@ impl World {
         let until = sent + PATIENCE;
         let is_calm = since > self.bounds.warm_from
             && self.is_up(flow.from)
+            && !self.is_blind(flow.from, sent)
             && self.is_undisturbed(flow.from, since, until);
         let proxies = self.scenario.proxies.as_ref().map_or(0, |it| it.count);
         // What comes back the old way when a client moves is lost.
@@ -126,6 +128,7 @@ impl World {
         let Some(count) = proxies.filter(|it| !it.relays).map(|it| it.count) else {
             return;
         };
+        self.note_far_ends(count);
         if !self.has_settled() {
             return self.strays.clear();
         }
@@ -141,9 +144,8 @@ impl World {
             let Some(used) = v4.or(v6) else {
                 continue;
             };
-            // Who knows an address of its own is a far end of that, whatever else it has left.
             let others = (0..count)
-                .filter(|proxy| self.knows(*proxy, client) && !self.knows(client, *proxy));
+                .filter(|proxy| self.knows(*proxy, client) && !self.may_know(*proxy, client));
             let others = others.filter(|proxy| self.key_of(*proxy) != Some(used));
             strays.extend(others.map(|proxy| (proxy, client)));
         }
@@ -160,6 +162,41 @@ impl World {
             });
         }
         self.strays = strays;
+    }
+
+    /// Notes which clients know an address of a proxy itself.
+    fn note_far_ends(&mut self, proxies: u32) {
+        let now = self.now();
+        let clients = proxies..self.scenario.agents;
+        let pairs = clients.flat_map(|client| (0..proxies).map(move |proxy| (proxy, client)));
+        let known = pairs.filter(|(proxy, client)| self.knows(*client, *proxy));
+        let known: Vec<_> = known.collect();
+        self.far_ends
+            .extend(known.into_iter().map(|pair| (pair, now)));
+    }
+
+    /// Whether a proxy may know somebody who is no client of it. Who knows an address of its own is a far end of that,
+    /// whatever else it has left; each of the two forgets that by itself, within a TTL of the other. And a map server that
+    /// has lost facts does not know any more whom to tell that clients have left it: that has an end after a TTL, too.
+    fn may_know(&self, proxy: u32, client: u32) -> bool {
+        let now = self.now();
+        let ttl = Duration::from_secs(u64::from(self.scenario.ttl_min) * 60);
+        let is_young = |since: Timestamp| now <= since + ttl + TOLD_WITHIN;
+        let met = self.far_ends.get(&(proxy, client));
+        let mut faults = self.scenario.faults.iter();
+        met.is_some_and(|met| is_young(*met))
+            || faults.any(|fault| {
+                let ends = millis(fault.at_ms + fault.for_ms);
+                let (begins, kind) = (millis(fault.at_ms), &fault.kind);
+                let is_lost = matches!(
+                    kind,
+                    FaultKind::CrashServer {
+                        server,
+                        disk: Disk::Torn(_) | Disk::Lost,
+                    } if *server < self.scenario.servers
+                );
+                is_lost && begins <= now && is_young(ends)
+            })
     }
 
     /// Whether the map server may have lost where clients are: then it puts them there anew, one prefix at

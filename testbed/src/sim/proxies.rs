@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use lisp_proto::PublicKey;
+use lisp_proto::{PublicKey, Timestamp};
 use map_server::{Clients, Command, Input as ServerInput};
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use xtr_agent::agent::{Input, PeerSpec};
 
 use super::addresses;
-use super::agent_host::AgentHost;
+use super::agent_host::{AgentHost, RunningAgent};
 use super::data_plane::{Task, Way};
 use super::packet::Probe;
 use super::sabotage::Sabotage;
@@ -280,6 +280,7 @@ impl World {
             } else if probe.echo {
                 if let Ok(sequence) = u16::try_from(probe.sequence) {
                     let from = inner.src;
+                    self.note_witness(number, from);
                     let input = Input::EchoAnswered {
                         from,
                         number: sequence,
@@ -292,6 +293,32 @@ impl World {
             return true;
         }
         stops_here
+    }
+}
+
+impl World {
+    /// An agent hears that somebody answers, if he lives in the world.
+    fn note_witness(&mut self, number: u32, from: IpAddr) {
+        let now = self.now();
+        let host = self.agents.get_mut(number as usize);
+        if let Some(running) = host.and_then(|host| host.running.as_deref_mut())
+            && is_outside(from)
+        {
+            running.has_witness.get_or_insert(now);
+        }
+    }
+
+    /// Whether a client could not tell at `sent` that a proxy forwarded nothing: nobody in the world had answered it yet.
+    pub(super) fn is_blind(&self, client: u32, sent: Timestamp) -> bool {
+        let host = self.agents.get(client as usize);
+        let running = host.and_then(|host| host.running.as_deref());
+        let is_young = |running: &RunningAgent| running.has_witness.is_none_or(|at| at > sent);
+        let mut faults = self.scenario.faults.iter();
+        running.is_some_and(is_young)
+            && faults.any(|fault| {
+                let span = millis(fault.at_ms)..=millis(fault.at_ms + fault.for_ms);
+                matches!(fault.kind, FaultKind::NotForwarding { .. }) && span.contains(&sent)
+            })
     }
 }
 

@@ -125,7 +125,7 @@ impl Scenario {
         }
     }
 
-    fn found_ms(&self) -> u64 {
+    pub(super) fn found_ms(&self) -> u64 {
         match self.subscriptions.is_empty() {
             true => FOUND_MS,
             false => FOUND_AND_TOLD_MS,

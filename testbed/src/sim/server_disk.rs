@@ -27,7 +27,8 @@ const QUIET_PERIOD: Duration = Duration::from_secs(75);
 /// The disk of a map server.
 #[derive(Debug, Default)]
 pub(super) struct ServerDisk {
-    log: Vec<StoreEvent>,
+    /// The facts, and what the wall clock showed when each was written, in microseconds.
+    log: Vec<(u64, StoreEvent)>,
     len_after_snapshot: usize,
     /// What the wall clock showed when something was last written, in microseconds.
     written_us: u64,
@@ -44,7 +45,7 @@ impl ServerDisk {
     /// Appends a fact.
     pub(super) fn append(&mut self, wall_us: u64, event: StoreEvent) {
         self.written_us = wall_us;
-        self.log.push(event);
+        self.log.push((wall_us, event));
     }
 
     /// Whether a snapshot would be much shorter than the log.
@@ -57,7 +58,7 @@ impl ServerDisk {
         self.written_us = wall_us;
         self.torn = false;
         self.len_after_snapshot = snapshot.len();
-        self.log = snapshot;
+        self.log = snapshot.into_iter().map(|fact| (wall_us, fact)).collect();
     }
 
     /// Loses what a crash takes with it.
@@ -75,16 +76,15 @@ impl ServerDisk {
         (self.looked, self.unseen) = (Timestamp::ZERO, false);
     }
 
-    /// What a server that starts now finds: the facts, and how long it says no to nobody. The time
-    /// without a server counts against the lifetime of registrations.
+    /// What a server that starts now finds: the facts, as old as they are by now, and how long it says no to nobody.
     pub(super) fn recover(&self, wall_us: u64) -> (Vec<StoreEvent>, Duration) {
-        let downtime = Duration::from_micros(wall_us.saturating_sub(self.written_us));
-        let mut facts = self.log.clone();
-        for fact in &mut facts {
-            if let StoreEvent::Registered { lifetime, .. } = fact {
-                *lifetime = lifetime.saturating_sub(downtime);
-            }
-        }
+        let since = |then_us| Duration::from_micros(wall_us.saturating_sub(then_us));
+        let facts = self.log.iter().map(|(kept_us, fact)| {
+            let mut fact = fact.clone();
+            fact.age(since(*kept_us), since(self.written_us));
+            fact
+        });
+        let facts = facts.collect();
         let quiet_period = if self.torn {
             QUIET_PERIOD
         } else {

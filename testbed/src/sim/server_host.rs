@@ -128,7 +128,7 @@ impl World {
         };
         let wall_us = host.wall_us(now);
         if let Some(running) = &host.running {
-            let snapshot = running.server.snapshot().collect();
+            let snapshot = running.server.snapshot(running.local(now)).collect();
             host.disk.replace(wall_us, snapshot);
         }
     }

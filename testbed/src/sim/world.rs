@@ -109,6 +109,8 @@ pub(super) struct World {
     pub(super) missed: BTreeSet<Wanted>,
     /// Proxies and clients that have left them, and could reach them still at the last look.
     pub(super) strays: BTreeSet<(u32, u32)>,
+    /// When a client last knew an address of the proxy itself: proxy and client.
+    pub(super) far_ends: BTreeMap<(u32, u32), Timestamp>,
     /// What relays have passed on.
     pub(super) carried: Carried,
     /// When pairs have got a relay.
@@ -146,6 +148,7 @@ impl World {
             wanted: scenario.wanted(),
             missed: BTreeSet::new(),
             strays: BTreeSet::new(),
+            far_ends: BTreeMap::new(),
             carried: Carried::default(),
             relayed: BTreeMap::new(),
             overheard: VecDeque::new(),

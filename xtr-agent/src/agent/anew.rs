@@ -89,9 +89,13 @@ impl Agent {
             key: *key,
             endpoint,
         };
-        let patience = self.liveness.patience(key);
+        let vain = self.liveness.vain(key);
         for prefix in self.handovers.moving_to(key) {
-            self.end_handover(prefix, actions);
+            // Of several the map server believes that this one is used.
+            match self.failover.has_alternatives(&prefix) {
+                true => self.handover_failed(now, prefix, actions),
+                false => self.end_handover(prefix, actions),
+            }
         }
         let mut waiting: Vec<_> = self.watches.staged(key, &mut self.budget).into();
         let mut mappings = Vec::new();
@@ -117,7 +121,7 @@ impl Agent {
                 self.expires_at(prefix, expires);
             }
         }
-        self.liveness.stay_patient(key, patience);
+        self.liveness.recall(key, vain);
         for packet in waiting {
             self.tun_packet(now, &packet, actions);
         }

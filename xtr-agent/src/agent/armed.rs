@@ -161,6 +161,13 @@ impl Handovers {
         !self.armed.contains_key(prefix) && self.put_off.contains_key(prefix)
     }
 
+    /// The new peer of `prefix` that did not answer, if no other one is tried.
+    pub(super) fn refused(&self, prefix: &IpNet) -> Option<Chosen> {
+        let put_off = self.put_off.get(prefix);
+        let put_off = put_off.filter(|_| !self.armed.contains_key(prefix));
+        put_off.map(|off| off.to)
+    }
+
     /// Notes that `to` did not answer for `prefix`: it is left alone, ever longer.
     pub(super) fn put_off(&mut self, now: Timestamp, prefix: IpNet, to: Chosen) {
         let before = self.put_off.remove(&prefix).filter(|off| off.to == to);

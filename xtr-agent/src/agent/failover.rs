@@ -24,10 +24,10 @@ use super::event::Event;
 use super::guard::Guard;
 use super::limits::{
     ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WAYS_TO_PROXY,
-    WITNESSES_KNOWN,
 };
-use super::map_cache::State;
-use super::witnesses::Listening;
+use super::map_cache::{Chosen, State};
+use super::relapses::Relapses;
+use super::witnesses::{Listening, Witnesses};
 use super::{Action, Actions, Agent, PeerStats, Timer};
 
 /// An echo that was sent.
@@ -56,13 +56,13 @@ pub(super) struct Failover {
     pub(super) guards: BTreeMap<PublicKey, Guard>,
     /// Destinations of packets, the latest one first.
     pub(super) learnt: VecDeque<IpAddr>,
-    /// Those of all that may be asked that have answered.
-    pub(super) witnesses: BTreeSet<IpAddr>,
+    pub(super) witnesses: Witnesses,
     pub(super) listening: Listening,
     /// Echoes on their way, the latest one last.
     echoes: VecDeque<Echo>,
     next_number: u16,
     pub(super) lost: BTreeMap<PublicKey, Lost>,
+    relapses: Relapses,
     /// Peers that have been lost, and what had come from each by then: while that is all, a session with it may
     /// be one that it does not know any more.
     doubted: BTreeMap<PublicKey, u64>,
@@ -119,7 +119,7 @@ impl Failover {
     #[cfg(test)]
     pub(super) fn is_over(&self) -> bool {
         let over = self.prefixes.is_empty() && self.guards.is_empty();
-        over && self.lost.is_empty() && self.doubted.is_empty()
+        over && self.lost.is_empty() && self.doubted.is_empty() && self.relapses.is_empty()
     }
 
     /// Whether nothing has come from `key` since it was lost, when `received` is what has come in all.
@@ -143,9 +143,21 @@ impl Failover {
                 lost = vec![latest];
             }
         }
-        let lost = lost.into_iter().take(LOST_AT_ONCE);
-        let locators = lost.map(|(key, lost)| out_of_reach(*key, lost.endpoint));
-        locators.collect()
+        let mut named: Vec<_> = lost
+            .into_iter()
+            .map(|(key, it)| (*key, it.endpoint))
+            .collect();
+        let avoided = self.relapses.avoided();
+        let avoided: Vec<_> = avoided.filter(|(key, _)| !self.is_lost(key)).collect();
+        let keys: Vec<_> = avoided.iter().map(|(key, _)| *key).collect();
+        if self.has_other(prefix, &keys) {
+            named.extend(avoided);
+        }
+        named.truncate(LOST_AT_ONCE);
+        let locators = named.into_iter();
+        locators
+            .map(|(key, endpoint)| out_of_reach(key, endpoint))
+            .collect()
     }
 
     /// Notes an echo to `to`, and returns its number.
@@ -166,12 +178,10 @@ impl Failover {
 
     /// Remembers that `witness` has answered, which may be one of those `configured`.
     pub(super) fn believe(&mut self, witness: IpAddr, configured: &[IpAddr]) {
-        if self.witnesses.len() >= WITNESSES_KNOWN {
-            let learnt = &self.learnt;
-            self.witnesses
-                .retain(|it| configured.contains(it) || learnt.contains(it));
-        }
-        self.witnesses.insert(witness);
+        let learnt = &self.learnt;
+        let may_be_asked = |it: &IpAddr| configured.contains(it) || learnt.contains(it);
+        let is_beyond = may_be_asked(&witness);
+        self.witnesses.believe(witness, is_beyond, may_be_asked);
     }
 
     /// Takes out the echo with this number.
@@ -246,6 +256,8 @@ impl Agent {
         let failover = &mut self.failover;
         failover.guards.retain(|key, _| used.contains(key));
         failover.lost.retain(|_, lost| lost.until > now);
+        failover.relapses.expire(now);
+        failover.witnesses.count_again(now);
         let peers = &self.peers;
         failover.doubted.retain(|key, _| peers.contains(key));
         self.release_uplinks(now, actions);
@@ -256,6 +268,7 @@ impl Agent {
         }
         if failover.prefixes.is_empty() {
             failover.lost.clear();
+            failover.relapses.clear();
             failover.doubted.clear();
             if self.locators.is_empty() {
                 self.failover.is_watching = false;
@@ -326,7 +339,11 @@ impl Agent {
         self.mark_lost(now, key, actions);
         if is_proven == Some(false) && self.peers.handshake_seen(&key) {
             // One after the other would seem lost if it were the witnesses that are.
-            self.failover.witnesses.clear();
+            let mut served = self.failover.prefixes.iter();
+            let is_last = !served.any(|(prefix, keys)| {
+                keys.contains(&key) && self.failover.has_other(prefix, &[key])
+            });
+            self.failover.witnesses.have_not_answered(now, is_last);
         }
         self.ask_instead_of(now, key, actions);
     }
@@ -361,11 +378,21 @@ impl Agent {
 
     /// Notes that the peer `key` is of no use at present.
     pub(super) fn mark_lost(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
-        let endpoint = self.peers.endpoint(&key);
+        if let Some(endpoint) = self.peers.endpoint(&key) {
+            self.mark_lost_at(now, Chosen { key, endpoint }, actions);
+        }
+    }
+
+    fn mark_lost_at(
+        &mut self,
+        now: Timestamp,
+        Chosen { key, endpoint }: Chosen,
+        actions: &mut Actions,
+    ) {
         // Where nobody could take its place, nobody wants to know, and nothing would end it.
-        let Some(endpoint) = endpoint.filter(|_| !self.failover.prefixes.is_empty()) else {
+        if self.failover.prefixes.is_empty() {
             return;
-        };
+        }
         let until = now + LOST_FOR;
         let guard = self.failover.guards.get(&key);
         let is_proven = guard.is_some_and(|guard| guard.is_proven);
@@ -377,7 +404,9 @@ impl Agent {
             until,
             is_proven,
         };
-        self.failover.lost.insert(key, lost);
+        if self.failover.lost.insert(key, lost).is_none() {
+            self.failover.relapses.note(now, key, endpoint);
+        }
         actions.event(Event::ProxyLost { key });
     }
 
@@ -386,7 +415,10 @@ impl Agent {
     pub(super) fn proxy_found(&mut self, now: Timestamp, key: &PublicKey, actions: &mut Actions) {
         actions.event(Event::ProxyFound { key: *key });
         for prefix in self.peers.prefixes(key) {
-            if self.handovers.is_put_off(&prefix) {
+            if let Some(other) = self.handovers.refused(&prefix) {
+                if self.failover.has_alternatives(&prefix) {
+                    self.mark_lost_at(now, other, actions);
+                }
                 self.ask_again(now, prefix, RequestFlags::default(), actions);
             }
         }

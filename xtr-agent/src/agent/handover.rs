@@ -255,8 +255,9 @@ impl Agent {
             return self.switch(now, prefix, actions);
         }
         if certain.is_none() && !is_lost {
-            return match was_lost {
-                // The old peer answers after all.
+            let has_refused = self.handovers.left_alone(&prefix, &chosen).is_some();
+            return match was_lost || has_refused && self.failover.has_alternatives(&prefix) {
+                // The old peer answers after all, or the map server goes on naming a proxy that does not.
                 true => self.name_instead(now, prefix, actions),
                 false => self.handover_failed(now, prefix, actions),
             };
@@ -284,7 +285,7 @@ impl Agent {
 
     /// The mapping stays where it was. What announced the move is not acknowledged, so the map server
     /// repeats it, and later on the new peer gets another chance.
-    fn handover_failed(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
+    pub(super) fn handover_failed(&mut self, now: Timestamp, prefix: IpNet, actions: &mut Actions) {
         let Some(armed) = self.handovers.armed.get(&prefix) else {
             return;
         };

@@ -9,12 +9,13 @@
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use lisp_proto::{PublicKey, Timestamp};
+use lisp_proto::{PublicKey, RequestFlags, Timestamp};
 
 use super::install::What;
 use super::ip_header::echo;
 use super::limits::{
-    DOZE, DOZE_LOOK, EVICTED_AT_ONCE, EVICTION_MARGIN, LIVENESS_POLL, LOOK_SLICE, WARM,
+    DOZE, DOZE_LOOK, EVICTED_AT_ONCE, EVICTION_MARGIN, IDLE_MIN, LIVENESS_POLL, LOOK_SLICE,
+    SILENCE, WARM,
 };
 use super::map_cache::{Entry, State};
 use super::remove::Object;
@@ -121,8 +122,24 @@ impl Agent {
         }
     }
 
+    /// Whether nobody but the far end of `prefix` itself can start a handshake: a NAT of its own is in the way.
+    pub(super) fn can_only_begin_itself(&self, prefix: &IpNet, key: &PublicKey) -> bool {
+        self.apart.is_hidden(prefix, key) && !self.nat.is_behind()
+    }
+
+    /// Whether an idle peer still has the session that we have, and would miss it: it keeps the way to us open, and
+    /// does not forget us yet.
+    fn keeps_session(&self, now: Timestamp, key: &PublicKey, prefixes: &[IpNet]) -> bool {
+        let idle = self.liveness.idle(now, key);
+        let mut prefixes = prefixes.iter();
+        idle.is_some_and(|idle| idle + SILENCE < IDLE_MIN)
+            && self.liveness.has_session(now, key)
+            && prefixes.any(|prefix| self.can_only_begin_itself(prefix, key))
+    }
+
     /// A look at a peer whose routes are out: if it is used, they come back. If it is not, and
-    /// packets wait, the far end may have forgotten us: they are asked for as for the first time.
+    /// packets wait, the far end may have forgotten us: they are asked for as for the first time, or, if nobody but
+    /// the far end could start a new session, sent in the present one, and asked for as well.
     pub(super) fn wake(
         &mut self,
         now: Timestamp,
@@ -141,11 +158,17 @@ impl Agent {
         if !any {
             return;
         }
-        if used {
+        let asks = !used && waits && self.keeps_session(now, &key, &prefixes);
+        if used || asks {
             for prefix in prefixes {
                 let entry = self.cache.get(&prefix);
-                if entry.as_ref().is_some_and(dozing) {
-                    self.release(prefix, actions);
+                let Some(entry) = entry.filter(dozing) else {
+                    continue;
+                };
+                let waits = !entry.held.is_empty();
+                self.release(prefix, actions);
+                if asks && waits {
+                    self.ask_again(now, prefix, RequestFlags::default(), actions);
                 }
             }
         } else if waits {

@@ -274,6 +274,8 @@ pub const VERDICTS: Duration = Duration::from_secs(5);
 /// How long a proxy counts as lost that is not in use any more: no client goes to and fro between two
 /// of them more often.
 pub const LOST_FOR: Duration = Duration::from_secs(10);
+/// Longest time for which one is avoided that is lost again and again, as long as there are others.
+pub const LOST_FOR_MAX: Duration = Duration::from_secs(300);
 /// Lost proxies that a map server is told of.
 pub const LOST_AT_ONCE: usize = 8;
 /// Pause after listening for witnesses for the first time; it doubles while too few are found.
@@ -287,6 +289,15 @@ pub const WITNESSES: usize = 8;
 /// Addresses of which it is remembered that they have answered; beyond it only those are that may be asked
 /// whatever proxies there are.
 pub const WITNESSES_KNOWN: usize = 256;
+/// So many proxies in a row that were lost before a witness had answered through them say that it is the witnesses that
+/// are lost; fewer if there are no others.
+pub const UNPROVEN_IN_ROW: u32 = 3;
+/// How long witnesses count for nothing then.
+pub const WITNESSES_ASIDE: Duration = LOST_FOR;
+/// So often in a row, as long as none of them answers; then it doubles each time.
+pub const WITNESSES_ROUNDS: u32 = 6;
+/// Longest such time: a client is moved no more often because of witnesses that are gone.
+pub const WITNESSES_ASIDE_MAX: Duration = Duration::from_secs(300);
 /// Every so manieth echo goes to somebody who may become a witness.
 pub const SEEKING: usize = 16;
 /// Echoes whose answers are still welcome.

@@ -37,6 +37,8 @@ struct Watch {
     asked_for: u32,
     /// When its counters were last seen to have moved.
     moved: Timestamp,
+    /// The same of what came from it, if only to keep a way open.
+    heard: Option<Timestamp>,
     /// That it has asked for us since it was heard of.
     asked: Option<Asked>,
     /// When we were last told of it because we had asked.
@@ -53,6 +55,15 @@ struct Watch {
     asked_for_sign: bool,
     /// Its counters are those of an earlier life: the first look at them says nothing about use.
     unused: bool,
+}
+
+/// What was done in vain about a peer since it was heard of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Vain {
+    /// How patient we have become.
+    pub(super) patience: Duration,
+    /// How often a map server was asked for it.
+    pub(super) asked_for: u32,
 }
 
 /// Counters of all peers at the last look.
@@ -90,6 +101,12 @@ impl Liveness {
     /// Bytes that had been received from a peer at the last look.
     pub(super) fn received(&self, key: &PublicKey) -> u64 {
         self.watches.get(key).map_or(0, |watch| watch.rx_bytes)
+    }
+
+    /// Whether anything has come from a peer so lately that there is a session with it.
+    pub(super) fn has_session(&self, now: Timestamp, key: &PublicKey) -> bool {
+        let heard = self.watches.get(key).and_then(|watch| watch.heard);
+        heard.is_some_and(|heard| now - heard < SESSION)
     }
 
     /// How long the counters of a peer have not moved.
@@ -167,6 +184,9 @@ impl Liveness {
         }
         watch.rx_bytes = peer.rx_bytes;
         watch.tx_bytes = peer.tx_bytes;
+        if received {
+            watch.heard = Some(now);
+        }
         if received || watch.patience.is_zero() {
             watch.unanswered = None;
             watch.patience = SILENCE;
@@ -278,16 +298,19 @@ impl Liveness {
         }
     }
 
-    /// How patient we have become with a peer.
-    pub(super) fn patience(&self, key: &PublicKey) -> Duration {
+    /// What was done in vain about a peer that is silent.
+    pub(super) fn vain(&self, key: &PublicKey) -> Vain {
         let watch = self.watches.get(key);
-        watch.map_or(Duration::ZERO, |watch| watch.patience)
+        watch.map_or_else(Vain::default, |watch| Vain {
+            patience: watch.patience,
+            asked_for: watch.asked_for,
+        })
     }
 
     /// A peer that is new to the data plane is not new to us.
-    pub(super) fn stay_patient(&mut self, key: &PublicKey, patience: Duration) {
+    pub(super) fn recall(&mut self, key: &PublicKey, vain: Vain) {
         if let Some(watch) = self.watches.get_mut(key) {
-            watch.patience = patience;
+            (watch.patience, watch.asked_for) = (vain.patience, vain.asked_for);
         }
     }
 }

@@ -43,6 +43,7 @@ mod reconfigure;
 mod refresh;
 mod refusal;
 mod registration;
+mod relapses;
 mod remove;
 mod replay;
 mod routes;

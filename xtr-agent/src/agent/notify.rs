@@ -235,9 +235,8 @@ impl Agent {
     ) {
         let before = self.cache.get(&record.eid.net());
         let before = before.and_then(|entry| entry.chosen);
-        let is_hidden = self.apart.is_hidden(&record.eid.net(), &chosen.key);
+        let can_only_begin_itself = self.can_only_begin_itself(&record.eid.net(), &chosen.key);
         let is_same = before.is_some_and(|before| before.key == chosen.key);
-        let can_only_begin_itself = is_hidden && !self.nat.is_behind();
         if is_same && (can_only_begin_itself || self.carries_for_others(&chosen.key)) {
             // If it has not forgotten us there is a session, which it, or others behind a relay, would miss.
             self.wake(now, chosen.key, true, actions);

@@ -257,9 +257,12 @@ fn assignments_survive_a_restart_with_what_was_told() {
     };
     bench.stored.push(drained.clone());
     bench.input(Input::Restore(drained));
-    let snapshot: Vec<_> = bench.server.snapshot().collect();
+    let snapshot: Vec<_> = bench.server.snapshot(bench.now).collect();
     let mut bench = bench.restart_as(clients_and_proxies());
-    assert_eq!(bench.server.snapshot().collect::<Vec<_>>(), snapshot);
+    assert_eq!(
+        bench.server.snapshot(bench.now).collect::<Vec<_>>(),
+        snapshot
+    );
     assert_eq!(owner(&bench, DEFAULT, "a").unwrap(), "f");
     assert!(bench.server.state.assignments.is_draining(d));
     let sent = share(&mut bench, "f", &[empty(DEFAULT, 0), empty("::/0", 0)]);

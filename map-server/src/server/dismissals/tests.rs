@@ -132,6 +132,17 @@ fn after_two_days_nobody_has_to_be_told() {
 }
 
 #[test]
+fn a_map_server_that_restarts_now_and_then_does_not_remember_it_for_longer() {
+    let mut bench = left_by_a_while_dead();
+    for left in [2, 0] {
+        bench.wait(limits::DISMISSAL_LIFETIME * 2 / 3);
+        bench.stored = bench.server.snapshot(bench.now).collect();
+        bench = bench.restart_as(clients_and_proxies());
+        assert_eq!(dismissed(&bench, "d"), left);
+    }
+}
+
+#[test]
 fn what_there_is_no_room_for_is_counted_and_one_that_is_dead_leaves_room_for_others() {
     let mut bench = all_registered();
     connect(&mut bench, "a");
@@ -142,13 +153,13 @@ fn what_there_is_no_room_for_is_counted_and_one_that_is_dead_leaves_room_for_oth
         let [_, high, middle, low] = u32::try_from(number).unwrap().to_be_bytes();
         let address = std::net::IpAddr::from([11, high, middle, low]);
         let eid = lisp_proto::EidPrefix::host(Default::default(), address);
-        assert_eq!(dismissals.add(d, eid, until), Ok(true));
+        assert_eq!(dismissals.add(d, eid, until), Ok(()));
     }
     pass_without(&mut bench, &["d"]);
     assert_eq!(bench.count(DropReason::DismissalOverflow), 2);
     pass_without(&mut bench, &["d", "e"]);
     assert_eq!(dismissed(&bench, "e"), 2);
-    let facts = bench.server.dismissal_facts();
+    let facts = bench.server.dismissal_facts(bench.now);
     let largest = facts.map(|fact| {
         let StoreEvent::Dismissed { eids, .. } = &fact else {
             panic!("{fact:?}");

@@ -91,8 +91,7 @@ impl Recovered {
 }
 
 impl Store {
-    /// Opens the log in `directory`, and reads what an earlier run has left there. The time
-    /// without a server counts against the lifetime of registrations.
+    /// Opens the log in `directory`, and reads what an earlier run has left there, as old as it is by now.
     ///
     /// # Errors
     /// Another server uses the directory, the log is damaged, or the system refuses something.
@@ -337,7 +336,7 @@ fn recover(path: &Path, log: &File, since_1970: Duration) -> Result<(Recovered, 
         match (Entry::read(&line), damaged) {
             (Line::Entry(entry), None) => {
                 last_ms = entry.at_ms;
-                events.extend(entry.event);
+                events.extend(entry.event.map(|event| (entry.at_ms, event)));
             }
             (Line::Foreign, None) => foreign = foreign.or(Some(offset)),
             (Line::Entry(_) | Line::Foreign, Some(offset)) => {
@@ -354,25 +353,16 @@ fn recover(path: &Path, log: &File, since_1970: Duration) -> Result<(Recovered, 
         return Err(StoreError::Foreign { path, offset });
     }
     let now_ms = Entry::new(since_1970, None).at_ms;
-    age(
-        &mut events,
-        Duration::from_millis(now_ms.saturating_sub(last_ms)),
-    );
+    let since = |then_ms| Duration::from_millis(now_ms.saturating_sub(then_ms));
+    let aged = events.into_iter().map(|(at_ms, mut event)| {
+        event.age(since(at_ms), since(last_ms));
+        event
+    });
     let recovered = Recovered {
-        events,
+        events: aged.collect(),
         torn_bytes: 0,
     };
     Ok((recovered, damaged.unwrap_or(offset)))
-}
-
-/// Takes the time without a server off all lifetimes. Refreshes are not stored: every
-/// registration counts as refreshed when the server was last alive.
-fn age(events: &mut [StoreEvent], downtime: Duration) {
-    for event in events {
-        if let StoreEvent::Registered { lifetime, .. } = event {
-            *lifetime = lifetime.saturating_sub(downtime);
-        }
-    }
 }
 
 /// The stored registrations cannot be used.

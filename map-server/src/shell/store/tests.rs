@@ -297,6 +297,37 @@ fn time_without_a_server_counts_against_lifetimes() {
     );
 }
 
+#[test]
+fn what_an_owner_is_to_forget_is_as_old_as_its_line() {
+    let hours = |count: u32| Duration::from_secs(3_600) * count;
+    let dismissed = |left_s: &[u32]| StoreEvent::Dismissed {
+        xtr: "alpha".into(),
+        eids: vec!["10.0.0.1/32".parse().unwrap()],
+        left_s: left_s.to_vec(),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), NOON).unwrap();
+    store.append(NOON, Some(dismissed(&[]))).unwrap();
+    let second = dismissed(&[9_000]);
+    store.append(NOON + hours(1), Some(second)).unwrap();
+    store.append(NOON + hours(2), None).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let text = fs::read_to_string(directory.path().join(LOG)).unwrap();
+    // As earlier versions have it.
+    let short = r#"{"dismissed":{"xtr":"alpha","eids":["10.0.0.1/32"]}}"#;
+    assert!(text.contains(short), "{text}");
+    let events = |after| {
+        Store::open(directory.path(), NOON + after)
+            .unwrap()
+            .1
+            .events
+    };
+    let left = |count: u32| dismissed(&[count * 3_600]);
+    assert_eq!(events(hours(3)), [left(45), dismissed(&[1_800])]);
+    assert_eq!(events(hours(90)), [left(0), left(0)]);
+}
+
 fn with_facts(count: usize) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(directory.path(), NOON).unwrap();

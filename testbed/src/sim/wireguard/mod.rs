@@ -235,6 +235,12 @@ impl Interface {
         peer.is_some_and(|peer| peer.sessions.sending(now).is_some())
     }
 
+    /// Whether a packet waits for a session.
+    pub(super) fn holds(&self, is_it: impl Fn(&Inner) -> bool) -> bool {
+        let mut staged = self.peers.values().flat_map(|peer| &peer.staged);
+        staged.any(is_it)
+    }
+
     /// When a peer last answered an initiation of ours; `None` if it never did, or is not there.
     pub(super) fn answered(&self, key: &PublicKey) -> Option<Timestamp> {
         self.peers.get(key)?.answered

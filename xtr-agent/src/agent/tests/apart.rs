@@ -6,6 +6,7 @@ use crate::agent::limits::{APART, RELAY_PRIORITY, STAGED};
 use crate::agent::map_cache::Chosen;
 
 mod several;
+mod silence;
 
 const RELAY: PublicKey = PublicKey([8; 32]);
 

@@ -3,7 +3,7 @@
 use lisp_proto::Gap;
 
 use super::*;
-use crate::agent::limits::{EVIDENCE, GUARDED, LOOK_IDLE, LOST_FOR, PROBE_EVERY, VERDICTS};
+use crate::agent::limits::{EVIDENCE, GUARDED, LOOK_IDLE, PROBE_EVERY, VERDICTS};
 
 mod gaps;
 mod next;
@@ -338,28 +338,6 @@ fn a_prefix_that_nobody_else_serves_is_not_watched() {
     client.follow(told);
     client.flow(100);
     assert!(client.echoes.is_empty(), "{:?}", client.echoes);
-}
-
-#[test]
-fn a_witness_that_goes_takes_a_client_to_the_next_proxy_at_most() {
-    let mut client = Client::proven();
-    client.answers.clear();
-    client.flow(10);
-    client.answered(&served_by(BIGGER, SMALLER));
-    client.counts.insert(BIGGER, (92, 148));
-    client.flow(30);
-    assert_eq!(client.lost(), [SMALLER, BIGGER]);
-    assert_eq!(client.unreachable(), [SMALLER, BIGGER]);
-    client.answered(&served_by(BIGGER, SMALLER));
-    client.requests.clear();
-    let looks = LOST_FOR.as_millis() * 3 / PROBE_EVERY.as_millis();
-    client.flow(u32::try_from(looks).unwrap());
-    assert_eq!(
-        client.lost(),
-        [SMALLER, BIGGER],
-        "nothing can be said any more"
-    );
-    assert_eq!(client.serves(addr(FAR)), BIGGER);
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn nonces_of_subscriptions_are_known_after_a_restart() {
     let mut bench = registered();
     let answer = subscribed(&mut bench, "a", &["10.0.0.2"], 1 << 40);
     bench.ack("a", &answer);
-    let snapshot: Vec<_> = bench.server.snapshot().collect();
+    let snapshot: Vec<_> = bench.server.snapshot(bench.now).collect();
     for stored in [bench.stored.clone(), snapshot] {
         bench.stored = stored;
         let mut bench = bench.restart();

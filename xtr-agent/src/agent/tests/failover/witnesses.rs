@@ -1,7 +1,7 @@
 //! Who is asked whether a proxy leads anywhere.
 
 use super::*;
-use crate::agent::limits::{LEARNT, LISTEN_EVERY_MAX};
+use crate::agent::limits::{LEARNT, LISTEN_EVERY_MAX, WITNESSES_ASIDE};
 
 #[test]
 fn what_packets_wanted_becomes_a_witness_if_it_answers() {
@@ -90,4 +90,58 @@ fn whoever_has_answered_is_remembered_before_others_who_have_not() {
     assert!(agent.failover.learnt.contains(&addr(FAR)));
     assert!(agent.failover.learnt.contains(&addr("10.200.0.199")));
     assert_eq!(agent.failover.learnt.len(), LEARNT);
+}
+
+/// So many times the time between two looks is that long.
+fn looks(span: Duration) -> u32 {
+    u32::try_from(span.as_millis() / PROBE_EVERY.as_millis()).unwrap()
+}
+
+/// A client that has lost the proxy `SMALLER`, and then `BIGGER` as well, where it is.
+fn lost_both(mut client: Client) -> Client {
+    client.answers.retain(|(_, through)| *through != SMALLER);
+    client.flow(10);
+    client.answered(&served_by(BIGGER, SMALLER));
+    client.counts.insert(BIGGER, (92, 148));
+    client.flow(30);
+    assert_eq!(client.lost(), [SMALLER, BIGGER]);
+    assert_eq!(client.unreachable(), [SMALLER, BIGGER]);
+    client.answered(&served_by(BIGGER, SMALLER));
+    client.requests.clear();
+    client
+}
+
+#[test]
+fn a_witness_that_goes_takes_a_client_to_the_next_proxy_and_then_nowhere_for_ever_longer() {
+    let mut client = lost_both(Client::proven());
+    client.flow(looks(WITNESSES_ASIDE * 3 / 4));
+    assert_eq!(client.lost(), [SMALLER, BIGGER], "nothing can be said");
+    assert_eq!(client.serves(addr(FAR)), BIGGER);
+    client.flow(looks(Duration::from_secs(1_800)));
+    let lost = client.lost().len();
+    assert!((5..60).contains(&lost), "{lost} in half an hour");
+}
+
+#[test]
+fn a_proxy_that_answers_itself_and_leads_nowhere_is_left_when_another_one_may_be_back() {
+    let own = "10.0.1.2";
+    let mut client = Client::proven();
+    let told = format!("{own}/32");
+    let told = record(&told, BIGGER, Ttl::from_minutes(15));
+    let told = client.bench.notify(1, &told);
+    client.follow(told);
+    client.answers.push((addr(own), BIGGER));
+    let mut client = lost_both(client);
+    client.flow(looks(WITNESSES_ASIDE / 2));
+    assert!(client.echoes.contains(&addr(own)), "it answers");
+    client.answers.push((addr(FAR), SMALLER));
+    client.flow(looks(WITNESSES_ASIDE));
+    assert_eq!(client.unreachable(), [BIGGER]);
+    client.answered(&served_by(SMALLER, BIGGER));
+    let (received, sent) = client.counts[&SMALLER];
+    client.counts.insert(SMALLER, (received + 92, sent));
+    let lost = client.lost();
+    client.flow(looks(WITNESSES_ASIDE * 2));
+    assert_eq!(client.serves(addr(FAR)), SMALLER);
+    assert_eq!(client.lost(), lost, "there it stays");
 }
