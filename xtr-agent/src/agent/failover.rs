@@ -26,7 +26,6 @@ use super::limits::{
     ECHOES_OUT, GUARDED, LOOK_IDLE, LOST_AT_ONCE, LOST_FOR, PROBE_EVERY, WAYS_TO_PROXY,
 };
 use super::map_cache::{Chosen, State};
-use super::relapses::Relapses;
 use super::witnesses::{Listening, Witnesses};
 use super::{Action, Actions, Agent, PeerStats, Timer};
 
@@ -62,7 +61,6 @@ pub(super) struct Failover {
     echoes: VecDeque<Echo>,
     next_number: u16,
     pub(super) lost: BTreeMap<PublicKey, Lost>,
-    relapses: Relapses,
     /// Peers that have been lost, and what had come from each by then: while that is all, a session with it may
     /// be one that it does not know any more.
     doubted: BTreeMap<PublicKey, u64>,
@@ -119,7 +117,7 @@ impl Failover {
     #[cfg(test)]
     pub(super) fn is_over(&self) -> bool {
         let over = self.prefixes.is_empty() && self.guards.is_empty();
-        over && self.lost.is_empty() && self.doubted.is_empty() && self.relapses.is_empty()
+        over && self.lost.is_empty() && self.doubted.is_empty()
     }
 
     /// Whether nothing has come from `key` since it was lost, when `received` is what has come in all.
@@ -143,21 +141,9 @@ impl Failover {
                 lost = vec![latest];
             }
         }
-        let mut named: Vec<_> = lost
-            .into_iter()
-            .map(|(key, it)| (*key, it.endpoint))
-            .collect();
-        let avoided = self.relapses.avoided();
-        let avoided: Vec<_> = avoided.filter(|(key, _)| !self.is_lost(key)).collect();
-        let keys: Vec<_> = avoided.iter().map(|(key, _)| *key).collect();
-        if self.has_other(prefix, &keys) {
-            named.extend(avoided);
-        }
-        named.truncate(LOST_AT_ONCE);
-        let locators = named.into_iter();
-        locators
-            .map(|(key, endpoint)| out_of_reach(key, endpoint))
-            .collect()
+        let lost = lost.into_iter().take(LOST_AT_ONCE);
+        let locators = lost.map(|(key, lost)| out_of_reach(*key, lost.endpoint));
+        locators.collect()
     }
 
     /// Notes an echo to `to`, and returns its number.
@@ -256,7 +242,6 @@ impl Agent {
         let failover = &mut self.failover;
         failover.guards.retain(|key, _| used.contains(key));
         failover.lost.retain(|_, lost| lost.until > now);
-        failover.relapses.expire(now);
         failover.witnesses.count_again(now);
         let peers = &self.peers;
         failover.doubted.retain(|key, _| peers.contains(key));
@@ -268,7 +253,6 @@ impl Agent {
         }
         if failover.prefixes.is_empty() {
             failover.lost.clear();
-            failover.relapses.clear();
             failover.doubted.clear();
             if self.locators.is_empty() {
                 self.failover.is_watching = false;
@@ -404,9 +388,7 @@ impl Agent {
             until,
             is_proven,
         };
-        if self.failover.lost.insert(key, lost).is_none() {
-            self.failover.relapses.note(now, key, endpoint);
-        }
+        self.failover.lost.insert(key, lost);
         actions.event(Event::ProxyLost { key });
     }
 

@@ -274,8 +274,6 @@ pub const VERDICTS: Duration = Duration::from_secs(5);
 /// How long a proxy counts as lost that is not in use any more: no client goes to and fro between two
 /// of them more often.
 pub const LOST_FOR: Duration = Duration::from_secs(10);
-/// Longest time for which one is avoided that is lost again and again, as long as there are others.
-pub const LOST_FOR_MAX: Duration = Duration::from_secs(300);
 /// Lost proxies that a map server is told of.
 pub const LOST_AT_ONCE: usize = 8;
 /// Pause after listening for witnesses for the first time; it doubles while too few are found.

@@ -43,7 +43,6 @@ mod reconfigure;
 mod refresh;
 mod refusal;
 mod registration;
-mod relapses;
 mod remove;
 mod replay;
 mod routes;

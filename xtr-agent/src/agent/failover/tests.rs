@@ -1,4 +1,3 @@
-use super::super::limits::WITNESSES_KNOWN;
 use super::*;
 
 #[test]

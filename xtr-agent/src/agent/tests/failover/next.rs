@@ -1,7 +1,7 @@
 //! What if the next proxy does not answer either?
 
 use super::*;
-use crate::agent::limits::{HANDOVER_DOUBT, HANDOVER_TRIPS, LOST_FOR};
+use crate::agent::limits::{HANDOVER_DOUBT, HANDOVER_TRIPS};
 
 #[test]
 fn one_of_three_that_does_not_answer_either_is_named_as_well_and_soon() {
@@ -158,43 +158,6 @@ fn a_proxy_that_has_many_locators_is_left_before_all_were_tried() {
     let before = client.events.iter().take(lost.unwrap());
     let moves = before.filter(|event| matches!(event, Event::LocatorMoved { .. }));
     assert_eq!(moves.count(), 2);
-}
-
-/// Nobody else gives way to it for a while: there is a third one.
-#[test]
-fn a_proxy_that_is_lost_again_and_again_is_avoided_for_longer() {
-    let after = |times: u32| {
-        let mut client = Client::proven();
-        client.loses(&[BIGGER, SMALLER, THIRD]);
-        client.counts.insert(BIGGER, (92, 148));
-        client.flow(2);
-        client.answers = vec![(addr(FAR), SMALLER), (addr(FAR), BIGGER)];
-        for number in 1..times {
-            let all = served_by_all(SERVED, &[SMALLER, BIGGER, THIRD]);
-            let back = client.bench.notify(10 * u64::from(number), &all);
-            client.follow(back);
-            let (received, sent) = client.counts[&SMALLER];
-            client.counts.insert(SMALLER, (received + 92, sent));
-            client.flow(120);
-            assert_eq!(client.serves(addr(FAR)), SMALLER);
-            client.answers.retain(|(_, through)| *through == BIGGER);
-            client.requests.clear();
-            client.flow(10);
-            client.answered(&served_by_all(SERVED, &[BIGGER, SMALLER, THIRD]));
-            let (received, sent) = client.counts[&BIGGER];
-            client.counts.insert(BIGGER, (received + 92, sent));
-            client.flow(2);
-        }
-        assert_eq!(client.serves(addr(FAR)), BIGGER);
-        let looks = LOST_FOR.as_millis() * 3 / 2 / PROBE_EVERY.as_millis();
-        client.flow(u32::try_from(looks).unwrap());
-        client.answers.clear();
-        client.requests.clear();
-        client.flow(10);
-        client.unreachable()
-    };
-    assert_eq!(after(1), [BIGGER]);
-    assert_eq!(after(2), [SMALLER, BIGGER]);
 }
 
 /// It stays with a proxy that answers, but the map server believes that it has left that.
