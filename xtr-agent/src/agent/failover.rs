@@ -396,9 +396,13 @@ impl Agent {
     /// named one already that does not answer.
     pub(super) fn proxy_found(&mut self, now: Timestamp, key: &PublicKey, actions: &mut Actions) {
         actions.event(Event::ProxyFound { key: *key });
+        let mut marked = None;
         for prefix in self.peers.prefixes(key) {
             if let Some(other) = self.handovers.refused(&prefix) {
-                if self.failover.has_alternatives(&prefix) {
+                // It may be refused for several prefixes, and is lost once.
+                if self.failover.has_alternatives(&prefix)
+                    && marked.replace(other.key) != Some(other.key)
+                {
                     self.mark_lost_at(now, other, actions);
                 }
                 self.ask_again(now, prefix, RequestFlags::default(), actions);

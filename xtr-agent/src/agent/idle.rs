@@ -133,7 +133,7 @@ impl Agent {
         let idle = self.liveness.idle(now, key);
         let mut prefixes = prefixes.iter();
         idle.is_some_and(|idle| idle + SILENCE < IDLE_MIN)
-            && self.liveness.has_session(now, key)
+            && self.liveness.keeps_open(now, key)
             && prefixes.any(|prefix| self.can_only_begin_itself(prefix, key))
     }
 

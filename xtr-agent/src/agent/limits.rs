@@ -129,6 +129,8 @@ pub const APART: Duration = Duration::from_secs(1);
 pub const RELAY_PRIORITY: u8 = 254;
 /// How often WireGuard keeps the way through a NAT of ours open, in seconds.
 pub const KEEPALIVE_S: u16 = 25;
+/// A peer of which so many keepalives are missing is gone, or has forgotten the session.
+pub const KEEPALIVES_MISSED: u64 = 3;
 
 /// Requests of one subscription that may still be answered.
 pub const SUBSCRIBE_OUTSTANDING: usize = 8;

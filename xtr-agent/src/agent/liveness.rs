@@ -10,8 +10,8 @@ use std::time::Duration;
 use lisp_proto::{PublicKey, Timestamp};
 
 use super::limits::{
-    ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, KEEPALIVE_S, LIVENESS_POLL, REKINDLE_LOOK, SESSION,
-    SILENCE, SILENCE_BACKOFF_MAX, WARM,
+    ANSWER_IN_PARTS, INSISTENT, KEEPALIVE, KEEPALIVE_S, KEEPALIVES_MISSED, LIVENESS_POLL,
+    REKINDLE_LOOK, SESSION, SILENCE, SILENCE_BACKOFF_MAX, WARM,
 };
 use super::upkeep::is_upkeep;
 use super::{Actions, Agent, PeerStats, Timer};
@@ -103,10 +103,11 @@ impl Liveness {
         self.watches.get(key).map_or(0, |watch| watch.rx_bytes)
     }
 
-    /// Whether anything has come from a peer so lately that there is a session with it.
-    pub(super) fn has_session(&self, now: Timestamp, key: &PublicKey) -> bool {
+    /// Whether a peer keeps the way to us open: so many keepalives in a row are not lost.
+    pub(super) fn keeps_open(&self, now: Timestamp, key: &PublicKey) -> bool {
         let heard = self.watches.get(key).and_then(|watch| watch.heard);
-        heard.is_some_and(|heard| now - heard < SESSION)
+        let lately = Duration::from_secs(u64::from(KEEPALIVE_S) * KEEPALIVES_MISSED);
+        heard.is_some_and(|heard| now - heard < lately)
     }
 
     /// How long the counters of a peer have not moved.

@@ -35,9 +35,9 @@ fn who_was_asked_for_in_vain_is_named_also_when_it_was_set_up_anew_meanwhile() {
     assert_eq!(first.unwrap().1, [BIGGER], "{questions:?}");
 }
 
-/// A far end behind a NAT of its own dozes; keepalives come from it, if `is_heard`, until now. What happens when a
-/// packet goes there so long after it was last used?
-fn sent_to_dozing(is_heard: bool, after: Duration) -> Vec<String> {
+/// A far end behind a NAT of its own dozes; keepalives come from it, but for the last time, `silent`. What happens
+/// when a packet goes there so long after it was last used?
+fn sent_to_dozing(silent: Duration, after: Duration) -> Vec<String> {
     let mut bench = Bench::with(Config {
         idle: limits::IDLE_MIN * 2,
         ..Bench::config()
@@ -47,9 +47,10 @@ fn sent_to_dozing(is_heard: bool, after: Duration) -> Vec<String> {
     let fired = bench.handshake(BIGGER, 92);
     bench.done(&fired);
     let looks = after.as_secs() / limits::LIVENESS_POLL.as_secs();
+    let heard = after.saturating_sub(silent).as_secs() / limits::LIVENESS_POLL.as_secs();
     let mut rx_bytes = 92;
     for look in 1..=looks {
-        if is_heard && look % 7 == 0 {
+        if look <= heard && look % 7 == 0 {
             rx_bytes += limits::KEEPALIVE;
         }
         let passed = bench.after(limits::LIVENESS_POLL);
@@ -64,11 +65,15 @@ fn sent_to_dozing(is_heard: bool, after: Duration) -> Vec<String> {
 #[test]
 fn who_could_not_be_reached_in_a_new_session_is_sent_to_in_the_present_one() {
     let soon = limits::DOZE + limits::SILENCE;
-    let mut told = sent_to_dozing(true, soon);
+    let mut told = sent_to_dozing(Duration::ZERO, soon);
     told.sort();
     assert_eq!(told, ["request", "route 10.0.0.2/32", "sent on 1"]);
     let anew = ["no peer", "request"];
-    assert_eq!(sent_to_dozing(false, soon), anew, "there may be none");
+    let missing = Duration::from_secs(100);
+    for silent in [soon, missing] {
+        assert_eq!(sent_to_dozing(silent, soon), anew, "there may be none");
+    }
     let late = limits::IDLE_MIN;
-    assert_eq!(sent_to_dozing(true, late), anew, "it has forgotten us");
+    let forgotten = sent_to_dozing(Duration::ZERO, late);
+    assert_eq!(forgotten, anew, "it has forgotten us");
 }
