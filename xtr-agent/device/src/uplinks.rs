@@ -239,7 +239,10 @@ impl State {
     /// Says once which gateways are not where their uplinks are: the kernel takes them, and looks for them
     /// there all the same.
     fn warn_of_gateways(&mut self, looked: &Looked) {
-        let elsewhere = looked.present.iter().filter(|it| it.has_gateway_elsewhere());
+        let elsewhere = looked
+            .present
+            .iter()
+            .filter(|it| it.has_gateway_elsewhere());
         for Present { spec, network, .. } in elsewhere {
             let gateways = spec.gateway.into_iter();
             for gateway in gateways.filter(|it| self.elsewhere.insert(*it)) {
@@ -455,7 +458,14 @@ mod tests {
         let rules: Vec<_> = wanted_rules(slot, &[present(0, 1)]).into_iter().collect();
         let order: Vec<_> = rules.iter().map(|rule| rule.priority).collect();
         let kinds = [
-            CHOSEN, NEAR_FROM, NEAR_BEST, NEAR, FROM, BEST, OTHERS_NEAR, OTHERS_FROM,
+            CHOSEN,
+            NEAR_FROM,
+            NEAR_BEST,
+            NEAR,
+            FROM,
+            BEST,
+            OTHERS_NEAR,
+            OTHERS_FROM,
         ];
         assert_eq!(order, kinds.map(|kind| slot.priority(kind)));
         let marked = rules.iter().filter(|rule| rule.mark == UNDERLAY_MARK);

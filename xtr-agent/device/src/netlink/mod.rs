@@ -118,8 +118,9 @@ pub(crate) struct Strict<'a>(pub(crate) &'a mut NetlinkSocket);
 
 impl Drop for Strict<'_> {
     fn drop(&mut self) {
-        // It could be set, so it can be undone.
-        let _ = self.0.socket.set_netlink_get_strict_chk(false);
+        if let Err(error) = self.0.socket.set_netlink_get_strict_chk(false) {
+            tracing::debug!(%error, "requests to the kernel are still looked at closely");
+        }
     }
 }
 
