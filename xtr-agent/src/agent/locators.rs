@@ -224,7 +224,7 @@ impl Locators {
     /// `key` answers no echo at present, and sends.
     pub(super) fn sends(&mut self, key: &PublicKey) {
         if let Some(far) = self.0.get_mut(key) {
-            far.sending = far.sending.or(far.path());
+            far.sending = far.sending.or_else(|| far.path());
         }
     }
 

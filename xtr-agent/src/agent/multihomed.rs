@@ -107,12 +107,7 @@ impl Agent {
 
     /// Nobody has answered along any way to the peer `key`. If something has come from it nevertheless, it is
     /// those who were asked that are gone: it is reached as before, and they are witnesses no more.
-    pub(super) fn asked_in_vain(
-        &mut self,
-        now: Timestamp,
-        key: PublicKey,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn asked_in_vain(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
         let Some((path, is_used)) = self.locators.take_sending(&key) else {
             return;
         };

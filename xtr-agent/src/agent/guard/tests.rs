@@ -277,7 +277,10 @@ fn one_that_was_asked_in_vain_and_sends_is_left_alone_ever_longer() {
         while !bench.step(1_000, false) {}
         pauses.push(bench.now - start);
     }
-    assert!(pauses[0] >= VERDICTS && pauses[1] >= VERDICTS * 2, "{pauses:?}");
+    assert!(
+        pauses[0] >= VERDICTS && pauses[1] >= VERDICTS * 2,
+        "{pauses:?}"
+    );
     let most = VERDICTS_MAX..VERDICTS_MAX + PROBE_EVERY * 2;
     assert!(most.contains(&pauses[5]), "{pauses:?}");
     for _ in 0..10_000 {
