@@ -10,8 +10,8 @@ use lisp_proto::{PublicKey, Timestamp};
 use tokio::net::UdpSocket;
 use tracing::warn;
 use wg_device::{
-    Device, DeviceConfig, DeviceError, MAIN_TABLE, PeerSpec, PrivateKey, RouteSpec, Routes, Sources,
-    bind_control_socket,
+    Device, DeviceConfig, DeviceError, MAIN_TABLE, PeerSpec, PrivateKey, RouteSpec, Routes,
+    Sources, bind_control_socket,
 };
 
 use super::data_plane::DATA_METRIC;

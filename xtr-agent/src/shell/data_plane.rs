@@ -12,7 +12,7 @@ use lisp_proto::PublicKey;
 use tracing::{info, warn};
 use wg_device::{
     Backend, Device, DeviceConfig, DeviceError, MissTun, NetNs, OverlayRules, PeerSpec, PrivateKey,
-    RouteSpec, Routes,
+    RouteSpec, Routes, Sources,
 };
 
 use super::forwarding::Forwarding;

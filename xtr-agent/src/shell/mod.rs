@@ -59,7 +59,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use lisp_proto::{InstanceId, Timestamp};
+use lisp_proto::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};

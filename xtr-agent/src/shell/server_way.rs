@@ -85,11 +85,14 @@ impl ServerWay {
             return;
         }
         let is_best = self.used == best;
-        self.state = match self.state {
-            State::Elsewhere(_) if is_best => State::Calm,
-            State::Trial { works, .. } if !is_best || !is_usable(works) => State::Calm,
-            state => state,
+        let is_over = match self.state {
+            State::Calm | State::Silent(_) => false,
+            State::Elsewhere(_) => is_best,
+            State::Trial { works, .. } => !is_best || !is_usable(works),
         };
+        if is_over {
+            self.state = State::Calm;
+        }
         if !is_best && self.state == State::Calm {
             // A better one has come.
             self.state = State::Elsewhere(now + self.again);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use wg_device::{
-    AddressWatch, BackendChoice, Device, DeviceConfig, PeerSpec, PrivateKey, Sources, UNDERLAY_MARK,
-    UplinkSpec, Uplinks,
+    AddressWatch, BackendChoice, Device, DeviceConfig, PeerSpec, PrivateKey, Sources,
+    UNDERLAY_MARK, UplinkSpec, Uplinks,
 };
 
 use crate::support::{PATIENCE, SILENCE, add_to_loopback, config, in_namespace, ip};
@@ -305,8 +305,9 @@ fn from_where_packets_leave_is_chosen_for_all_interfaces_at_once() {
                 device.set_peer(&peer).await.unwrap();
                 device.kick(&peer.key).await.unwrap();
                 let wanted = SocketAddr::new(from, device.listen_port());
-                let comes = async { while far.recv_from(&mut [0; 256]).await.unwrap().1 != wanted {} };
-                timeout(PATIENCE, comes).await.expect(device.name());
+                let comes =
+                    async { while far.recv_from(&mut [0; 256]).await.unwrap().1 != wanted {} };
+                timeout(PATIENCE, comes).await.expect("sent from elsewhere");
             }
         }
     });

@@ -102,7 +102,11 @@ fn a_map_server_that_was_down_for_long_is_on_the_best_uplink_within_a_minute() {
         let mut scene = Scene::new();
         scene.answers = |_| false;
         scene.pass(down);
-        assert!(scene.turns <= 10 + down as usize / 30, "{} turns", scene.turns);
+        assert!(
+            scene.turns <= 10 + down as usize / 30,
+            "{} turns",
+            scene.turns
+        );
         scene.answers = |_| true;
         scene.pass(62);
         assert_eq!(scene.used(), BEST, "after {down} s");
