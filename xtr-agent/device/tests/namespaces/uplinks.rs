@@ -252,7 +252,7 @@ fn the_routes_and_interfaces_of_others_are_no_reason_to_look_at_uplinks_again() 
         while timeout(SILENCE, watch.changed()).await.is_ok() {}
         ip("route add 10.9.0.0/16 via 203.0.113.254");
         ip("route del 10.9.0.0/16 via 203.0.113.254");
-        ip("link add container type dummy");
+        ip("link add container type veth peer inside");
         ip("link set container up");
         ip("link del container");
         assert!(timeout(SILENCE, watch.changed()).await.is_err());
