@@ -5,6 +5,7 @@
 
 pub(crate) mod echo;
 pub(crate) mod load;
+pub(crate) mod meet;
 pub(crate) mod processing;
 
 mod attack;
