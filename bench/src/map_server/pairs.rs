@@ -18,21 +18,16 @@ const ROUNDS: u32 = (MEMBERS / 2 - 1) / EACH;
 /// The same where each message is alone with the server: each agent meets one other, and so long it is from one
 /// pair to the next, in microseconds.
 const CALM: (u32, Option<u64>) = (1, Some(3_000));
-/// Where tunnels end, and how agents meet.
-const SUBJECTS: [(&str, &str, bool); 4] = [
-    ("met", "none", false),
-    ("met_tun", "lispms0", false),
-    ("met_calmly", "none", true),
-    ("met_calmly_tun", "lispms0", true),
-];
+/// How agents meet.
+const SUBJECTS: [(&str, bool); 2] = [("met", false), ("met_calmly", true)];
 
 impl Run {
     /// Lets agents meet.
     pub(super) fn pairs(&mut self) -> Result<()> {
         let rounds = self.rounds.min(ROUNDS);
-        for (subject, interface, is_calm) in SUBJECTS {
+        for (subject, is_calm) in SUBJECTS {
             say(&format!("{MEMBERS} agents meet each other: {subject}"));
-            let (server, key) = self.site.enrolling_map_server(interface, MEMBERS)?;
+            let (server, key) = self.site.enrolling_map_server(MEMBERS)?;
             let (each, pace) = if is_calm {
                 (CALM.0, CALM)
             } else {

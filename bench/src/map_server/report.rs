@@ -114,7 +114,6 @@ impl Report {
 
     fn requests(&self) -> Vec<Ratio> {
         let request = |subject| self.median("request_us", subject);
-        let pair = |subject| self.median("pair_us", subject);
         let time = |subject, which| {
             let times = self.answer_times(subject, RATES[0], which);
             times.values().next().map(|first| first.p50)
@@ -130,8 +129,10 @@ impl Report {
             // Each core by itself: the generator needs some of one as well.
             ("two_cores_vs_one", two_cores.map(|each| 2.0 * each)),
             // A pair counts as one request.
-            ("pairs_vs_echo", ratio(request("echo"), pair("met"))),
-            ("pairs_tun_vs_echo", ratio(request("echo"), pair("met_tun"))),
+            (
+                "pairs_vs_echo",
+                ratio(request("echo"), self.median("pair_us", "met")),
+            ),
             ("pairs_core_us", self.median("pairs_core_us", "met")),
             ("p50_10m_vs_1k", growth(|it| it.p50)),
             ("p99_10m_vs_1k", growth(|it| it.p99)),

@@ -207,19 +207,14 @@ impl Site {
         self.configured_map_server(cores, address, directory, &config)
     }
 
-    /// Starts our map server with `members` agents enrolled, whose tunnels end at the interface with this name;
-    /// returns its key as well.
-    pub(super) fn enrolling_map_server(
-        &mut self,
-        interface: &str,
-        members: u32,
-    ) -> Result<(Server, PublicKey)> {
+    /// Starts our map server with `members` agents enrolled; returns its key as well.
+    pub(super) fn enrolling_map_server(&mut self, members: u32) -> Result<(Server, PublicKey)> {
         let address = SocketAddr::new(SERVER.into(), self.port());
         let directory = self.directory(address.port())?;
         let key = PrivateKey::load_or_create(&directory.join("control.key"))?.public();
         let mut config = format!(
             "state_dir = \"{}\"\n\
-             [control]\ninterface = \"{interface}\"\nlisten_port = {}\naddress = \"{}\"\n\
+             [control]\nlisten_port = {}\naddress = \"{}\"\n\
              data_plane = \"embedded\"\n[limits]\n{UNLIMITED}",
             directory.display(),
             address.port(),
