@@ -50,6 +50,12 @@ enum Command {
     /// Times the state machine of a map server
     #[command(hide = true)]
     Processing(map_server::processing::Args),
+    /// Lets agents meet through a map server
+    #[command(hide = true)]
+    Meet(map_server::meet::Args),
+    /// Times the state machine of a map server while agents meet
+    #[command(hide = true)]
+    MeetAlone(map_server::meet::alone::Args),
     Migrate(migrate::Args),
     /// One end of a tunnel configured by hand
     #[command(hide = true)]
@@ -75,6 +81,8 @@ fn main() -> ExitCode {
         Command::GrpcKeys(args) => map_server::grpc::serve::run(&args),
         Command::GrpcCalls(args) => map_server::grpc::calls::run(&args),
         Command::Processing(args) => map_server::processing::run(&args),
+        Command::Meet(args) => map_server::meet::run(&args),
+        Command::MeetAlone(args) => map_server::meet::alone::run(&args),
         Command::Migrate(args) => migrate::run(&args),
         Command::Bare(args) => establish::bare::run(args),
         Command::Vm(args) => testbed::vm::cli::run(args),

@@ -1,10 +1,39 @@
-//! Which IP and UDP headers stand before the message inside an ECM? (RFC 9301 §5.8)
+//! Which IP and UDP headers stand before the message inside an ECM (RFC 9301 §5.8), or inside a tunnel?
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::error::{DecodeError, EncodeError};
 use crate::reader::Reader;
 use crate::writer::Writer;
+
+/// Reads an IP packet with a whole UDP datagram: where it comes from, where it goes, and what it says. Bytes beyond
+/// its own lengths are ignored: WireGuard pads.
+///
+/// # Errors
+/// It is something else, a fragment, or damaged.
+pub fn decode_udp(packet: &[u8]) -> Result<(SocketAddr, SocketAddr, &[u8]), DecodeError> {
+    let inner = InnerPacket::read(&mut Reader::new(packet))?;
+    if !inner.intact {
+        return Err(bad("UDP checksum"));
+    }
+    Ok((inner.source, inner.destination, inner.message))
+}
+
+/// Appends an IP packet with one UDP datagram to `out`.
+///
+/// # Errors
+/// The addresses are not of the same family, or the message is longer than a UDP datagram. Nothing is appended then.
+pub fn encode_udp(
+    source: SocketAddr,
+    destination: SocketAddr,
+    message: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    let mut writer = Writer::new(out);
+    write_headers(source, destination, message, &mut writer)?;
+    writer.bytes(message);
+    Ok(())
+}
 
 /// A UDP packet, its headers read.
 pub(crate) struct InnerPacket<'a> {
@@ -243,6 +272,30 @@ mod tests {
             assert_eq!(inner.message, message);
             assert_ne!(inner.checksum, 0);
         }
+    }
+
+    #[test]
+    fn what_a_tunnel_carries_is_read_whole_or_not_at_all() {
+        for [source, destination] in [
+            ["192.0.2.1:4342", "192.0.2.2:4343"],
+            ["[fd00::1]:4342", "[fd00::2]:4343"],
+        ] {
+            let [source, destination] = [source, destination].map(|it| it.parse().unwrap());
+            let mut packet = Vec::new();
+            encode_udp(source, destination, b"odd", &mut packet).unwrap();
+            let whole = packet.len();
+            packet.extend([0; 13]);
+            let read = (source, destination, &b"odd"[..]);
+            assert_eq!(decode_udp(&packet), Ok(read), "padded");
+            assert!(decode_udp(&packet[..whole - 1]).is_err(), "cut");
+            packet[whole - 1] ^= 1;
+            assert!(decode_udp(&packet).is_err(), "damaged");
+        }
+        let (v4, v6) = ("192.0.2.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
+        let mut nothing = Vec::new();
+        assert!(encode_udp(v4, v6, b"odd", &mut nothing).is_err());
+        assert!(encode_udp(v4, v4, &[0; 65_600], &mut nothing).is_err());
+        assert!(nothing.is_empty());
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub use error::{AuthError, DecodeError, EncodeError, ParseError};
 pub use gap::Gap;
 pub use handoff::{Connections, Handoff};
 pub use info::{Info, encode_info_reply, encode_info_request};
+pub use inner_packet::{decode_udp, encode_udp};
 pub use lcaf::Lcaf;
 pub use lcaf_body::{AfiList, ExplicitPath, Hop, NatTraversal, ReplicationList, SecurityKey};
 pub use locator::LocatorView;

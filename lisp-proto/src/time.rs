@@ -53,8 +53,9 @@ impl<K: Ord + Clone> Deadlines<K> {
 
     /// Arms the timer of `key`, in place of the one it had.
     pub fn set(&mut self, key: K, at: Timestamp) {
-        self.cancel(&key);
-        self.by_key.insert(key.clone(), at);
+        if let Some(before) = self.by_key.insert(key.clone(), at) {
+            self.by_time.remove(&(before, key.clone()));
+        }
         self.by_time.insert((at, key));
     }
 

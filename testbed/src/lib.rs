@@ -23,7 +23,7 @@ mod topology;
 pub mod vm;
 pub use binaries::Binaries;
 pub use clock::{monotonic_ns, sleep, sleep_until, wall_ns};
-pub use crowd::{Arrival, Crowd, CrowdMeetings, CrowdStream};
+pub use crowd::{Arrival, Crowd, CrowdStream, Datagram, Identity, Outbox, Tunnel};
 pub use daemon::{Daemon, DaemonSpec, EventLog, LogEvent, LogPosition};
 pub use error::TestbedError;
 pub use link::{DirectionCounters, Link, LinkEnd, LinkKind, LinkParams, Share};

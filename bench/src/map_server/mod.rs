@@ -7,6 +7,7 @@
 pub(crate) mod echo;
 pub(crate) mod grpc;
 pub(crate) mod load;
+pub(crate) mod meet;
 pub(crate) mod processing;
 
 mod attack;

@@ -134,7 +134,7 @@ fn filled(args: &Args) -> Result<MapServer> {
 }
 
 /// Returns for how long this thread has run.
-fn thread_ns() -> Result<u64> {
+pub(super) fn thread_ns() -> Result<u64> {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     let time = std::time::Duration::from(time);
     Ok(u64::try_from(time.as_nanos())?)

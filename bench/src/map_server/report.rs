@@ -130,6 +130,7 @@ impl Report {
                 "pairs_vs_echo",
                 ratio(request("echo"), self.median("pair_us", "met")),
             ),
+            ("pairs_core_us", self.median("pairs_core_us", "met")),
             ("p50_10m_vs_1k", growth(|it| it.p50)),
             ("p99_10m_vs_1k", growth(|it| it.p99)),
         ]

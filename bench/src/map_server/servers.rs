@@ -3,18 +3,21 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::Ipv4Net;
+use lisp_proto::PublicKey;
 use serde::de::DeserializeOwned;
 use testbed::{Binaries, Namespace, Testbed, sleep};
+use wg_device::PrivateKey;
 
 use super::data::{Plan, SECRET, configured};
 use super::load::{Ask, Flood, Job, Outcomes, Register};
+use super::meet::{self, Round, Voice};
 use crate::own_program;
 use crate::usage::Usage;
 
@@ -24,8 +27,9 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Where registrations come from.
 const REGISTRANT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
-/// Where floods with forged sources come from: all of it is local.
+/// Where floods with forged sources come from, and agents: all of it is local.
 const FORGED: &str = "198.18.0.0/15";
+const AGENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// The interface of all these addresses.
 const INTERFACE: &str = "ms0";
 /// Where Open Overlay Router listens, whatever it is told.
@@ -34,6 +38,9 @@ const LISP_PORT: u16 = 4_342;
 const GENERATOR_CORE: &str = "0";
 const SERVER_CORE: &str = "1";
 const BOTH_CORES: &str = "0,1";
+/// Limits that nobody reaches.
+const UNLIMITED: &str = "requests_per_s = 100000000\nrequest_burst = 100000000\n\
+                         registers_per_s = 100000000\nregister_burst = 100000000\n";
 /// A server listens after so many looks, or never will.
 const LOOKS: u32 = 1_000;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -113,14 +120,16 @@ impl Server {
     fn wait(mut self) -> Result<Self> {
         // As /proc/net/udp and /proc/net/tcp write it.
         let port = format!(":{:04X} ", self.address.port());
-        let transport = self.speaks.transport();
-        let sockets = format!("/proc/{}/net/{transport}", self.child.id());
+        let (pid, transport) = (self.child.id(), self.speaks.transport());
+        let sockets = ["", "6"].map(|version| format!("/proc/{pid}/net/{transport}{version}"));
         for _ in 0..LOOKS {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the server of {} has ended: {status}", self.address);
             }
-            if fs::read_to_string(&sockets)?.contains(&port) {
-                return Ok(self);
+            for sockets in &sockets {
+                if fs::read_to_string(sockets)?.contains(&port) {
+                    return Ok(self);
+                }
             }
             sleep(LOOK_PAUSE);
         }
@@ -226,11 +235,7 @@ impl Site {
     /// Starts our map server with so many threads; with two the second core is the generator's. It lets every
     /// source ask as often as it likes.
     pub(super) fn map_server(&mut self, workers: usize) -> Result<Server> {
-        self.map_server_with(
-            workers,
-            "requests_per_s = 100000000\nrequest_burst = 100000000\n\
-             registers_per_s = 100000000\nregister_burst = 100000000\n",
-        )
+        self.map_server_with(workers, UNLIMITED)
     }
 
     /// Starts our map server as an operator would, but for the questions per second that it takes from one
@@ -254,10 +259,47 @@ impl Site {
              more_specifics = true\neid_prefixes = [{prefixes}]\n",
             directory.display(),
         );
+        let cores = if workers > 1 { BOTH_CORES } else { SERVER_CORE };
+        self.configured_map_server(cores, address, directory, &config)
+    }
+
+    /// Starts our map server with `members` agents enrolled; returns its key as well.
+    pub(super) fn enrolling_map_server(&mut self, members: u32) -> Result<(Server, PublicKey)> {
+        let address = SocketAddr::new(SERVER.into(), self.port());
+        let directory = self.directory(address.port())?;
+        let key = PrivateKey::load_or_create(&directory.join("control.key"))?.public();
+        let mut config = format!(
+            "state_dir = \"{}\"\n\
+             [control]\nlisten_port = {}\naddress = \"{}\"\n\
+             data_plane = \"embedded\"\n[limits]\n{UNLIMITED}",
+            directory.display(),
+            address.port(),
+            meet::SERVER.ip(),
+        );
+        for number in 0..members {
+            let theirs = PrivateKey::from_bytes(meet::secret(number)).public();
+            let inside = Voice::new(number, &key).inside.ip();
+            write!(
+                config,
+                "[[xtr]]\nname = \"agent-{number}\"\npublic_key = \"{theirs}\"\n\
+                 control_address = \"{inside}\"\neid_prefixes = [\"{}\"]\n",
+                meet::eid(number),
+            )?;
+        }
+        let server = self.configured_map_server(SERVER_CORE, address, directory, &config)?;
+        Ok((server, key))
+    }
+
+    fn configured_map_server(
+        &self,
+        cores: &str,
+        address: SocketAddr,
+        directory: PathBuf,
+        config: &str,
+    ) -> Result<Server> {
         let file = directory.join("map-server.toml");
         fs::write(&file, config)?;
         let file = file.display().to_string();
-        let cores = if workers > 1 { BOTH_CORES } else { SERVER_CORE };
         let arguments = ["run", "--config", &file];
         let child = self.start(cores, &self.binaries.map_server, &arguments)?;
         let server = Server {
@@ -267,6 +309,29 @@ impl Site {
             speaks: Speaks::Lisp,
         };
         server.wait()
+    }
+
+    /// Lets agents that are enrolled at `server`, which has this key, meet each other.
+    pub(super) fn meet(
+        &self,
+        server: &Server,
+        key: PublicKey,
+        (members, each, rounds): (u32, u32, u32),
+        (group, pace_us): (u32, Option<u64>),
+    ) -> Result<Vec<Round>> {
+        let job = meet::Job {
+            server: SocketAddrV4::new(SERVER, server.address.port()),
+            key,
+            pid: server.child.id(),
+            sources: AGENTS,
+            members,
+            each,
+            rounds,
+            group,
+            pace_us,
+        };
+        let job = serde_json::to_string(&job)?;
+        self.own(GENERATOR_CORE, &["meet", &job])
     }
 
     /// Starts Open Overlay Router as a map server.

@@ -5,9 +5,10 @@
 //! ask to be told (RFC 9437 §4). None of this is stored: an xTR that relies on a subscription
 //! renews it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use lisp_proto::{Deadlines, EidPrefix, InstanceId, Timestamp};
+use lisp_proto::{EidPrefix, InstanceId, Timestamp};
 
 use super::limits;
 use super::prefix_table::PrefixTable;
@@ -17,16 +18,22 @@ use super::sites::XtrIndex;
 #[derive(Clone, Debug)]
 pub(crate) struct Subscribers {
     table: PrefixTable<BTreeSet<XtrIndex>>,
-    /// Until when each lasts.
-    by_xtr: BTreeMap<XtrIndex, BTreeMap<EidPrefix, Timestamp>>,
+    by_xtr: BTreeMap<XtrIndex, BTreeMap<EidPrefix, Terms>>,
     /// What an xTR has asked to be told about, and which prefix is watched for that.
     asked: BTreeMap<XtrIndex, BTreeMap<EidPrefix, EidPrefix>>,
-    expiry: Deadlines<(EidPrefix, XtrIndex)>,
+    /// All of them in the order in which they end: new ones come last, so that they are found close to each other.
+    expiry: BTreeSet<(Timestamp, (EidPrefix, XtrIndex))>,
     /// Those that end as soon as the subscriber knows that the owner has left.
     ending: BTreeSet<(EidPrefix, XtrIndex)>,
-    /// Those that nobody needs by themselves: the subscriber was told besides something else.
-    besides: BTreeSet<(EidPrefix, XtrIndex)>,
     len: usize,
+}
+
+/// How one lasts.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    until: Timestamp,
+    /// Whether nobody needs it by itself: the subscriber was told besides something else.
+    besides: bool,
 }
 
 impl Subscribers {
@@ -35,9 +42,8 @@ impl Subscribers {
             table: PrefixTable::new(),
             by_xtr: BTreeMap::new(),
             asked: BTreeMap::new(),
-            expiry: Deadlines::new(),
+            expiry: BTreeSet::new(),
             ending: BTreeSet::new(),
-            besides: BTreeSet::new(),
             len: 0,
         }
     }
@@ -50,30 +56,36 @@ impl Subscribers {
     /// Subscribes `xtr` to `eid`, at least until `until`, although it needs that only because of
     /// something else. Returns whether another one had to give way.
     pub(crate) fn join_besides(&mut self, eid: EidPrefix, xtr: XtrIndex, until: Timestamp) -> bool {
-        let wanted = self.contains(&eid, xtr) && !self.besides.contains(&(eid, xtr));
-        let overflow = self.join(eid, xtr, until);
-        if !wanted && self.contains(&eid, xtr) {
-            self.besides.insert((eid, xtr));
-        }
-        overflow
+        let known = self.terms(&eid, xtr);
+        let besides = known.is_none_or(|terms| terms.besides);
+        self.enter(eid, xtr, Terms { until, besides })
     }
 
     /// Subscribes `xtr` to `eid`, at least until `until`. Returns whether another one had to give
     /// way.
     pub(crate) fn join(&mut self, eid: EidPrefix, xtr: XtrIndex, until: Timestamp) -> bool {
+        let besides = false;
+        self.enter(eid, xtr, Terms { until, besides })
+    }
+
+    fn enter(&mut self, eid: EidPrefix, xtr: XtrIndex, terms: Terms) -> bool {
         self.ending.remove(&(eid, xtr));
-        self.besides.remove(&(eid, xtr));
-        let known = self.by_xtr.entry(xtr).or_default();
-        match known.get_mut(&eid) {
-            Some(at) if *at >= until => return false,
-            Some(at) => {
-                *at = until;
-                self.expiry.set((eid, xtr), until);
+        let all = self.by_xtr.entry(xtr).or_default();
+        let until = terms.until;
+        match all.entry(eid) {
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.besides = terms.besides;
+                if known.until < until {
+                    self.expiry.remove(&(known.until, (eid, xtr)));
+                    self.expiry.insert((until, (eid, xtr)));
+                    known.until = until;
+                }
                 return false;
             }
-            None => known.insert(eid, until),
+            Entry::Vacant(new) => new.insert(terms),
         };
-        self.expiry.set((eid, xtr), until);
+        self.expiry.insert((until, (eid, xtr)));
         self.len += 1;
         match self.table.exact_mut(&eid) {
             Some(xtrs) => {
@@ -86,7 +98,7 @@ impl Subscribers {
         if self.len <= limits::SUBSCRIPTIONS {
             return false;
         }
-        if let Some((eid, xtr)) = self.expiry.pop_due(Timestamp(u64::MAX)) {
+        if let Some((_, (eid, xtr))) = self.expiry.pop_first() {
             self.leave(eid, xtr);
         }
         true
@@ -124,20 +136,29 @@ impl Subscribers {
 
     /// Whether `xtr` is subscribed to exactly `eid`.
     pub(crate) fn contains(&self, eid: &EidPrefix, xtr: XtrIndex) -> bool {
-        let known = self.by_xtr.get(&xtr);
-        known.is_some_and(|known| known.contains_key(eid))
+        self.terms(eid, xtr).is_some()
+    }
+
+    fn terms(&self, eid: &EidPrefix, xtr: XtrIndex) -> Option<Terms> {
+        self.by_xtr.get(&xtr)?.get(eid).copied()
+    }
+
+    /// Whether `xtr`, which is subscribed to `eid`, needs that.
+    fn is_needed(&self, eid: &EidPrefix, xtr: XtrIndex) -> bool {
+        self.terms(eid, xtr).is_some_and(|terms| !terms.besides)
     }
 
     /// Whether `xtr` needs what it is told of `eid`, of a part of it or of what is around it.
     pub(crate) fn needs(&self, xtr: XtrIndex, eid: &EidPrefix) -> bool {
         let mut entries = self.table.covering(eid).chain(self.table.inside(eid));
-        entries.any(|(it, xtrs)| xtrs.contains(&xtr) && !self.besides.contains(&(it, xtr)))
+        entries.any(|(it, xtrs)| xtrs.contains(&xtr) && self.is_needed(&it, xtr))
     }
 
     /// Lists what `xtr` is subscribed to because it needs it.
     pub(crate) fn needed_by(&self, xtr: XtrIndex) -> impl Iterator<Item = &EidPrefix> {
-        let all = self.of(xtr);
-        all.filter(move |eid| !self.besides.contains(&(**eid, xtr)))
+        let all = self.by_xtr.get(&xtr).into_iter().flatten();
+        let needed = all.filter(|(_, terms)| !terms.besides);
+        needed.map(|(eid, _)| eid)
     }
 
     /// Lists what `xtr` is subscribed to of `eid`: the prefix itself, or parts of it.
@@ -228,11 +249,12 @@ impl Subscribers {
     }
 
     fn leave(&mut self, eid: EidPrefix, xtr: XtrIndex) {
-        self.expiry.cancel(&(eid, xtr));
         self.ending.remove(&(eid, xtr));
-        self.besides.remove(&(eid, xtr));
         if let Some(eids) = self.by_xtr.get_mut(&xtr) {
-            self.len -= usize::from(eids.remove(&eid).is_some());
+            if let Some(terms) = eids.remove(&eid) {
+                self.expiry.remove(&(terms.until, (eid, xtr)));
+                self.len -= 1;
+            }
             if eids.is_empty() {
                 self.by_xtr.remove(&xtr);
             }
@@ -272,14 +294,17 @@ impl Subscribers {
 
     /// Ends the subscriptions whose time is over.
     pub(crate) fn expire(&mut self, now: Timestamp) {
-        while let Some((eid, xtr)) = self.expiry.pop_due(now) {
+        while let Some((until, (eid, xtr))) = self.expiry.first().copied()
+            && until <= now
+        {
+            self.expiry.pop_first();
             self.leave(eid, xtr);
         }
     }
 
     /// Returns when the next subscription ends.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.expiry.next()
+        self.expiry.first().map(|(until, _)| *until)
     }
 }
 

@@ -11,39 +11,69 @@ use crate::server::{Counters, Event, MigrationState};
 /// How a source that is not enrolled is called.
 const ANONYMOUS: &str = "-";
 
-/// Lines about registrations per second: more of them would cost more than the registrations.
+/// Lines of one kind per second: more of them would cost more than what they are about.
 const LINES_PER_S: u32 = 1_000;
 
-/// Bounds how much is written about registrations.
+/// Bounds how much is written about what happens often: about registrations, and about questions and who is told of
+/// them.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     second: u64,
-    lines: u32,
+    registrations: Lines,
+    questions: Lines,
+}
+
+/// Lines of one kind.
+#[derive(Debug, Default)]
+struct Lines {
+    in_second: u32,
     left_out: u64,
 }
 
 impl Pace {
     /// Whether to write a line about `event`, so long after 1970.
     pub(super) fn allows(&mut self, event: &Event, since_1970: Duration) -> bool {
-        if !matches!(event, Event::Registered { .. } | Event::Withdrawn { .. }) {
-            return true;
-        }
         let second = since_1970.as_secs();
         if second != self.second {
-            (self.second, self.lines) = (second, 0);
+            self.second = second;
+            self.registrations.in_second = 0;
+            self.questions.in_second = 0;
         }
-        self.lines = self.lines.saturating_add(1);
-        let allows = self.lines <= LINES_PER_S;
-        self.left_out += u64::from(!allows);
-        allows
+        match event {
+            Event::Registered { .. } | Event::Withdrawn { .. } => self.registrations.allow(),
+            Event::Request { .. }
+            | Event::Push { .. }
+            | Event::PushAcked { .. }
+            | Event::Reply { .. }
+            | Event::NegativeReply { .. } => self.questions.allow(),
+            Event::Subscribed { .. }
+            | Event::Unsubscribed { .. }
+            | Event::Migration { .. }
+            | Event::FailedOver { .. }
+            | Event::Draining { .. }
+            | Event::Relayed { .. }
+            | Event::Seen { .. } => true,
+        }
     }
 
     /// Says what was left out since the last time.
     pub(super) fn tell(&mut self) {
-        let registrations = std::mem::take(&mut self.left_out);
-        if registrations > 0 {
-            info!(event = "not_logged", registrations);
+        let left_out = |lines: &mut Lines| std::mem::take(&mut lines.left_out);
+        let registrations = left_out(&mut self.registrations);
+        let questions = left_out(&mut self.questions);
+        if registrations + questions > 0 {
+            info!(event = "not_logged", registrations, questions);
         }
+    }
+}
+
+impl Lines {
+    /// Whether there may be one more.
+    fn allow(&mut self) -> bool {
+        self.in_second = self.in_second.saturating_add(1);
+        let allows = self.in_second <= LINES_PER_S;
+        self.left_out += u64::from(!allows);
+        allows
     }
 }
 
@@ -147,16 +177,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_storm_of_registrations_is_told_in_so_many_lines_a_second() {
-        let (xtr, eid) = ("a".into(), "10.0.0.1".parse().unwrap());
-        let registered = Event::Registered { xtr, eid };
+    fn a_storm_is_told_in_so_many_lines_a_second() {
+        let (name, eid) = (
+            crate::config::XtrName::from("a"),
+            "10.0.0.1".parse().unwrap(),
+        );
+        let registered = Event::Registered {
+            xtr: name.clone(),
+            eid,
+        };
+        let pushed = Event::Push {
+            to: name.clone(),
+            eid,
+        };
+        let subscribed = Event::Subscribed { xtr: name, eid };
         let mut pace = Pace::default();
         for second in [5, 6] {
             let at = Duration::from_secs(second);
-            let lines = (0..5_000).filter(|_| pace.allows(&registered, at)).count();
-            assert_eq!(lines, LINES_PER_S as usize);
-            assert!(pace.allows(&Event::NegativeReply { eid }, at));
+            for event in [&registered, &pushed] {
+                let lines = (0..5_000).filter(|_| pace.allows(event, at)).count();
+                assert_eq!(lines, LINES_PER_S as usize);
+            }
+            assert!((0..5_000).all(|_| pace.allows(&subscribed, at)));
         }
-        assert_eq!(pace.left_out, 2 * (5_000 - u64::from(LINES_PER_S)));
+        let left_out = 2 * (5_000 - u64::from(LINES_PER_S));
+        assert_eq!(pace.registrations.left_out, left_out);
+        assert_eq!(pace.questions.left_out, left_out);
     }
 }

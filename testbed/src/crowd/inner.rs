@@ -55,12 +55,6 @@ pub(super) fn read_udp_v4(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, &[u8])> 
     Some((address(12)?, address(16)?, payload))
 }
 
-/// The port that a UDP datagram in an IPv4 packet comes from.
-pub(super) fn source_port_v4(packet: &[u8]) -> Option<u16> {
-    let port = packet.get(V4_LEN..)?.first_chunk()?;
-    Some(u16::from_be_bytes(*port))
-}
-
 /// Builds an IPv4 packet with a UDP datagram, which has no checksum (RFC 768).
 pub(super) fn udp_v4(src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let udp_length = u16::try_from(UDP_LEN + payload.len()).unwrap_or(u16::MAX);

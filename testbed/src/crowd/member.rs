@@ -12,10 +12,10 @@ use xtr_agent::agent::{
     Action, Actions, Agent, Change, Config, Input, MapServer, PeerStats, Translates,
 };
 
+use super::inner;
 use super::socket::Datagram;
 use super::tunnel::{Identity, Outbox, Tunnel};
 use super::{OVERLAY, PORT};
-use super::{inner, meetings};
 
 /// Key ID of the secret that both ends derive from the control tunnel's keys.
 const DERIVED_KEY_ID: u8 = 1;
@@ -209,8 +209,7 @@ impl Member {
         let from = IpNet::from(IpAddr::V4(src));
         let mut peers = self.peers.values_mut();
         let peer = peers.find(|peer| peer.allowed_ips.iter().any(|net| net.contains(&from)))?;
-        // What comes back from somebody who was met ends here.
-        if dst != self.eid || inner::source_port_v4(&packet) == Some(meetings::PORT) {
+        if dst != self.eid {
             return None;
         }
         packet.truncate(length.into());

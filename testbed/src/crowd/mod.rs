@@ -6,7 +6,6 @@
 //! as many peers as a busy gateway has, on one machine.
 
 mod inner;
-mod meetings;
 mod member;
 mod socket;
 mod stream;
@@ -31,14 +30,14 @@ use xtr_agent::agent::Input;
 use crate::clock::{monotonic_ns, sleep, wall_ns};
 use crate::error::{Doing, TestbedError};
 use crate::topology::Host;
-pub use meetings::CrowdMeetings;
 pub use member::Arrival;
 pub(crate) use member::Directory;
 use member::{Enrolment, Member};
+pub use socket::Datagram;
 use socket::ManyAddresses;
 pub use stream::CrowdStream;
-use stream::{Order, Sending};
-use tunnel::Outbox;
+use stream::Sending;
+pub use tunnel::{Identity, Outbox, Tunnel};
 
 /// Addresses of the members on the underlay (RFC 2544).
 pub(crate) const UNDERLAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15);
@@ -83,7 +82,7 @@ struct Shared {
     registered: AtomicU32,
     ended: AtomicBool,
     /// What members are to send next.
-    order: Mutex<Option<Order>>,
+    order: Mutex<Option<CrowdStream>>,
     /// Whether they still do.
     streaming: AtomicBool,
     arrivals: Mutex<Vec<Arrival>>,
@@ -171,7 +170,7 @@ impl Crowd {
         self.shared.wanted.fetch_max(count, Ordering::Relaxed);
         let until = monotonic_ns().saturating_add(crate::clock::nanos(patience));
         while self.shared.registered.load(Ordering::Relaxed) < count {
-            if self.has_ended() {
+            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
                 self.stop()?;
             }
             if monotonic_ns() > until || self.thread.is_none() {
@@ -193,10 +192,6 @@ impl Crowd {
         let mut arrivals = self.shared.arrivals.lock();
         let arrivals = arrivals.as_mut().unwrap_or_else(|error| error.get_mut());
         std::mem::take(arrivals)
-    }
-
-    fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Ends the thread.
@@ -256,8 +251,8 @@ impl Runner {
     /// Lets members send what they are to send by now.
     fn send_on(&mut self) {
         let order = self.shared.order.lock();
-        if let Some(order) = order.unwrap_or_else(PoisonError::into_inner).take() {
-            self.sending = Some(Sending::new(order));
+        if let Some(stream) = order.unwrap_or_else(PoisonError::into_inner).take() {
+            self.sending = Some(Sending::new(stream));
         }
         let now = self.now();
         let Some(sending) = &mut self.sending else {
@@ -293,7 +288,7 @@ impl Runner {
         }
     }
 
-    fn receive(&mut self, datagram: &socket::Datagram) {
+    fn receive(&mut self, datagram: &Datagram) {
         let first = UNDERLAY.addr().to_bits() + 1;
         let number = datagram.own.to_bits().checked_sub(first);
         let number = number.and_then(|number| usize::try_from(number).ok());

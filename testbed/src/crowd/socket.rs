@@ -18,13 +18,13 @@ const LONGEST: usize = 2_048;
 
 /// A datagram of the underlay.
 #[derive(Clone, Debug)]
-pub(super) struct Datagram {
+pub struct Datagram {
     /// Which address of ours it is to, or from.
-    pub(super) own: Ipv4Addr,
+    pub own: Ipv4Addr,
     /// Who sent it, or shall get it.
-    pub(super) far: SocketAddrV4,
+    pub far: SocketAddrV4,
     /// Its payload.
-    pub(super) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 /// A socket for all addresses of the calling thread's namespace.

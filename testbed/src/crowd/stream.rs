@@ -11,7 +11,7 @@ use lisp_proto::Timestamp;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::member::Member;
-use super::{Crowd, Outbox, ROUND, meetings};
+use super::{Crowd, Outbox, ROUND};
 use crate::clock::{monotonic_ns, nanos};
 use crate::error::{Doing, TestbedError};
 use crate::namespace::Namespace;
@@ -32,57 +32,26 @@ pub struct CrowdStream {
     pub timeout: Duration,
 }
 
-/// What members are to send.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Order {
-    /// How many members send.
-    pub(super) members: u32,
-    /// How many packets each sends.
-    pub(super) count: u32,
-    /// Time from one packet of a member to its next one.
-    pub(super) interval: Duration,
-    pub(super) to: To,
-}
-
-/// To whom.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum To {
-    /// All to the same.
-    One(SocketAddrV4),
-    /// Each to others of the ring that all are in, from the one on that is so far along.
-    Others(u32),
-}
-
-/// Packets that are being sent.
+/// A stream that goes on.
 #[derive(Debug)]
 pub(super) struct Sending {
-    order: Order,
+    stream: CrowdStream,
     started_ns: u64,
     /// How many packets were sent, by all together.
     sent: u64,
 }
 
-impl Order {
+impl CrowdStream {
     /// How many packets all members send together.
     fn total(&self) -> u64 {
         u64::from(self.members) * u64::from(self.count)
     }
-
-    /// Where the `number`th packet of `member` goes.
-    fn destination(&self, member: u32, number: u32) -> SocketAddrV4 {
-        match self.to {
-            To::One(destination) => destination,
-            To::Others(first) => {
-                meetings::address(meetings::met_by(member, number, first, self.members))
-            }
-        }
-    }
 }
 
 impl Sending {
-    pub(super) fn new(order: Order) -> Self {
+    pub(super) fn new(stream: CrowdStream) -> Self {
         Self {
-            order,
+            stream,
             started_ns: monotonic_ns(),
             sent: 0,
         }
@@ -90,10 +59,10 @@ impl Sending {
 
     /// When the next packet is due, by the monotonic clock; `None`: all were sent.
     pub(super) fn next_ns(&self) -> Option<u64> {
-        let members = u64::from(self.order.members.max(1));
-        let span = nanos(self.order.interval) / members;
+        let members = u64::from(self.stream.members.max(1));
+        let span = nanos(self.stream.interval) / members;
         let due = self.started_ns.saturating_add(self.sent * span);
-        (self.sent < self.order.total()).then_some(due)
+        (self.sent < self.stream.total()).then_some(due)
     }
 
     /// Lets members send what is due; returns which have.
@@ -104,7 +73,7 @@ impl Sending {
         out: &mut Outbox,
     ) -> Vec<usize> {
         let mut senders = Vec::new();
-        let members_sending = u64::from(self.order.members.max(1));
+        let members_sending = u64::from(self.stream.members.max(1));
         while let Some(due) = self.next_ns()
             && due <= monotonic_ns()
         {
@@ -115,10 +84,9 @@ impl Sending {
             payload.extend(monotonic_ns().to_be_bytes());
             payload.extend(member.to_be_bytes());
             payload.resize(PAYLOAD, 0x4c);
-            let destination = self.order.destination(member, number);
             let member = usize::try_from(member).unwrap_or(usize::MAX);
             if let Some(sender) = members.get_mut(member) {
-                sender.send(now, destination, &payload, out);
+                sender.send(now, self.stream.destination, &payload, out);
                 senders.push(member);
             }
         }
@@ -127,13 +95,6 @@ impl Sending {
 }
 
 impl Crowd {
-    /// Has members begin to send.
-    pub(super) fn send(&self, order: Order) {
-        self.shared.streaming.store(true, Ordering::Relaxed);
-        let next = self.shared.order.lock();
-        *next.unwrap_or_else(PoisonError::into_inner) = Some(order);
-    }
-
     /// Has members send to a socket in `receiver`, and says of each what became of its packets.
     ///
     /// # Errors
@@ -147,12 +108,9 @@ impl Crowd {
         let socket = receiver.run(|| open(stream.destination))?;
         let socket = socket.doing("bind", stream.destination)?;
         let shared = &self.shared;
-        self.send(Order {
-            members: stream.members,
-            count: stream.count,
-            interval: stream.interval,
-            to: To::One(stream.destination),
-        });
+        let order = || shared.order.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.streaming.store(true, Ordering::Relaxed);
+        *order() = Some(stream);
         let mut arrivals: Vec<Vec<Arrival>> = Vec::new();
         arrivals.resize_with(usize::try_from(stream.members).unwrap_or(0), Vec::new);
         let mut missing: BTreeSet<(u32, u32)> = BTreeSet::new();
@@ -162,7 +120,8 @@ impl Crowd {
         let mut buffer = [0; 2_048];
         let mut quiet_since = monotonic_ns();
         while !missing.is_empty() {
-            if self.has_ended() {
+            let has_ended = self.thread.as_ref().is_none_or(|it| it.is_finished());
+            if has_ended {
                 return Err(TestbedError::Unexpected("the crowd has ended"));
             }
             let sending = shared.streaming.load(Ordering::Relaxed);

@@ -19,24 +19,26 @@ const HANDSHAKES_PER_SECOND: u64 = 100;
 const MTU: u16 = 1_420;
 
 /// Our half of a key pair, and what is common to all tunnels with it.
-pub(super) struct Identity {
+pub struct Identity {
     secret: x25519::StaticSecret,
     limiter: Arc<RateLimiter>,
     indices: IndexTable,
 }
 
 /// One end of a tunnel.
-pub(super) struct Tunnel {
+pub struct Tunnel {
     noise: Tunn,
     own: Ipv4Addr,
     far: SocketAddrV4,
 }
 
 /// What tunnels want to be sent.
-pub(super) type Outbox = Vec<Datagram>;
+pub type Outbox = Vec<Datagram>;
 
 impl Identity {
-    pub(super) fn new(secret: [u8; 32]) -> Self {
+    /// The half with this private key.
+    #[must_use]
+    pub fn new(secret: [u8; 32]) -> Self {
         let secret = x25519::StaticSecret::from(secret);
         let public = x25519::PublicKey::from(&secret);
         Self {
@@ -51,7 +53,8 @@ impl Identity {
     }
 
     /// A tunnel from the address `own` to the peer `key` at `far`.
-    pub(super) fn tunnel(&self, key: &PublicKey, own: Ipv4Addr, far: SocketAddrV4) -> Tunnel {
+    #[must_use]
+    pub fn tunnel(&self, key: &PublicKey, own: Ipv4Addr, far: SocketAddrV4) -> Tunnel {
         let noise = Tunn::new(
             self.secret.clone(),
             x25519::PublicKey::from(key.0),
@@ -71,7 +74,7 @@ impl Tunnel {
     }
 
     /// Sends an IP packet through the tunnel; it waits if there has to be a handshake first.
-    pub(super) fn send(&mut self, packet: &[u8], out: &mut Outbox) {
+    pub fn send(&mut self, packet: &[u8], out: &mut Outbox) {
         let packet = Packet::from_bytes(BytesMut::from(packet));
         let mut mtu = MtuWatcher::new(MTU);
         if let Some(wire) = self.noise.handle_outgoing_packet(packet, Some(&mut mtu)) {
@@ -88,7 +91,7 @@ impl Tunnel {
 
     /// Takes a datagram of `identity` in; returns the IP packet that was in it. It is `false` that
     /// it was for this tunnel when nothing could be made of it.
-    pub(super) fn receive(
+    pub fn receive(
         &mut self,
         identity: &Identity,
         datagram: &Datagram,
@@ -121,7 +124,7 @@ impl Tunnel {
     }
 
     /// Time passes: handshakes are repeated, sessions end.
-    pub(super) fn tick(&mut self, out: &mut Outbox) {
+    pub fn tick(&mut self, out: &mut Outbox) {
         // An error is that a session or a handshake has ended, which the next packet mends.
         if let Ok(Some(wire)) = self.noise.update_timers() {
             self.emit(wire.into(), out);

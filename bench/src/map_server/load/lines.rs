@@ -22,7 +22,7 @@ const SEGMENTS: usize = 64;
 const PIECE: usize = 65_000;
 
 /// All sockets.
-pub(super) struct Lines {
+pub(in super::super) struct Lines {
     lines: Vec<Line>,
     inbox: Inbox,
     epoll: Epoll,
@@ -40,12 +40,12 @@ struct Line {
 
 impl Lines {
     /// Opens `count` sockets at `source`, towards `server`.
-    pub(super) fn open(source: IpAddr, count: usize, server: SocketAddr) -> Result<Self> {
+    pub(in super::super) fn open(source: IpAddr, count: usize, server: SocketAddr) -> Result<Self> {
         Self::open_at(&vec![SocketAddr::new(source, 0); count], server)
     }
 
     /// Opens one socket at each of `sources`, towards `server`; the system chooses a port where it is 0.
-    pub(super) fn open_at(sources: &[SocketAddr], server: SocketAddr) -> Result<Self> {
+    pub(in super::super) fn open_at(sources: &[SocketAddr], server: SocketAddr) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut lines = Vec::with_capacity(sources.len());
         for (number, source) in sources.iter().enumerate() {
@@ -71,18 +71,18 @@ impl Lines {
     }
 
     /// Lists their addresses.
-    pub(super) fn locals(&self) -> impl Iterator<Item = SocketAddr> {
+    pub(in super::super) fn locals(&self) -> impl Iterator<Item = SocketAddr> {
         self.lines.iter().map(|line| line.local)
     }
 
     /// Returns how many there are.
-    pub(super) const fn len(&self) -> usize {
+    pub(in super::super) const fn len(&self) -> usize {
         self.lines.len()
     }
 
     /// Lets `write` append a message to what socket number `line` sends next, told its address; returns how
     /// long it is.
-    pub(super) fn write(
+    pub(in super::super) fn write(
         &mut self,
         line: usize,
         write: impl FnOnce(SocketAddr, &mut Vec<u8>) -> Result<()>,
@@ -96,7 +96,7 @@ impl Lines {
     }
 
     /// Sends what was written to socket number `line`; what the network refuses is lost.
-    pub(super) fn send(&mut self, line: usize) -> Result<()> {
+    pub(in super::super) fn send(&mut self, line: usize) -> Result<()> {
         match self.lines.get_mut(line) {
             Some(line) => line.send(&self.server),
             None => Ok(()),
@@ -104,7 +104,7 @@ impl Lines {
     }
 
     /// Hands each answer that has arrived to `take`.
-    pub(super) fn hear(&mut self, mut take: impl FnMut(&[u8])) -> Result<()> {
+    pub(in super::super) fn hear(&mut self, mut take: impl FnMut(&[u8])) -> Result<()> {
         let count = self.epoll.wait(&mut self.ready, EpollTimeout::ZERO)?;
         for event in self.ready.iter().take(count) {
             let line = self.lines.get(usize::try_from(event.data())?);

@@ -24,6 +24,7 @@ use self::register::Registrar;
 use super::data::{Dialect, Plan};
 
 pub(super) use self::flood::{Flood, Kind};
+pub(super) use self::lines::Lines;
 
 /// What may wait in a socket, in bytes.
 pub(super) const RECEIVE_ROOM: usize = 8 << 20;
