@@ -54,7 +54,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             listen_port: args.port,
             mtu: MTU,
             mark: 0,
-            pins_sources: false,
+            sources: None,
             addresses: vec![args.address],
             adopt: false,
         };

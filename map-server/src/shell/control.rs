@@ -48,7 +48,7 @@ impl ControlTunnel {
             listen_port: control.listen_port,
             mtu: MTU,
             mark: 0,
-            pins_sources: false,
+            sources: None,
             addresses: vec![IpNet::from(control.address)],
             adopt: false,
         };

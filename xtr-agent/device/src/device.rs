@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lisp_proto::PublicKey;
@@ -135,24 +134,6 @@ impl Device {
     pub async fn set_addresses(&self, addresses: &[IpNet]) -> Result<(), DeviceError> {
         self.link.set_addresses(addresses)?;
         self.link.settle(addresses).await
-    }
-
-    /// From now on these are the addresses of ours at which far ends reach us, and from which they are
-    /// answered, if the interface was made to do so.
-    pub fn set_sources(&self, ours: &[IpAddr]) {
-        match &self.plane {
-            Plane::Kernel(_) => {}
-            Plane::Embedded(embedded) => embedded.set_sources(ours),
-        }
-    }
-
-    /// From now on packets to `to` leave from `from`, to whose uplink a route leads them; `None`: from
-    /// where the far end reaches us. The kernel's data plane goes by the route alone.
-    pub fn leave_from(&self, to: IpAddr, from: Option<IpAddr>) {
-        match &self.plane {
-            Plane::Kernel(_) => {}
-            Plane::Embedded(embedded) => embedded.leave_from(to, from),
-        }
     }
 
     /// Returns which data plane the interface runs on.

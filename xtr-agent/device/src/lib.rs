@@ -66,6 +66,7 @@ pub use conntrack::{Conntrack, Entered, Flow, FlowKey, FlowState, TcpState};
 pub use counters::Counters;
 pub use device::Device;
 pub use echo::{SMALL_ECHO, round_trips};
+pub use embedded::Sources;
 pub use error::DeviceError;
 pub use forward_rules::{ForwardRules, Forwarded, SourceNat, Translation};
 pub use heap::give_memory_back;

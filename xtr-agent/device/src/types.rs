@@ -9,6 +9,7 @@ use lisp_proto::PublicKey;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::embedded::Sources;
 use crate::key::PrivateKey;
 
 /// Which data plane the configuration asks for.
@@ -55,9 +56,9 @@ pub struct DeviceConfig {
     pub mtu: u16,
     /// The mark of the packets that carry the tunnels, for routing rules; 0: none.
     pub mark: u32,
-    /// Whether far ends are answered from the address at which they reach us; the kernel's data plane
-    /// always does that.
-    pub pins_sources: bool,
+    /// From which of our addresses far ends are answered; `None`: routes decide. The kernel's data plane
+    /// answers from where they reach us in any case.
+    pub sources: Option<Sources>,
     /// Inner addresses; host prefixes bring no subnet route with them.
     pub addresses: Vec<IpNet>,
     /// Whether a kernel interface that an earlier run left in place is taken over, with its

@@ -51,6 +51,13 @@ impl Agent {
         self.register_afresh(now, actions);
     }
 
+    /// The map servers are reached another way: whether they answer there shows at once.
+    pub(super) fn other_way(&mut self, now: Timestamp, actions: &mut Actions) {
+        if !self.is_leaving() {
+            self.register_afresh(now, actions);
+        }
+    }
+
     /// Those who share our prefixes are to take our clients over, or these may come again: the map
     /// servers learn it from the priority of our locators, and move them.
     pub(super) fn drain(&mut self, now: Timestamp, draining: bool, actions: &mut Actions) {

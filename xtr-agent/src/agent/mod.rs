@@ -172,6 +172,9 @@ pub enum Input<'a> {
     LocalRlocs(&'a [Uplink]),
     /// Without a control tunnel: the map servers answer to this address of ours from now on.
     AnswersTo(IpAddr),
+    /// The map servers are reached by another uplink from now on: whether they answer there shows what is
+    /// sent.
+    OtherWay,
     /// Whether those who share our prefixes are to take our clients over.
     Drain(bool),
     /// A deadline passed.
@@ -347,6 +350,7 @@ impl Agent {
             } => self.released(client, connections, actions),
             Input::LocalRlocs(rlocs) => self.local_rlocs(now, rlocs, actions),
             Input::AnswersTo(own) => self.config.control_address = own,
+            Input::OtherWay => self.other_way(now, actions),
             Input::Drain(draining) => self.drain(now, draining, actions),
             Input::Tick => {}
             Input::Shutdown => self.shut_down(now, actions),

@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 use tracing::warn;
 use wg_device::{
     Device, DeviceConfig, DeviceError, MAIN_TABLE, PeerSpec, PrivateKey, RouteSpec, Routes,
-    bind_control_socket,
+    Sources, bind_control_socket,
 };
 
 use super::data_plane::DATA_METRIC;
@@ -29,6 +29,8 @@ pub(super) struct Control {
     tunnel: Option<Tunnel>,
     /// Of what the socket sends.
     mark: u32,
+    /// From which address packets to the map server leave, where uplinks have routes of their own.
+    by: Option<IpAddr>,
     renewed: Option<Timestamp>,
     /// When the map server was last heard of.
     heard: Option<Timestamp>,
@@ -105,7 +107,12 @@ const RENEWAL_PAUSE_MAX: Duration = Duration::from_secs(600);
 
 impl Control {
     /// Makes the tunnel and the socket in it; what was made goes again on an error.
-    pub(super) async fn create(config: &Config, key: PrivateKey, address: IpAddr) -> Result<Self> {
+    pub(super) async fn create(
+        config: &Config,
+        key: PrivateKey,
+        address: IpAddr,
+        sources: Option<Sources>,
+    ) -> Result<Self> {
         let server = config.map_server.address;
         let tunnel = match &config.map_server.access {
             Access::Tunnel {
@@ -114,7 +121,7 @@ impl Control {
                 ..
             } => {
                 let peer = peer(*public_key, *endpoint, server.ip());
-                let device = tunnel(config, key, IpNet::from(address), &peer).await?;
+                let device = tunnel(config, (key, sources), IpNet::from(address), &peer).await?;
                 let to_server = route(device.name(), server.ip(), address);
                 // The route goes with its interface.
                 let routes = Routes::new().context("no access to the routing tables")?;
@@ -138,17 +145,29 @@ impl Control {
             socket,
             tunnel,
             mark: plain_mark(config),
+            by: None,
             renewed: None,
             heard: None,
         })
     }
 
-    /// The map server is reached from the uplink that was chosen, or answered from the one at which it reaches us.
-    pub(super) fn set_sources(&self, uplinks: &OwnUplinks) {
-        if let Some(tunnel) = &self.tunnel {
-            tunnel.device.set_sources(&uplinks.present());
-            let (server, from) = uplinks.server();
-            tunnel.device.leave_from(server, from);
+    /// The map server is reached by the uplink that was chosen for it from now on.
+    pub(super) async fn follow(&mut self, uplinks: &OwnUplinks) {
+        let from = uplinks.for_server();
+        if from == self.by {
+            return;
+        }
+        self.by = from;
+        if let Some(Tunnel { device, peer, .. }) = &self.tunnel {
+            // The data plane goes on sending from where the map server has reached it, until it is told
+            // where that is.
+            if let Err(error) = device.set_peer(peer).await {
+                warn!(%error, "the map server is reached as before");
+            }
+        } else if let Some(from) = from
+            && let Err(error) = self.leave_from(from)
+        {
+            warn!(%from, %error, "control socket not moved");
         }
     }
 
@@ -240,7 +259,7 @@ impl Control {
         if let Some(socket) = socket {
             self.socket = socket;
         }
-        (self.renewed, self.heard) = (None, None);
+        (self.renewed, self.heard, self.by) = (None, None, None);
         Ok(())
     }
 
@@ -255,7 +274,7 @@ impl Control {
     ///
     /// Every instance notices a silent map server by itself: one renewal serves them all. One that
     /// the map server answers nothing, while it answers others, must not end their session again and
-    /// again: `renewals` are its own. It may be the uplink that has failed, so the next one is used.
+    /// again: `renewals` are its own. It may be the uplink that has failed, then another one is used.
     pub(super) async fn renew(
         &mut self,
         now: Timestamp,
@@ -273,18 +292,13 @@ impl Control {
             return;
         }
         self.renewed = Some(now);
-        let turned = uplinks.map(OwnUplinks::turn_for_server);
+        if let Some(uplinks) = uplinks {
+            uplinks.server_is_silent(now);
+            self.follow(uplinks).await;
+        }
         let Some(Tunnel { device, peer, .. }) = &self.tunnel else {
-            if let Some((_, Some(from))) = turned
-                && let Err(error) = self.leave_from(from)
-            {
-                warn!(%from, %error, "control socket not moved");
-            }
             return;
         };
-        if let Some((server, from)) = turned {
-            device.leave_from(server, from);
-        }
         let renewed = async {
             device.remove_peer(&peer.key).await?;
             device.set_peer(peer).await
@@ -342,7 +356,7 @@ fn route(device: &str, server: IpAddr, source: IpAddr) -> RouteSpec {
 /// The tunnel to the map server, with the map server as its only peer.
 async fn tunnel(
     config: &Config,
-    private_key: PrivateKey,
+    (private_key, sources): (PrivateKey, Option<Sources>),
     address: IpNet,
     peer: &PeerSpec,
 ) -> Result<Device, DeviceError> {
@@ -352,7 +366,7 @@ async fn tunnel(
         listen_port: 0,
         mtu: config.mtu,
         mark: config.mark(),
-        pins_sources: config.has_uplinks(),
+        sources,
         addresses: vec![address],
         adopt: true,
     };

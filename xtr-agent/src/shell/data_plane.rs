@@ -12,7 +12,7 @@ use lisp_proto::PublicKey;
 use tracing::{info, warn};
 use wg_device::{
     Backend, Device, DeviceConfig, DeviceError, MissTun, NetNs, OverlayRules, PeerSpec, PrivateKey,
-    RouteSpec, Routes,
+    RouteSpec, Routes, Sources,
 };
 
 use super::forwarding::Forwarding;
@@ -46,6 +46,7 @@ impl DataPlane {
         config: &Config,
         instance: &Instance,
         private_key: PrivateKey,
+        answers_from: Option<Sources>,
     ) -> Result<Self> {
         let netns = instance.netns.as_deref().map(NetNs::open).transpose()?;
         let forwarding = Forwarding::prepare(instance, netns, &config.state_dir)?;
@@ -58,7 +59,7 @@ impl DataPlane {
             listen_port: instance.listen_port,
             mtu: instance.mtu,
             mark: config.mark(),
-            pins_sources: config.has_uplinks(),
+            sources: answers_from,
             addresses: sources.iter().map(|addr| IpNet::from(*addr)).collect(),
             adopt: true,
         };

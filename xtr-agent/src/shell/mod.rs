@@ -3,6 +3,7 @@
 //! | question | file |
 //! |---|---|
 //! | What happens next, and to which instance? | `mod.rs` |
+//! | What do the instances share? | `shared.rs` |
 //! | What does one instance consist of, and who carries out its actions? | `overlay.rs` |
 //! | Which instance is a control datagram about? | `dispatch.rs` |
 //! | How is the map server reached? | `control.rs` |
@@ -17,7 +18,8 @@
 //! | Who reads counters, and when? | `counting.rs` |
 //! | Are there signs of life, do packets fit? | `heard.rs`, `path_sizes.rs`, `echoes.rs` |
 //! | At which addresses can this host be reached? | `addresses.rs` |
-//! | Which uplinks has it, and which one leads to the map server? | `uplinks.rs` |
+//! | Which uplinks has it? | `uplinks.rs` |
+//! | Which one leads to the map server? | `server_way.rs` |
 
 mod addresses;
 mod admin;
@@ -41,7 +43,9 @@ mod path_sizes;
 mod reload;
 mod report;
 mod scout;
+mod server_way;
 mod setup;
+mod shared;
 mod unchangeable;
 mod uplinks;
 
@@ -53,12 +57,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use lisp_proto::{InstanceId, Timestamp};
+use lisp_proto::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
-use wg_device::{Device, PrivateKey};
+use wg_device::PrivateKey;
 
 use crate::agent::Input;
 use crate::config::Config;
@@ -74,6 +78,7 @@ use ending::Ending;
 use nonce_file::NonceFile;
 use overlay::Overlay;
 use reload::{Reload, next_rebuilt};
+use shared::Shared;
 use uplinks::OwnUplinks;
 
 pub use admin::Request;
@@ -103,20 +108,23 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     let (nonces, first_nonce) = NonceFile::open(&config.state_dir, Clock::unix_micros())
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
     let addresses = Addresses::of(&config);
-    let uplinks = OwnUplinks::of(&config)?;
+    let uplinks = OwnUplinks::of(clock.now(), &config)?;
     let rlocs = addresses.now()?;
     let rlocs = match &uplinks {
         Some(uplinks) => uplinks.usable(rlocs),
         None => rlocs,
     };
     let control_address = setup::control_address(&config, &rlocs)?;
-    let control = Control::create(&config, keys.control.clone(), control_address).await?;
+    let sources = uplinks.as_ref().map(OwnUplinks::sources);
+    let key = keys.control.clone();
+    let control = Control::create(&config, key, control_address, sources.clone()).await?;
     let mut overlays = Vec::new();
     for (instance, data_key) in config.instances.iter().zip(&keys.data) {
         let keys = (&keys.control, data_key);
         let at = (control_address, rlocs.as_slice());
         let since = (first_nonce, clock);
-        overlays.push(Overlay::create(&config, instance, keys, at, since).await?);
+        let sources = sources.clone();
+        overlays.push(Overlay::create(&config, instance, keys, at, since, sources).await?);
     }
     let backend = overlays.first().map(|overlay| overlay.backend());
     let backend = backend.ok_or_else(|| anyhow!("no instance is configured"))?;
@@ -147,7 +155,7 @@ pub async fn run(config: Config, config_path: &Path) -> Result<()> {
     for overlay in &mut shell.overlays {
         overlay.restore(&mut shell.shared, &known).await?;
     }
-    shell.pin();
+    shell.follow_uplinks().await?;
     shell.stay();
     shell.run(admin).await
 }
@@ -165,29 +173,6 @@ struct Shell {
     control_key: PrivateKey,
     /// A reload that goes on beside the loop.
     reload: Option<Reload>,
-}
-
-/// What all instances use.
-struct Shared {
-    control: Control,
-    /// Where any has routes of its own.
-    uplinks: Option<OwnUplinks>,
-    clock: Clock,
-    nonces: NonceFile,
-    cache: CacheFile,
-    /// Counters that are being read.
-    readings: JoinSet<Found>,
-    /// Handshakes that are awaited.
-    handshakes: Awaited,
-}
-
-impl Shared {
-    /// Has packets of the tunnels of an instance, in `device`, to `to` leave from `from`, or as all others do.
-    fn steer(&mut self, iid: InstanceId, device: &Device, to: IpAddr, from: Option<IpAddr>) {
-        if let Some(uplinks) = &mut self.uplinks {
-            uplinks.steer(iid, device, to, from);
-        }
-    }
 }
 
 impl Shell {
@@ -273,7 +258,8 @@ impl Shell {
     /// When an agent wants to be woken next.
     fn next_deadline(&self) -> Option<Timestamp> {
         let deadlines = self.overlays.iter().filter_map(Overlay::next_deadline);
-        deadlines.chain(self.reload_deadline()).min()
+        let uplinks = self.shared.uplinks.as_ref().and_then(OwnUplinks::due);
+        deadlines.chain(self.reload_deadline()).chain(uplinks).min()
     }
 
     /// Wakes the agents that wanted to be woken by now.
@@ -282,6 +268,14 @@ impl Shell {
         for overlay in &mut self.overlays {
             if overlay.next_deadline().is_some_and(|at| at <= now) {
                 overlay.step(&mut self.shared, Input::Tick).await?;
+            }
+        }
+        let uplinks = self.shared.uplinks.as_mut();
+        if uplinks.is_some_and(|it| it.tick(now)) {
+            self.follow_uplinks().await?;
+            let uplinks = self.shared.uplinks.as_ref();
+            if uplinks.is_some_and(OwnUplinks::is_on_trial) {
+                self.step_all(Input::OtherWay).await?;
             }
         }
         Ok(())
@@ -306,7 +300,7 @@ impl Shell {
         };
         let bytes = buffer.get(..length).unwrap_or_default();
         let index = self.concerned(bytes);
-        self.shared.control.heard(self.shared.clock.now());
+        self.shared.server_is_heard();
         if let Some(overlay) = self.overlays.get_mut(index) {
             overlay.renewals.answered();
             let input = Input::Datagram { src, bytes };
@@ -325,27 +319,28 @@ impl Shell {
         self.overlays.iter().position(concerned).unwrap_or(0)
     }
 
-    /// Far ends that reach us by an uplink that is there are answered from it.
-    fn pin(&self) {
-        if let Some(uplinks) = &self.shared.uplinks {
-            let present = uplinks.present();
-            self.shared.control.set_sources(uplinks);
-            for overlay in &self.overlays {
-                overlay.plane.data.set_sources(&present);
-            }
+    /// The map server is reached by the uplink that was chosen for it.
+    async fn follow_uplinks(&mut self) -> Result<()> {
+        let Some(uplinks) = &self.shared.uplinks else {
+            return Ok(());
+        };
+        self.shared.control.follow(uplinks).await;
+        match self.shared.control.answers_to() {
+            Some(own) => self.step_all(Input::AnswersTo(own)).await,
+            None => Ok(()),
         }
     }
 
     /// Tells the agents the addresses that the host has by now.
     async fn readdress(&mut self) -> Result<()> {
         if let Some(uplinks) = &mut self.shared.uplinks {
-            if let Err(error) = uplinks.settle() {
+            if let Err(error) = uplinks.settle(self.shared.clock.now()) {
                 warn!(
                     error = format!("{error:#}"),
                     "uplinks are not as they shall be"
                 );
             }
-            self.pin();
+            self.follow_uplinks().await?;
         }
         let rlocs = match self.addresses.now() {
             Ok(rlocs) => match &self.shared.uplinks {

@@ -13,7 +13,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, info, warn};
-use wg_device::{Backend, DeviceError, PrivateKey};
+use wg_device::{Backend, DeviceError, PrivateKey, Sources};
 
 use super::cache_file::Known;
 use super::carry::Carrier;
@@ -96,6 +96,7 @@ impl Overlay {
         (control_key, data_key): (&PrivateKey, &PrivateKey),
         (control_address, rlocs): (IpAddr, &[agent::Uplink]),
         (first_nonce, clock): (Nonce, Clock),
+        answers_from: Option<Sources>,
     ) -> Result<Self> {
         let keys = (control_key, data_key);
         let addresses = (control_address, rlocs);
@@ -104,7 +105,7 @@ impl Overlay {
             .try_fill_bytes(&mut seed)
             .context("no randomness from the operating system")?;
         let key = data_key.clone();
-        let plane = DataPlane::create(config, instance, key).await?;
+        let plane = DataPlane::create(config, instance, key, answers_from).await?;
         let backend = plane.backend();
         let core = setup::core(config, instance, keys, addresses, first_nonce, backend);
         Ok(Self {
@@ -343,11 +344,8 @@ impl Overlay {
                 }
             }
             Action::RenewControlTunnel(index) => {
-                let (now, renewals) = (shared.clock.now(), &mut self.renewals);
-                let (control, uplinks) = (&mut shared.control, shared.uplinks.as_mut());
-                control.renew(now, index, renewals, uplinks).await;
-                self.inbox
-                    .extend(control.answers_to().map(Report::AnswersTo));
+                let answers_to = shared.renew(index, &mut self.renewals).await;
+                self.inbox.extend(answers_to.map(Report::AnswersTo));
             }
             Action::ReadPeerStats(keys) => self.count(shared, keys, false),
             Action::ReadPeerStatsAnew(keys) => self.count(shared, keys, true),
@@ -356,9 +354,7 @@ impl Overlay {
                 self.inbox.extend(scouted);
             }
             Action::LeaveFrom { to, from } => {
-                let data = &self.plane.data;
-                self.span
-                    .in_scope(|| shared.steer(self.iid, data, to, from));
+                self.span.in_scope(|| shared.steer(self.iid, to, from));
             }
             Action::Carry(carry) => self.carrier.perform(&self.instance, carry, &self.span),
             Action::Reinject(packet) => {
@@ -369,7 +365,10 @@ impl Overlay {
             Action::Deliver(packet) => self.plane.deliver(&packet).await,
             Action::Count(reason) => self.drops.count(reason),
             Action::Event(event) => {
-                self.registered |= matches!(event, Event::Registered { .. });
+                if matches!(event, Event::Registered { .. }) {
+                    self.registered = true;
+                    shared.server_has_answered();
+                }
                 // Lifetimes are kept too.
                 if matches!(event, Event::MapReply { .. } | Event::Push { .. }) {
                     shared.cache.touch();

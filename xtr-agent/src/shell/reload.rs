@@ -9,13 +9,14 @@ use anyhow::{Context, Result};
 use lisp_proto::{InstanceId, Nonce, Timestamp};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{info, warn};
-use wg_device::PrivateKey;
+use wg_device::{PrivateKey, Sources};
 
 use super::clock::Clock;
 use super::control::Renewals;
 use super::ending::GOODBYE;
 use super::overlay::Overlay;
 use super::unchangeable::needs_restart;
+use super::uplinks::OwnUplinks;
 use super::{Addresses, Shared, Shell, setup};
 use crate::agent::{self, Adjustable, Input};
 use crate::config::{Config, Instance};
@@ -126,7 +127,7 @@ impl Shell {
         if moves || self.config.rlocs != wanted.rlocs {
             self.addresses = Addresses::of(&wanted);
             if let Some(uplinks) = &mut self.shared.uplinks
-                && let Err(error) = uplinks.configure(&wanted)
+                && let Err(error) = uplinks.configure(self.shared.clock.now(), &wanted)
             {
                 partial(&error);
             }
@@ -176,6 +177,7 @@ impl Shell {
             rlocs,
             first_nonce: nonces.context("writing register.nonce")?,
             clock: self.shared.clock,
+            sources: self.shared.uplinks.as_ref().map(OwnUplinks::sources),
         };
         self.reload = Some(Reload::Rebuilding(
             Box::new(wanted),
@@ -267,6 +269,7 @@ struct Rebuild {
     rlocs: Vec<agent::Uplink>,
     first_nonce: Nonce,
     clock: Clock,
+    sources: Option<Sources>,
 }
 
 impl Rebuild {
@@ -283,7 +286,8 @@ impl Rebuild {
                 let key = setup::key(&self.config, &instance.key_file)?;
                 let keys = (&self.control_key, &key);
                 let since = (self.first_nonce, self.clock);
-                Overlay::create(&self.config, instance, keys, at, since).await
+                let sources = self.sources.clone();
+                Overlay::create(&self.config, instance, keys, at, since, sources).await
             };
             match created.await {
                 Ok(overlay) => made.push(overlay),

@@ -7,18 +7,21 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use lisp_proto::InstanceId;
+use lisp_proto::{InstanceId, Timestamp};
 use serde_json::{Value, json};
 use tracing::{info, warn};
-use wg_device::{Device, UplinkSpec, Uplinks};
+use wg_device::{Sources, UplinkSpec, Uplinks};
 
 use super::forwarding::{boot, remove_note};
+use super::server_way::ServerWay;
 use crate::agent;
 use crate::config::{Config, Uplink};
 
 /// The uplinks that have routes of their own.
 pub(super) struct OwnUplinks {
     routes: Uplinks,
+    /// The same for data planes in this process.
+    sources: Sources,
     configured: Vec<Uplink>,
     /// Those that are there.
     present: BTreeSet<IpAddr>,
@@ -26,6 +29,8 @@ pub(super) struct OwnUplinks {
     missing: BTreeSet<IpAddr>,
     /// Where the map server is.
     server: IpAddr,
+    /// By which one it is reached.
+    way: ServerWay,
     choices: Choices,
     /// Says that there may be something to remove.
     note: PathBuf,
@@ -66,20 +71,29 @@ impl Choices {
         choices.find_map(|(it, from)| (*it == owner).then_some(*from))
     }
 
+    /// Whether an instance has found out that packets leave from another address of its family than `used`.
+    fn avoid(&self, used: IpAddr) -> bool {
+        let mut choices = self.0.values().flatten();
+        choices.any(|(owner, from)| {
+            let is_other = *from != used && from.is_ipv4() == used.is_ipv4();
+            is_other && matches!(owner, Owner::Instance(_))
+        })
+    }
+
     /// For which addresses `owner` has chosen.
     fn chosen_by(&self, owner: Owner) -> Vec<IpAddr> {
         let chosen = self.0.keys().copied();
         chosen.filter(|to| self.by(owner, to).is_some()).collect()
     }
 
-    /// Only choices of these addresses of ours count any more. Returns where they lead by now.
-    fn keep(&mut self, present: &BTreeSet<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
+    /// Only choices of these addresses of ours count any more. Returns where each leads by now.
+    fn keep(&mut self, present: &BTreeSet<IpAddr>) -> Vec<(IpAddr, Option<IpAddr>)> {
+        let all: Vec<_> = self.0.keys().copied().collect();
         self.0.retain(|_, choices| {
             choices.retain(|(_, from)| present.contains(from));
             !choices.is_empty()
         });
-        let left = self.0.keys().filter_map(|to| Some((*to, self.of(to)?)));
-        left.collect()
+        all.into_iter().map(|to| (to, self.of(&to))).collect()
     }
 }
 
@@ -89,7 +103,7 @@ impl OwnUplinks {
     ///
     /// # Errors
     /// CAP_NET_ADMIN is missing, or the state directory cannot be written.
-    pub(super) fn of(config: &Config) -> Result<Option<Self>> {
+    pub(super) fn of(now: Timestamp, config: &Config) -> Result<Option<Self>> {
         let note = note_in(&config.state_dir);
         if !config.has_uplinks() {
             remove_left(config)?;
@@ -103,14 +117,16 @@ impl OwnUplinks {
         fs::write(&note, boot()).with_context(|| format!("writing {}", note.display()))?;
         let mut uplinks = Self {
             routes,
+            sources: Sources::default(),
             configured: Vec::new(),
             present: BTreeSet::new(),
             missing: BTreeSet::new(),
             server: config.map_server.underlay(),
+            way: ServerWay::default(),
             choices: Choices::default(),
             note,
         };
-        uplinks.configure(config)?;
+        uplinks.configure(now, config)?;
         Ok(Some(uplinks))
     }
 
@@ -118,18 +134,19 @@ impl OwnUplinks {
     ///
     /// # Errors
     /// CAP_NET_ADMIN is missing.
-    pub(super) fn configure(&mut self, config: &Config) -> Result<()> {
+    pub(super) fn configure(&mut self, now: Timestamp, config: &Config) -> Result<()> {
         self.choose(Owner::MapServer, self.server, None);
+        self.way = ServerWay::default();
         self.server = config.map_server.underlay();
         self.configured.clone_from(&config.rlocs);
-        self.settle()
+        self.settle(now)
     }
 
     /// Looks at which are there, and gives those their routes.
     ///
     /// # Errors
     /// As [`configure`](Self::configure).
-    pub(super) fn settle(&mut self) -> Result<()> {
+    pub(super) fn settle(&mut self, now: Timestamp) -> Result<()> {
         let wanted = specs(&self.configured);
         let present: BTreeSet<_> = self.routes.set(&wanted)?.into_iter().collect();
         let missing = wanted.iter().map(|it| it.address);
@@ -141,11 +158,26 @@ impl OwnUplinks {
             let why = self.routes.why_missing(*address).unwrap_or_default();
             warn!(event = "uplink_down", %address, why);
         }
+        let there: Vec<_> = present.iter().copied().collect();
+        self.sources.set(&there);
         for (to, from) in self.choices.keep(&present) {
-            self.leave_from(to, Some(from));
+            self.leave_from(to, from);
         }
         (self.present, self.missing) = (present, missing);
+        self.way.set_usable(now, self.usable_for_server());
+        self.follow_way();
         Ok(())
+    }
+
+    /// Our addresses that packets to the map server can leave from, the best one first.
+    fn usable_for_server(&self) -> Vec<IpAddr> {
+        let mut usable: Vec<_> = self.configured.iter().collect();
+        usable.retain(|it| {
+            let alike = it.address.is_ipv4() == self.server.is_ipv4();
+            alike && self.present.contains(&it.address)
+        });
+        usable.sort_by_key(|it| rank(it));
+        usable.iter().map(|it| it.address).collect()
     }
 
     /// Those of `rlocs` that packets can leave from, unless that is none: an interface may be up, and its
@@ -156,21 +188,14 @@ impl OwnUplinks {
         if usable.is_empty() { rlocs } else { usable }
     }
 
-    /// The addresses of those that are there.
-    pub(super) fn present(&self) -> Vec<IpAddr> {
-        self.present.iter().copied().collect()
+    /// From which of our addresses data planes in this process send.
+    pub(super) fn sources(&self) -> Sources {
+        self.sources.clone()
     }
 
-    /// Has packets of the tunnels of an instance, in `device`, to `to` leave from `from`, or as all others do.
-    pub(super) fn steer(
-        &mut self,
-        iid: InstanceId,
-        device: &Device,
-        to: IpAddr,
-        from: Option<IpAddr>,
-    ) {
+    /// Has packets of the tunnels of an instance to `to` leave from `from`, or as all others do.
+    pub(super) fn steer(&mut self, iid: InstanceId, to: IpAddr, from: Option<IpAddr>) {
         self.choose(Owner::Instance(iid), to, from);
-        device.leave_from(to, from);
     }
 
     /// The instance `iid` is gone, and whatever it has chosen.
@@ -186,40 +211,64 @@ impl OwnUplinks {
         self.leave_from(to, self.choices.of(&to));
     }
 
+    /// Routes and sources belong together, whichever interface a packet is of.
     fn leave_from(&self, to: IpAddr, from: Option<IpAddr>) {
-        if let Err(error) = self.routes.leave_from(to, from) {
-            warn!(%to, %error, "no other uplink");
+        match self.routes.leave_from(to, from) {
+            Ok(()) => self.sources.choose(to, from),
+            Err(error) => warn!(%to, %error, "no other uplink"),
         }
     }
 
-    /// The map server does not answer: it is reached by the next uplink from now on. Returns where it is,
-    /// and our address that packets to it leave from.
-    pub(super) fn turn_for_server(&mut self) -> (IpAddr, Option<IpAddr>) {
-        let (server, used) = self.server();
-        let mut usable: Vec<_> = self.configured.iter().collect();
-        usable.retain(|it| {
-            let alike = it.address.is_ipv4() == server.is_ipv4();
-            alike && self.present.contains(&it.address)
-        });
-        usable.sort_by_key(|it| rank(it));
-        let usable: Vec<_> = usable.iter().map(|it| it.address).collect();
-        if usable.len() < 2 {
-            return (server, used);
+    /// The map server has not answered for a second: another uplink may be used from now on.
+    pub(super) fn server_is_silent(&mut self, now: Timestamp) {
+        let is_avoided = self.way.used().is_some_and(|it| self.choices.avoid(it));
+        if self.way.silent(now, is_avoided) {
+            let uplink = self.way.used().map(tracing::field::display);
+            warn!(event = "map_server_silent", uplink);
+            self.follow_way();
         }
-        let place = usable.iter().position(|it| Some(*it) == used).unwrap_or(0);
-        let next = usable.get((place + 1) % usable.len()).copied();
-        warn!(
-            event = "map_server_silent",
-            uplink = next.map(tracing::field::display)
-        );
-        self.choose(Owner::MapServer, server, next);
-        self.server()
     }
 
-    /// Where the map server is, and our address that packets to it leave from, if one was chosen.
-    pub(super) fn server(&self) -> (IpAddr, Option<IpAddr>) {
-        let from = self.choices.by(Owner::MapServer, &self.server);
-        (self.server, from)
+    /// Something was heard from the map server.
+    pub(super) fn server_is_heard(&mut self, now: Timestamp) {
+        self.way.heard(now);
+    }
+
+    /// The map server has answered what was sent to it.
+    pub(super) fn server_has_answered(&mut self, now: Timestamp) {
+        self.way.answered(now);
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        self.way.due()
+    }
+
+    /// Goes on with what waits for a moment. Says whether the map server is reached by another uplink from
+    /// now on.
+    pub(super) fn tick(&mut self, now: Timestamp) -> bool {
+        let turns = self.way.tick(now);
+        if turns {
+            let uplink = self.way.used().map(tracing::field::display);
+            info!(event = "map_server_uplink", uplink);
+            self.follow_way();
+        }
+        turns
+    }
+
+    /// Whether it is tried if the map server is reached by the best uplink again: something has to be sent.
+    pub(super) const fn is_on_trial(&self) -> bool {
+        self.way.is_on_trial()
+    }
+
+    /// Has packets to the map server leave by the uplink that they shall take.
+    fn follow_way(&mut self) {
+        self.choose(Owner::MapServer, self.server, self.way.chosen());
+    }
+
+    /// Our address that packets to the map server leave from.
+    pub(super) const fn for_server(&self) -> Option<IpAddr> {
+        self.way.used()
     }
 
     /// From now on rules and routes are left in place for the next run, if there are tunnels that go on.
@@ -238,7 +287,7 @@ impl OwnUplinks {
 
     /// What `status` says of them.
     pub(super) fn report(&self) -> Vec<Value> {
-        let (_, for_server) = self.server();
+        let for_server = self.for_server();
         let told = self.configured.iter().map(|uplink| {
             json!({
                 "address": uplink.address,
@@ -326,9 +375,13 @@ mod tests {
         choices.choose(instance, far, None);
         assert_eq!(choices.of(&far), Some(one));
         choices.choose(instance, far, Some(other));
-        assert_eq!(choices.keep(&[one].into()), [(far, one)]);
+        assert!(choices.avoid(one) && !choices.avoid(other));
+        assert_eq!(choices.keep(&[one].into()), [(far, Some(one))]);
+        assert!(!choices.avoid(other), "the map server has chosen that");
         assert_eq!(choices.chosen_by(instance), [] as [IpAddr; 0]);
         choices.choose(server, far, None);
         assert_eq!((choices.of(&far), choices.0.len()), (None, 0));
+        choices.choose(instance, far, Some(other));
+        assert_eq!(choices.keep(&[one].into()), [(far, None)]);
     }
 }

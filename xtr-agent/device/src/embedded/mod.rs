@@ -13,7 +13,6 @@ mod udp;
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,7 +30,8 @@ use crate::error::DeviceError;
 use crate::link_guard::{BRINGING_UP, LinkGuard};
 use crate::types::{DeviceConfig, PeerSpec, PeerStats};
 use packet_io::{TunReader, TunWriter};
-use pins::{Pins, plain};
+pub use pins::Sources;
+use pins::plain;
 use udp::RoomySockets;
 
 type Gotatun = Device<(RoomySockets, TunWriter, TunReader)>;
@@ -45,7 +45,6 @@ pub(crate) struct Embedded {
     device: Arc<Gotatun>,
     injected: mpsc::Sender<Packet<gotatun::packet::Ip>>,
     paused: watch::Sender<bool>,
-    pins: Option<Arc<Pins>>,
     listen_port: u16,
 }
 
@@ -74,9 +73,9 @@ impl Embedded {
             held: None,
         };
         let failed = |error| failed_to_start(error, config, link.name());
-        let pins = config.pins_sources.then(Arc::<Pins>::default);
+        let pins = config.sources.as_ref().map(|it| Arc::clone(&it.0));
         let builder = DeviceBuilder::new()
-            .with_udp(RoomySockets::new(pins.clone()))
+            .with_udp(RoomySockets::new(pins))
             .with_ip_pair(TunWriter(tun), reader)
             .with_listen_port(config.listen_port)
             .with_fwmark(config.mark);
@@ -88,23 +87,8 @@ impl Embedded {
             device: Arc::new(device),
             injected,
             paused,
-            pins,
             listen_port,
         })
-    }
-
-    /// Far ends that reach us at one of these addresses are answered from there.
-    pub(crate) fn set_sources(&self, ours: &[IpAddr]) {
-        if let Some(pins) = &self.pins {
-            pins.set(ours);
-        }
-    }
-
-    /// Packets to `to` leave from `from`, if far ends are answered from where they reach us.
-    pub(crate) fn leave_from(&self, to: IpAddr, from: Option<IpAddr>) {
-        if let Some(pins) = &self.pins {
-            pins.choose(to, from);
-        }
     }
 
     pub(crate) const fn listen_port(&self) -> u16 {

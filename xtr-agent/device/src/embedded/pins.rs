@@ -5,11 +5,31 @@
 //! of the sender. So our own address is made a part of that, in a field of IPv6 socket addresses that
 //! means nothing in UDP (`flowinfo`), where IPv4 addresses are written as IPv6 ones (RFC 4291 2.5.5.2).
 //! An endpoint that was not learnt from a packet says nothing, and routes decide. So they do where
-//! somebody has chosen an uplink, and an address with it.
+//! somebody has chosen an uplink, and an address with it. Routes are for all interfaces of this host, and
+//! so what was chosen is.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Our addresses that packets of tunnels leave from, for all interfaces that are made with it: far ends are
+/// answered from where they reach us, unless something else was chosen for where they are. The kernel's
+/// data plane needs none of that, and goes by routes where something was chosen.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(pub(super) Arc<Pins>);
+
+impl Sources {
+    /// From now on these are our addresses at which far ends reach us.
+    pub fn set(&self, ours: &[IpAddr]) {
+        self.0.set(ours);
+    }
+
+    /// From now on packets to `to` leave from `from`, to whose uplink a route leads them; `None`: from
+    /// where the far end reaches us.
+    pub fn choose(&self, to: IpAddr, from: Option<IpAddr>) {
+        self.0.choose(to, from);
+    }
+}
 
 /// From where packets leave.
 #[derive(Debug, Default)]
@@ -76,7 +96,9 @@ impl Pins {
     pub(super) fn split(&self, destination: SocketAddr) -> (SocketAddr, Option<IpAddr>) {
         let plain = plain(destination);
         let addresses = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let is_ours = |chosen: &IpAddr| addresses.known.contains(&(*chosen, true));
         let chosen = addresses.chosen.get(&plain.ip()).copied();
+        let chosen = chosen.filter(is_ours);
         let SocketAddr::V6(pinned) = destination else {
             return (plain, chosen);
         };
@@ -148,6 +170,9 @@ mod tests {
         for destination in [sender, pinned] {
             assert_eq!(pins.split(destination), (sender, Some(OURS[1])));
         }
+        pins.set(&OURS[..1]);
+        assert_eq!(pins.split(pinned), (sender, Some(OURS[0])), "it is gone");
+        pins.set(&OURS);
         pins.choose(sender.ip(), None);
         assert_eq!(pins.split(pinned), (sender, Some(OURS[0])));
     }

@@ -240,7 +240,7 @@ pub(crate) fn config(
         listen_port,
         mtu: 1420,
         mark: 0,
-        pins_sources: false,
+        sources: None,
         addresses: addresses.to_vec(),
         adopt: false,
     }

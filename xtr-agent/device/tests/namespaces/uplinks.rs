@@ -1,13 +1,17 @@
 //! Uplinks: which interface does a packet leave by, and what is left when they go?
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::net::UdpSocket;
 use tokio::time::timeout;
-use wg_device::{AddressWatch, UNDERLAY_MARK, UplinkSpec, Uplinks};
+use wg_device::{
+    AddressWatch, BackendChoice, Device, DeviceConfig, PeerSpec, PrivateKey, Sources,
+    UNDERLAY_MARK, UplinkSpec, Uplinks,
+};
 
-use crate::support::{PATIENCE, SILENCE, in_namespace, ip};
+use crate::support::{PATIENCE, SILENCE, add_to_loopback, config, in_namespace, ip};
 
 const MARKED: u32 = UNDERLAY_MARK;
 
@@ -258,6 +262,50 @@ fn the_routes_of_others_are_no_reason_to_look_at_uplinks_again() {
             let heard = timeout(PATIENCE, watch.changed()).await;
             heard.expect(change).unwrap();
             while timeout(SILENCE, watch.changed()).await.is_ok() {}
+        }
+    });
+}
+
+/// A route to an address is for packets of all interfaces, and so is the source that belongs to it.
+#[test]
+fn from_where_packets_leave_is_chosen_for_all_interfaces_at_once() {
+    in_namespace(|| async {
+        for address in [FIRST, SECOND, "203.0.113.9"] {
+            add_to_loopback(&format!("{address}/32")).await;
+        }
+        let ours = addresses(&[FIRST, SECOND]);
+        let far = UdpSocket::bind("203.0.113.9:0").await.unwrap();
+        let endpoint = far.local_addr().unwrap();
+        let sources = Sources::default();
+        sources.set(&ours);
+        let mut devices = Vec::new();
+        for name in ["one", "other"] {
+            let key = PrivateKey::generate();
+            let wanted = DeviceConfig {
+                sources: Some(sources.clone()),
+                ..config(name, &key, 0, &[])
+            };
+            let device = Device::create(wanted, BackendChoice::Embedded).await;
+            devices.push(device.unwrap());
+        }
+        let peer = PeerSpec {
+            key: PrivateKey::generate().public(),
+            endpoint: Some(endpoint),
+            allowed_ips: Vec::new(),
+            keepalive: None,
+        };
+        for from in [SECOND, FIRST] {
+            let from: IpAddr = from.parse().unwrap();
+            sources.choose(endpoint.ip(), Some(from));
+            for device in &devices {
+                device.remove_peer(&peer.key).await.unwrap();
+                device.set_peer(&peer).await.unwrap();
+                device.kick(&peer.key).await.unwrap();
+                let wanted = SocketAddr::new(from, device.listen_port());
+                let comes =
+                    async { while far.recv_from(&mut [0; 256]).await.unwrap().1 != wanted {} };
+                timeout(PATIENCE, comes).await.expect("sent from elsewhere");
+            }
         }
     });
 }
