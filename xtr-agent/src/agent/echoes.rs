@@ -88,7 +88,7 @@ impl Agent {
     }
 
     /// Addresses of the proxy `key` itself.
-    fn addresses_of(&self, key: &PublicKey) -> Vec<IpAddr> {
+    pub(super) fn addresses_of(&self, key: &PublicKey) -> Vec<IpAddr> {
         let prefixes = self.peers.prefixes(key).into_iter();
         let own = prefixes.filter(|prefix| {
             let is_host = prefix.prefix_len() == prefix.max_prefix_len();

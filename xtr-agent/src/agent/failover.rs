@@ -174,6 +174,18 @@ impl Failover {
         self.witnesses.insert(witness);
     }
 
+    /// Those who were asked in vain through `key`, and are not among `own`, its own addresses, are no witnesses any
+    /// more, until they answer again.
+    pub(super) fn forget_witnesses(&mut self, key: &PublicKey, own: &[IpAddr]) {
+        let Some(guard) = self.guards.get_mut(key) else {
+            return;
+        };
+        let silent = guard.silent().iter().filter(|it| !own.contains(it));
+        let silent: Vec<IpAddr> = silent.copied().collect();
+        guard.answerer.take_if(|it| silent.contains(it));
+        self.witnesses.retain(|it| !silent.contains(it));
+    }
+
     /// Takes out the echo with this number.
     pub(super) fn take_echo(&mut self, is_it: impl Fn(&Echo) -> bool) -> Option<Echo> {
         let place = self.echoes.iter().position(is_it)?;
@@ -298,11 +310,18 @@ impl Agent {
                 self.deadlines.set(Timer::Guards, now + PROBE_EVERY);
             }
             let (is_lost, is_proxy) = (guard.is_lost(now), guard.is_proxy);
+            if guard.sends_meanwhile() {
+                self.locators.sends(&key);
+            }
             self.look_at_endpoint(now, peer, actions);
             // Another way to it costs nobody anything but time.
-            if is_lost && !(self.may_reroute(&key) && self.reroute(now, key, actions)) && is_proxy {
-                self.locators.give_up(&key);
-                self.proxy_lost(now, key, actions);
+            if is_lost && !(self.may_reroute(&key) && self.reroute(now, key, actions)) {
+                if is_proxy {
+                    self.locators.give_up(&key);
+                    self.proxy_lost(now, key, actions);
+                } else {
+                    self.asked_in_vain(now, key, actions);
+                }
             }
             self.send_echo(now, key, actions);
         }

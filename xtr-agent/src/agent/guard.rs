@@ -9,7 +9,9 @@
 //! for nothing.
 //!
 //! A far end that is no proxy, but can be reached in several ways, is asked itself. Then it is the way
-//! there that is watched, and the way back: what comes back says nothing about the former.
+//! there that is watched, and the way back: what comes back says nothing about the former. Where it has
+//! no address of its own, those behind it are asked. One of them alone may be off while the tunnel works:
+//! it counts only when nothing at all comes back, or when another one is silent too.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,7 +23,7 @@ use super::PeerStats;
 use super::limits::{
     ECHO_BYTES, EVIDENCE, HANDSHAKE_BYTES, INITIATION_PAUSE, KEEPALIVE, LOSS_LEAST, LOSS_SHARE,
     LOST_BY_CHANCE, PATIENCE, PATIENCE_MAX, PROBE_CALM, PROBE_EVERY, PROBE_SEEKING, PROBE_WAY,
-    PROBES_LOST_MAX, QUIET, SEVERAL_WITNESSES, VERDICTS,
+    PROBES_LOST_MAX, QUIET, SEVERAL_WITNESSES, VERDICTS, VERDICTS_MAX,
 };
 
 /// What is known of one proxy in use, or another far end that is watched.
@@ -43,6 +45,8 @@ pub(super) struct Guard {
     initiated: Option<(Timestamp, Timestamp)>,
     /// Whether more comes back than anything but packets of others can be.
     answers_others: bool,
+    /// When anything came from it, besides answers to echoes and what WireGuard sends by itself.
+    heard: Option<Timestamp>,
     /// Echoes sent, and answered, since the last look.
     asked: u64,
     answered: u64,
@@ -63,6 +67,8 @@ pub(super) struct Guard {
     pub(super) is_proven: bool,
     /// Until when nothing is concluded: it was just found silent.
     settled_until: Option<Timestamp>,
+    /// When it was last found silent whichever way it was asked, though it sends; and the pause after that.
+    in_vain: Option<(Timestamp, Duration)>,
 }
 
 impl Guard {
@@ -94,6 +100,9 @@ impl Guard {
             self.used = Some(now);
         }
         self.answers_others = others > EVIDENCE;
+        if others > KEEPALIVE && !HANDSHAKE_BYTES.contains(&others) {
+            self.heard = Some(now);
+        }
         if !self.is_used(now) {
             self.forget_silence();
         } else if self.is_vouched_for() {
@@ -140,6 +149,35 @@ impl Guard {
     /// Whether what comes back speaks for it more than the silence of witnesses against it.
     fn is_vouched_for(&self) -> bool {
         self.answers_others && !self.asks_itself && self.silent.len() < SEVERAL_WITNESSES
+    }
+
+    /// When something has come from it last that was not under way when witnesses fell silent.
+    fn sends_though_silent(&self) -> Option<Timestamp> {
+        let (since, _) = self.silence?;
+        let heard = self.heard?;
+        (heard >= since + PATIENCE + self.round_trip).then_some(heard)
+    }
+
+    /// Whether something has come from it at the latest look, though witnesses are silent.
+    pub(super) fn sends_meanwhile(&self) -> bool {
+        let looked = self.counted.map(|(at, ..)| at);
+        let heard = self.sends_though_silent();
+        heard.is_some() && heard == looked
+    }
+
+    /// Those that were asked since one has answered.
+    pub(super) const fn silent(&self) -> &BTreeSet<IpAddr> {
+        &self.silent
+    }
+
+    /// Nobody has answered whichever way it was asked, though something has come from it: nothing is concluded
+    /// for a while, which is longer each time.
+    pub(super) fn was_asked_in_vain(&mut self, now: Timestamp) {
+        self.forget_silence();
+        let lately = self.in_vain.filter(|(at, pause)| now - *at < *pause * 4);
+        let pause = lately.map_or(VERDICTS, |(_, pause)| (pause * 2).min(VERDICTS_MAX));
+        self.in_vain = Some((now, pause));
+        self.settled_until = Some(now + pause);
     }
 
     fn forget_silence(&mut self) {
@@ -237,6 +275,14 @@ impl Guard {
         number
     }
 
+    /// Whether a single silent witness behind a far end says nothing, because something comes from there.
+    fn is_one_of_many(&self, now: Timestamp) -> bool {
+        let asks_behind = !self.is_proxy && !self.asks_itself;
+        let heard = self.sends_though_silent();
+        let sends = heard.is_some_and(|at| now - at < QUIET);
+        asks_behind && sends && self.silent.len() < SEVERAL_WITNESSES
+    }
+
     /// Whether it is lost, as far as anybody can tell. The same is not said again soon.
     pub(super) fn is_lost(&mut self, now: Timestamp) -> bool {
         if self.settled_until.is_some_and(|until| now < until) {
@@ -250,6 +296,9 @@ impl Guard {
             patience * 2
         };
         let too_many = self.too_many();
+        if self.is_one_of_many(now) {
+            return false;
+        }
         let lost = self
             .silence
             .is_some_and(|(since, unanswered)| unanswered >= too_many && now - since >= patience);

@@ -271,6 +271,8 @@ pub const PATIENCE: Duration = Duration::from_millis(200);
 pub const PATIENCE_MAX: Duration = Duration::from_secs(2);
 /// How long after a proxy was found lost nothing more is said of it, answers aside.
 pub const VERDICTS: Duration = Duration::from_secs(5);
+/// Longest such time, of a far end that was asked in vain whichever way, and sends: it doubles each time.
+pub const VERDICTS_MAX: Duration = Duration::from_secs(60);
 /// How long a proxy counts as lost that is not in use any more: no client goes to and fro between two
 /// of them more often.
 pub const LOST_FOR: Duration = Duration::from_secs(10);

@@ -75,6 +75,8 @@ struct FarEnd {
     held: Option<(Held, Timestamp)>,
     /// Ways that led nowhere since something has come back.
     tried: Vec<Path>,
+    /// The first way that was used while the far end answered no echo, and sent.
+    sending: Option<Path>,
     moved: Option<Moved>,
     /// When the data plane was told where it is.
     placed: Timestamp,
@@ -153,7 +155,7 @@ impl Locators {
         }
         let far = self.0.entry(key).or_default();
         if far.is_news(&told) {
-            far.tried.clear();
+            far.begins_anew();
             far.moved = None;
         }
         let left = far.at();
@@ -215,8 +217,24 @@ impl Locators {
     /// No further way to `key` is tried for now: the next round begins when it is looked at again.
     pub(super) fn give_up(&mut self, key: &PublicKey) {
         if let Some(far) = self.0.get_mut(key) {
-            far.tried.clear();
+            far.begins_anew();
         }
+    }
+
+    /// `key` answers no echo at present, and sends.
+    pub(super) fn sends(&mut self, key: &PublicKey) {
+        if let Some(far) = self.0.get_mut(key) {
+            far.sending = far.sending.or_else(|| far.path());
+        }
+    }
+
+    /// The way along which `key` was reached when it sent first, since it has answered the last time, and
+    /// whether that is the one in use.
+    pub(super) fn take_sending(&mut self, key: &PublicKey) -> Option<(Path, bool)> {
+        let far = self.0.get_mut(key)?;
+        let path = far.sending.take()?;
+        let is_there = far.locators.iter().any(|it| it.endpoint == path.to);
+        is_there.then_some((path, far.path() == Some(path)))
     }
 
     /// The way to `key` that is used leads nowhere: the next one, from one of `uplinks`, the best
@@ -282,7 +300,7 @@ impl Locators {
         let Some(far) = self.0.get_mut(key) else {
             return false;
         };
-        far.tried.clear();
+        far.begins_anew();
         let settles = far.moved.is_some_and(|moved| moved.at <= sent);
         if settles {
             far.moved = None;
@@ -329,7 +347,7 @@ impl Locators {
         let is_gone = |from: IpAddr| !uplinks.contains(&from);
         let mut released = Vec::new();
         for (key, far) in &mut self.0 {
-            far.tried.clear();
+            far.begins_anew();
             far.from.take_if(|from| is_gone(*from));
             let held = far.held.take_if(|(held, _)| is_gone(held.from));
             released.extend(held.map(|(held, _)| (*key, held)));
@@ -377,6 +395,12 @@ pub(super) enum Seen {
 }
 
 impl FarEnd {
+    /// What was tried says nothing any more.
+    fn begins_anew(&mut self) {
+        self.tried.clear();
+        self.sending = None;
+    }
+
     fn path(&self) -> Option<Path> {
         let to = self.used?;
         let from = self.from.filter(|from| from.is_ipv4() == to.is_ipv4());

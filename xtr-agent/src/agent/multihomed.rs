@@ -105,6 +105,23 @@ impl Agent {
         true
     }
 
+    /// Nobody has answered along any way to the peer `key`. If something has come from it nevertheless, it is
+    /// those who were asked that are gone: it is reached as before, and they are witnesses no more.
+    pub(super) fn asked_in_vain(&mut self, now: Timestamp, key: PublicKey, actions: &mut Actions) {
+        let Some((path, is_used)) = self.locators.take_sending(&key) else {
+            return;
+        };
+        let own = self.addresses_of(&key);
+        self.failover.forget_witnesses(&key, &own);
+        self.failover.give_up(&key);
+        if let Some(guard) = self.failover.guard(&key) {
+            guard.was_asked_in_vain(now);
+        }
+        if !is_used && self.take_way(now, key, path, actions).is_some() {
+            self.place_peer(now, key, actions);
+        }
+    }
+
     /// The next change of the peer `key` names another way to it, if there is one that was not tried.
     pub(super) fn redirect(
         &mut self,
@@ -114,6 +131,16 @@ impl Agent {
     ) -> Option<Path> {
         let uplinks: Vec<IpAddr> = self.config.uplinks().collect();
         let path = self.locators.next(&key, &uplinks)?;
+        self.take_way(now, key, path, actions)
+    }
+
+    fn take_way(
+        &mut self,
+        now: Timestamp,
+        key: PublicKey,
+        path: Path,
+        actions: &mut Actions,
+    ) -> Option<Path> {
         let (before, turn) = self.locators.take(now, &key, path)?;
         self.leave_from(turn, actions);
         self.lives_at(&key, path.to);

@@ -242,6 +242,56 @@ fn a_far_end_that_is_asked_itself_and_does_not_answer_is_lost_whatever_comes_fro
 }
 
 #[test]
+fn a_single_host_behind_a_far_end_that_is_off_says_nothing_while_others_send() {
+    let mut bench = Bench::proven();
+    bench.guard.is_proxy = false;
+    for _ in 0..1_000 {
+        bench.rx += EVIDENCE / 3;
+        assert!(!bench.step(1_000, false));
+    }
+    assert!(bench.lost_after(1_000).is_some(), "nothing at all comes");
+    let mut bench = Bench::proven();
+    bench.guard.is_proxy = false;
+    let took = bench.lost_after(1_000).unwrap();
+    assert!(took < PATIENCE * 2, "{took:?}");
+}
+
+#[test]
+fn several_silent_hosts_behind_a_far_end_count_whatever_comes() {
+    let mut bench = Bench::proven();
+    (bench.guard.is_proxy, bench.witnesses) = (false, 2);
+    let found = (0..10).any(|_| {
+        bench.rx += EVIDENCE / 3;
+        bench.step(1_000, false)
+    });
+    assert!(found);
+}
+
+#[test]
+fn one_that_was_asked_in_vain_and_sends_is_left_alone_ever_longer() {
+    let mut bench = Bench::proven();
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        bench.guard.was_asked_in_vain(bench.now);
+        let start = bench.now;
+        while !bench.step(1_000, false) {}
+        pauses.push(bench.now - start);
+    }
+    assert!(
+        pauses[0] >= VERDICTS && pauses[1] >= VERDICTS * 2,
+        "{pauses:?}"
+    );
+    let most = VERDICTS_MAX..VERDICTS_MAX + PROBE_EVERY * 2;
+    assert!(most.contains(&pauses[5]), "{pauses:?}");
+    for _ in 0..10_000 {
+        bench.step(1_000, true);
+    }
+    bench.guard.was_asked_in_vain(bench.now);
+    let again = bench.lost_after(1_000).unwrap();
+    assert!(again < VERDICTS * 2, "that is long ago: {again:?}");
+}
+
+#[test]
 fn two_that_watch_each_other_do_not_keep_each_other_at_it() {
     let mut bench = Bench::proven();
     (bench.guard.is_proxy, bench.guard.asks_itself) = (false, true);

@@ -305,6 +305,44 @@ fn without_packets_there_are_no_echoes_and_with_a_single_locator_none_ever() {
     assert_eq!(single.echoes, 0);
 }
 
+/// A host that answers no pings any more works all the same, whichever way it is reached.
+#[test]
+fn a_far_end_that_sends_and_answers_along_no_way_is_reached_as_before() {
+    let mut scene = Scene::new(&[(1, 1), (2, 2)]);
+    scene.works = |_, _| false;
+    for _ in 0..5_000 {
+        scene.rx += 500;
+        scene.flow(1);
+    }
+    assert_eq!(scene.endpoint, at(1));
+    assert_eq!(scene.says(), at(1));
+    let moves = scene.moves();
+    assert_eq!(moves[..2], [at(2), at(1)]);
+    // Five minutes; without a pause that grows there would be 58 rounds.
+    assert!(moves.len() <= 20, "{}", moves.len());
+}
+
+#[test]
+fn a_host_behind_a_far_end_that_is_off_does_not_move_it() {
+    let mut record = reached_at(&[(1, 1), (2, 2)]);
+    record.eid = EidPrefix::new(record.eid.iid(), net("10.0.0.2/31"));
+    let config = Config {
+        witnesses: vec![addr(FAR)],
+        ..Bench::config()
+    };
+    let mut scene = Scene::with(config, &record);
+    assert!(scene.echoes > 0);
+    scene.works = |_, _| false;
+    for _ in 0..1_000 {
+        scene.rx += 300;
+        scene.flow(1);
+    }
+    assert_eq!(scene.moves(), []);
+    scene.works = |to, _| to == at(2);
+    scene.flow(60);
+    assert_eq!(scene.endpoint, at(2), "nothing at all comes");
+}
+
 /// Two uplinks, the second one behind the first.
 fn multihomed() -> Config {
     let uplink = |number, priority| Uplink {
