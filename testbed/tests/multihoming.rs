@@ -10,6 +10,7 @@ mod guest;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ const MOST_LOST: usize = 2_500;
 const CALM: u32 = 2_000;
 /// Packets have flowed for so long when the uplink fails: it is known by then who answers.
 const BEFORE: Duration = Duration::from_secs(2);
+/// How long it takes at most until the first uplink is tried again.
+const RETURN: Duration = Duration::from_secs(90);
 /// How long a reload takes at most.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -122,8 +125,71 @@ fn nothing_is_left_of_uplinks_that_were_taken_out_of_the_file_of_a_killed_agent(
 
 /// Whether the host of an agent has rules of uplinks.
 fn has_rules(endpoint: &Endpoint) -> bool {
-    let left = endpoint.node.leftovers().unwrap();
-    left.iter().any(|line| line.contains("Priority(4338)"))
+    !rules(endpoint).is_empty()
+}
+
+/// The rules by which packets from the address of an uplink leave by it.
+fn rules(endpoint: &Endpoint) -> Vec<String> {
+    let mut left = endpoint.node.leftovers().unwrap();
+    left.retain(|line| line.contains("Priority(4304)"));
+    left
+}
+
+/// Tunnels of the run before, where the kernel has them, go on by them.
+#[test]
+fn a_start_that_fails_leaves_the_rules_of_an_earlier_run() {
+    let (mut network, _uplink) = prepared(DataPlane::Embedded);
+    let log = network.log.clone();
+    network.start_all().unwrap();
+    let beta = &mut network.endpoints[1];
+    beta.node.kill();
+    let before = rules(beta);
+    assert!(!before.is_empty());
+    let link = |arguments: &[&str]| {
+        let mut command = Command::new("ip");
+        command.arg("link").args(arguments).stdin(Stdio::null());
+        let mut child = beta.namespace().spawn(command).unwrap();
+        assert!(child.wait().unwrap().success(), "{arguments:?}");
+    };
+    link(&["add", "lisp0", "type", "dummy"]);
+    let refused = beta.node.ask(&["run"]).unwrap();
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("lisp0"), "{said}");
+    assert_eq!(rules(beta), before);
+    link(&["del", "lisp0"]);
+    beta.node.start(&log).unwrap();
+    beta.wait_until_registered().unwrap();
+    assert_eq!(rules(beta), before);
+    assert!(reaches(&network.endpoints[0], &network.endpoints[1]));
+}
+
+#[test]
+fn a_map_server_that_was_away_is_reached_by_the_first_uplink_again() {
+    let (mut network, uplink) = network(DataPlane::Embedded);
+    let log = network.log.clone();
+    assert!(is_for_server(&network.endpoints[1], 0));
+    network.server.kill();
+    let position = log.position();
+    // It registers at once, and is not answered.
+    say(&network, &network.endpoints[1], &rlocs(&uplink, [1, 3]));
+    let daemon = network.endpoints[1].node.daemon().unwrap();
+    let tried = daemon.wait_since(position, "map_server_silent", PATIENCE, |_| true);
+    tried.unwrap();
+    network.server.start(&log).unwrap();
+    let position = log.position();
+    let back = daemon.wait_since(position, "map_server_uplink", RETURN, |_| true);
+    back.unwrap();
+    // If nobody answered there, it would be left again by then.
+    testbed::sleep(Duration::from_secs(3));
+    assert!(is_for_server(&network.endpoints[1], 0));
+}
+
+/// Whether the map server is reached by this uplink of an endpoint.
+fn is_for_server(endpoint: &Endpoint, uplink: usize) -> bool {
+    let answer = endpoint.node.ask(&["status", "--json"]).unwrap();
+    let status: Value = serde_json::from_slice(&answer.stdout).unwrap();
+    status["uplinks"][uplink]["map_server"] == true
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io;
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkAttribute;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use tokio::io::Interest;
@@ -16,8 +17,8 @@ use crate::uplinks::is_own_table;
 #[derive(Debug)]
 pub struct AddressWatch {
     socket: AsyncFd<Socket>,
-    /// Whether of routes only those in the tables of uplinks count.
-    is_for_uplinks: bool,
+    /// The interfaces of uplinks, if only what concerns these counts, and routes in their tables.
+    uplinks: Option<Vec<String>>,
 }
 
 impl AddressWatch {
@@ -26,26 +27,27 @@ impl AddressWatch {
     /// # Errors
     /// The system refuses a netlink socket.
     pub fn open() -> io::Result<Self> {
-        Self::of(GROUPS, false)
+        Self::of(GROUPS, None)
     }
 
-    /// Listens for what concerns [`Uplinks`](crate::Uplinks): addresses, interfaces that come and go, their
-    /// carriers, and the routes of uplinks. Other routes, of which an overlay may have thousands, do not count.
+    /// Listens for what concerns [`Uplinks`](crate::Uplinks) at these interfaces: addresses, whether they are
+    /// there and have a carrier, and the routes of uplinks. Other routes, of which an overlay may have thousands,
+    /// and other interfaces, which containers bring and take along, do not count.
     ///
     /// # Errors
     /// The system refuses a netlink socket.
-    pub fn open_for_uplinks() -> io::Result<Self> {
-        Self::of(GROUPS | LINKS, true)
+    pub fn open_for_uplinks(interfaces: Vec<String>) -> io::Result<Self> {
+        Self::of(GROUPS | LINKS, Some(interfaces))
     }
 
-    fn of(groups: u32, is_for_uplinks: bool) -> io::Result<Self> {
+    fn of(groups: u32, uplinks: Option<Vec<String>>) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;
         // Routes too: a new address is of no use before there is one.
         socket.bind(&SocketAddr::new(0, groups))?;
         Ok(Self {
             socket: register(socket)?,
-            is_for_uplinks,
+            uplinks,
         })
     }
 
@@ -75,16 +77,27 @@ impl AddressWatch {
         Ok(())
     }
 
-    /// Whether a message tells of what counts. One that was cut off is about an interface.
+    /// Whether a message tells of what counts; one that was cut off does.
     fn concerns(&self, message: &[u8]) -> bool {
+        let Some(interfaces) = &self.uplinks else {
+            return true;
+        };
         let payload = NetlinkMessage::deserialize(message).map(|message| message.payload);
-        let Ok(NetlinkPayload::InnerMessage(
+        if let Ok(NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-        )) = payload
+        )) = &payload
+        {
+            return is_own_table(table_of(route));
+        }
+        let Ok(NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
+        )) = &payload
         else {
             return true;
         };
-        !self.is_for_uplinks || is_own_table(table_of(&route))
+        link.attributes.iter().any(|attribute| {
+            matches!(attribute, LinkAttribute::IfName(name) if interfaces.contains(name))
+        })
     }
 }
 
@@ -109,7 +122,7 @@ const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR
 const LINKS: u32 = libc::RTMGRP_LINK as u32;
 
 /// Enough for what tells of one change; a longer message is cut off.
-const MESSAGE_BYTES: usize = 1_024;
+const MESSAGE_BYTES: usize = 8_192;
 
 /// Messages taken at once; the rest is for the next call.
 const MESSAGES_AT_ONCE: usize = 256;

@@ -10,20 +10,26 @@
 //!
 //! | rule | who | where to |
 //! |---|---|---|
-//! | 4334 | marked | to whom another uplink was chosen: one host route each |
-//! | 4335 | marked, from the address of an uplink | the networks of all uplinks, by that one |
-//! | 4336 | marked | the networks of all uplinks, by the best one |
-//! | 4337 | marked | what the main table knows better than by a default route |
-//! | 4338 | marked, from the address of an uplink | anywhere, by that uplink |
-//! | 4339 | marked | anywhere, by the best uplink |
-//! | 4340 | from the address of an uplink | what the main table knows better than by a default route |
-//! | 4341 | from the address of an uplink | anywhere, by that uplink |
+//! | 4272 | marked | to whom another uplink was chosen: one host route each |
+//! | 4280 | marked, from the address of an uplink | the networks of all uplinks, by that one |
+//! | 4288 | marked | the networks of all uplinks, by the best one |
+//! | 4296 | marked | what the main table knows better than by a default route |
+//! | 4304 | marked, from the address of an uplink | anywhere, by that uplink |
+//! | 4312 | marked | anywhere, by the best uplink |
+//! | 4320 | from the address of an uplink | what the main table knows better than by a default route |
+//! | 4328 | from the address of an uplink | anywhere, by that uplink |
+//!
+//! Several agents may have uplinks in one network namespace: each has numbers of its own (`slot`), those above
+//! and up to seven more, and touches no others. What they share is the mark. So the best uplink, and what was
+//! chosen, are those of the agent with the lowest numbers for packets of all that have no address yet.
 //!
 //! What there is and what there shall be are compared whenever something changes, so what a killed run
 //! has left is taken over or goes.
 
+mod look;
+mod slot;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,22 +42,10 @@ use crate::netlink::link::Links;
 use crate::netlink::policy::{Policy, PolicyRoute, PolicyRule};
 use crate::routes::MAIN_TABLE;
 use crate::rules::UNDERLAY_MARK;
-
-/// The table of those to whom an uplink was chosen.
-const CHOSEN_TABLE: u32 = 4_336;
-/// The rules, in their order.
-const CHOSEN: u32 = 4_334;
-const NEAR_FROM: u32 = 4_335;
-const NEAR_BEST: u32 = 4_336;
-const NEAR: u32 = 4_337;
-const FROM: u32 = 4_338;
-const BEST: u32 = 4_339;
-const OTHERS_NEAR: u32 = 4_340;
-const OTHERS_FROM: u32 = 4_341;
-/// The table of the first uplink; others follow.
-const FIRST_TABLE: u32 = 4_344;
-/// Most uplinks, and tables.
-const MOST: u32 = 8;
+use look::{Looked, Present};
+use slot::{
+    BEST, CHOSEN, Claim, FROM, Kind, NEAR, NEAR_BEST, NEAR_FROM, OTHERS_FROM, OTHERS_NEAR, Slot,
+};
 
 /// An uplink as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,16 +60,6 @@ pub struct UplinkSpec {
     pub rank: u16,
 }
 
-/// An uplink that is there: its interface is up and has the address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Present {
-    spec: UplinkSpec,
-    index: u32,
-    /// The network that it is in.
-    network: IpNet,
-    table: u32,
-}
-
 /// The uplinks of this host, in the network namespace in which this was opened. Rules and routes are
 /// removed when this is dropped, unless it was told to [`stay`](Self::stay).
 #[derive(Debug)]
@@ -86,63 +70,46 @@ pub struct Uplinks {
     stays: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct Looked {
-    present: Vec<Present>,
-    /// The networks of all uplinks, whether their interfaces are up or not.
-    networks: BTreeSet<IpNet>,
-    /// Why others are not there.
-    missing: BTreeMap<IpAddr, Missing>,
-}
-
-/// Why an uplink is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Missing {
-    Interface,
-    Address,
-    Carrier,
-    /// Of an IPv6 address it is looked first whether somebody else has it, or somebody has.
-    Confirmation,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Interface => "there is no such interface",
-            Self::Address => "the interface has no such address",
-            Self::Carrier => "the interface is down or has no carrier",
-            Self::Confirmation => "others may have the address (duplicate address detection)",
-        })
-    }
-}
-
 #[derive(Debug)]
 struct State {
+    claim: Claim,
     links: Links,
     now: Looked,
     /// Why uplinks that are there have no routes.
     refused: BTreeMap<IpAddr, String>,
+    /// Gateways that are not in the network of their uplink, as far as that was said.
+    elsewhere: BTreeSet<IpAddr>,
     /// To whom packets leave from which address.
     chosen: BTreeMap<IpAddr, IpAddr>,
 }
 
 impl Uplinks {
-    /// Opens the routing tables of the present network namespace; changes nothing.
+    /// Opens the routing tables of the present network namespace, and claims numbers there that no other agent
+    /// has: the `preferred` ones, if they are free, or some under which nothing was left. Changes nothing.
     ///
     /// # Errors
-    /// The system refuses a netlink socket.
-    pub fn open() -> Result<Self, DeviceError> {
-        let links = Links::open().map_err(|e| DeviceError::system(OPENING, TABLES, e))?;
+    /// The system refuses a netlink socket, or all numbers are taken.
+    pub fn claim(preferred: Option<u32>) -> Result<Self, DeviceError> {
+        let failed = |e| DeviceError::system(OPENING, TABLES, e);
+        let mut links = Links::open().map_err(failed)?;
+        let claim = claim(&mut links, preferred).map_err(failed)?;
         Ok(Self {
             state: Mutex::new(State {
+                claim,
                 links,
                 now: Looked::default(),
                 refused: BTreeMap::new(),
+                elsewhere: BTreeSet::new(),
                 chosen: BTreeMap::new(),
             }),
             is_set: AtomicBool::new(false),
             stays: AtomicBool::new(false),
         })
+    }
+
+    /// Which numbers of rules and tables were claimed, for the next run.
+    pub fn number(&self) -> u32 {
+        self.state().claim.slot.number()
     }
 
     /// Gives those of `wanted` that are there their rules and routes, and takes those of others away.
@@ -152,29 +119,45 @@ impl Uplinks {
     /// # Errors
     /// CAP_NET_ADMIN is missing.
     pub fn set(&self, wanted: &[UplinkSpec]) -> Result<Vec<IpAddr>, DeviceError> {
-        let mut state = self.state();
-        state.now = state.look(wanted)?;
-        self.is_set.store(true, Ordering::Relaxed);
-        let here: BTreeSet<_> = state.addresses().collect();
-        state.chosen.retain(|_, from| here.contains(from));
-        state.settle()?;
-        Ok(state.addresses().collect())
+        self.set_but(wanted, |_| BTreeSet::new())
     }
 
-    /// The addresses of those of `wanted` that are there; changes nothing.
+    /// The same, but those that are `held_back` of the ones that are there count as if they were not.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn set_but(
+        &self,
+        wanted: &[UplinkSpec],
+        held_back: impl FnOnce(&BTreeSet<IpAddr>) -> BTreeSet<IpAddr>,
+    ) -> Result<Vec<IpAddr>, DeviceError> {
+        let mut state = self.state();
+        let mut looked = Looked::at(&mut state.links, wanted)?;
+        let there = looked.addresses().collect();
+        looked.hold_back(&held_back(&there));
+        state.warn_of_gateways(&looked);
+        state.now = looked;
+        self.is_set.store(true, Ordering::Relaxed);
+        let here: BTreeSet<_> = state.now.addresses().collect();
+        state.chosen.retain(|_, from| here.contains(from));
+        state.settle()?;
+        Ok(state.now.addresses().collect())
+    }
+
+    /// The addresses of those of `wanted` that are there; claims and changes nothing.
     ///
     /// # Errors
     /// The system does not tell.
-    pub fn present(&self, wanted: &[UplinkSpec]) -> Result<Vec<IpAddr>, DeviceError> {
-        let present = self.state().look(wanted)?.present;
-        Ok(present.iter().map(|it| it.spec.address).collect())
+    pub fn present(wanted: &[UplinkSpec]) -> Result<Vec<IpAddr>, DeviceError> {
+        let mut links = Links::open().map_err(|e| DeviceError::system(OPENING, TABLES, e))?;
+        Ok(Looked::at(&mut links, wanted)?.addresses().collect())
     }
 
     /// Why the uplink with `address` was not there when they were [`set`](Self::set) the last time, if it was
     /// not.
     pub fn why_missing(&self, address: IpAddr) -> Option<String> {
         let state = self.state();
-        let missing = state.now.missing.get(&address).map(Missing::to_string);
+        let missing = state.now.missing.get(&address).map(ToString::to_string);
         missing.or_else(|| state.refused.get(&address).cloned())
     }
 
@@ -221,12 +204,17 @@ impl Uplinks {
         self.stays.store(false, Ordering::Relaxed);
     }
 
-    /// Removes what a run left that is no more; that there is nothing is no error.
+    /// Removes what a run with this [`number`](Self::number) left that is no more; that there is nothing is
+    /// no error, and what another agent has under it by now stays.
     ///
     /// # Errors
     /// CAP_NET_ADMIN is missing.
-    pub fn remove_leftover() -> Result<(), DeviceError> {
-        Self::open()?.state().settle()
+    pub fn remove_leftover(number: u32) -> Result<(), DeviceError> {
+        let uplinks = Self::claim(Some(number))?;
+        if uplinks.number() == number {
+            uplinks.state().settle()?;
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -248,69 +236,30 @@ impl Drop for Uplinks {
 }
 
 impl State {
-    /// Those of `wanted` that are there.
-    fn look(&mut self, wanted: &[UplinkSpec]) -> Result<Looked, DeviceError> {
-        let mut looked = Looked::default();
-        for (table, spec) in (FIRST_TABLE..FIRST_TABLE + MOST).zip(wanted) {
-            let found = self.find(spec, table);
-            let found = found.map_err(|e| DeviceError::system(SETTING, &spec.interface, e))?;
-            let missing = match found {
-                Err(missing) => Some(missing),
-                Ok((uplink, missing)) => {
-                    looked.networks.insert(uplink.network);
-                    if missing.is_none() {
-                        looked.present.push(uplink);
-                    }
-                    missing
-                }
-            };
-            let missing = missing.map(|missing| (spec.address, missing));
-            looked.missing.extend(missing);
+    /// Says once which gateways are not where their uplinks are: the kernel takes them, and looks for them
+    /// there all the same.
+    fn warn_of_gateways(&mut self, looked: &Looked) {
+        let elsewhere = looked
+            .present
+            .iter()
+            .filter(|it| it.has_gateway_elsewhere());
+        for Present { spec, network, .. } in elsewhere {
+            let gateways = spec.gateway.into_iter();
+            for gateway in gateways.filter(|it| self.elsewhere.insert(*it)) {
+                let address = spec.address;
+                tracing::warn!(event = "uplink_gateway_elsewhere", %address, %gateway, %network);
+            }
         }
-        Ok(looked)
-    }
-
-    /// The uplink `spec` if its interface has the address, and why packets cannot leave from it, if so.
-    fn find(
-        &mut self,
-        spec: &UplinkSpec,
-        table: u32,
-    ) -> io::Result<Result<(Present, Option<Missing>), Missing>> {
-        let Some(link) = self.links.find(&spec.interface)? else {
-            return Ok(Err(Missing::Interface));
-        };
-        let addresses = self.links.addresses(link.index)?;
-        let mut addresses = addresses.into_iter();
-        let own = addresses.find(|own| own.net.addr() == spec.address);
-        let Some(own) = own else {
-            return Ok(Err(Missing::Address));
-        };
-        let uplink = Present {
-            spec: spec.clone(),
-            index: link.index,
-            network: own.net.trunc(),
-            table,
-        };
-        let missing = match (link.is_running, own.is_ready) {
-            (false, _) => Some(Missing::Carrier),
-            (true, false) => Some(Missing::Confirmation),
-            (true, true) => None,
-        };
-        Ok(Ok((uplink, missing)))
-    }
-
-    /// The addresses of those that are there.
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.now.present.iter().map(|it| it.spec.address)
     }
 
     /// Makes the host what it shall be: routes before the rules that lead to them. An uplink whose routes
     /// are refused counts as one that is not there, and the others are what they shall be.
     fn settle(&mut self) -> Result<(), DeviceError> {
         let failed = |e| DeviceError::system(SETTING, TABLES, e);
+        let slot = self.claim.slot;
         let routes = self.wanted_routes();
         let mut policy = Policy(self.links.socket());
-        let there = policy.routes(is_own_table).map_err(failed)?;
+        let there = policy.routes(slot.tables()).map_err(failed)?;
         for route in there.difference(&routes) {
             policy.remove_route(route).map_err(failed)?;
         }
@@ -322,9 +271,9 @@ impl State {
             }
         }
         self.refuse(refused);
-        let rules = wanted_rules(&self.now.present);
+        let rules = wanted_rules(slot, &self.now.present);
         let mut policy = Policy(self.links.socket());
-        let there = policy.rules(CHOSEN..=OTHERS_FROM).map_err(failed)?;
+        let there = policy.rules(|it| slot.has_priority(it)).map_err(failed)?;
         for rule in rules.difference(&there) {
             policy.add_rule(rule).map_err(failed)?;
         }
@@ -350,8 +299,9 @@ impl State {
     fn wanted_routes(&self) -> BTreeSet<PolicyRoute> {
         let mut routes = BTreeSet::new();
         for uplink in &self.now.present {
+            let table = self.claim.slot.uplink_table(uplink.place);
             let route = |to, gateway| PolicyRoute {
-                table: uplink.table,
+                table,
                 to,
                 index: uplink.index,
                 gateway,
@@ -379,7 +329,7 @@ impl State {
         let uplink = present.find(|it| it.spec.address == from)?;
         let is_near = uplink.network.contains(&to);
         Some(PolicyRoute {
-            table: CHOSEN_TABLE,
+            table: self.claim.slot.chosen_table(),
             to: IpNet::from(to),
             index: uplink.index,
             gateway: uplink.spec.gateway.filter(|_| !is_near),
@@ -388,10 +338,10 @@ impl State {
     }
 }
 
-fn wanted_rules(present: &[Present]) -> BTreeSet<PolicyRule> {
+fn wanted_rules(slot: Slot, present: &[Present]) -> BTreeSet<PolicyRule> {
     let mut rules = BTreeSet::new();
-    let rule = |priority, uplink: &Present, table| PolicyRule {
-        priority,
+    let rule = |kind: Kind, uplink: &Present, table| PolicyRule {
+        priority: slot.priority(kind),
         is_ipv4: uplink.spec.address.is_ipv4(),
         from: None,
         mark: 0,
@@ -400,42 +350,58 @@ fn wanted_rules(present: &[Present]) -> BTreeSet<PolicyRule> {
     };
     let is_better = |one: &Present, other: &Present| {
         let alike = one.spec.address.is_ipv4() == other.spec.address.is_ipv4();
-        alike && (one.spec.rank, one.table) < (other.spec.rank, other.table)
+        alike && (one.spec.rank, one.place) < (other.spec.rank, other.place)
     };
     let mark = UNDERLAY_MARK;
     for uplink in present {
         let from = Some(uplink.spec.address);
-        let near = |priority, table| PolicyRule {
+        let by_it = slot.uplink_table(uplink.place);
+        let near = |kind, table| PolicyRule {
             is_near: true,
-            ..rule(priority, uplink, table)
+            ..rule(kind, uplink, table)
         };
-        let chosen = rule(CHOSEN, uplink, CHOSEN_TABLE);
+        let chosen = rule(CHOSEN, uplink, slot.chosen_table());
         let of_main = near(NEAR, MAIN_TABLE);
         rules.extend([chosen, of_main].map(|rule| PolicyRule { mark, ..rule }));
-        let own = [
-            near(NEAR_FROM, uplink.table),
-            rule(FROM, uplink, uplink.table),
-        ];
+        let own = [near(NEAR_FROM, by_it), rule(FROM, uplink, by_it)];
         rules.extend(own.map(|rule| PolicyRule { mark, from, ..rule }));
         if !present.iter().any(|other| is_better(other, uplink)) {
-            let best = [
-                near(NEAR_BEST, uplink.table),
-                rule(BEST, uplink, uplink.table),
-            ];
+            let best = [near(NEAR_BEST, by_it), rule(BEST, uplink, by_it)];
             rules.extend(best.map(|rule| PolicyRule { mark, ..rule }));
         }
         let others = [
             near(OTHERS_NEAR, MAIN_TABLE),
-            rule(OTHERS_FROM, uplink, uplink.table),
+            rule(OTHERS_FROM, uplink, by_it),
         ];
         rules.extend(others.map(|rule| PolicyRule { from, ..rule }));
     }
     rules
 }
 
+/// Claims the `preferred` slot, or the first one that nobody has and under which nothing was left.
+fn claim(links: &mut Links, preferred: Option<u32>) -> io::Result<Claim> {
+    if let Some(claim) = preferred.and_then(Slot::of).map(Slot::claim)
+        && let Some(claim) = claim?
+    {
+        return Ok(claim);
+    }
+    let mut policy = Policy(links.socket());
+    for slot in Slot::all() {
+        let Some(claim) = slot.claim()? else {
+            continue;
+        };
+        if policy.rules(|it| slot.has_priority(it))?.is_empty() {
+            return Ok(claim);
+        }
+    }
+    Err(io::Error::other(
+        "other agents in this network namespace have taken, or left, all rules; see `ip rule`",
+    ))
+}
+
 /// Whether a table is one of uplinks.
 pub(crate) fn is_own_table(table: u32) -> bool {
-    table == CHOSEN_TABLE || (FIRST_TABLE..FIRST_TABLE + MOST).contains(&table)
+    Slot::all().any(|slot| slot.tables().any(|it| it == table))
 }
 
 /// Where everything is, of the family of `address`.
@@ -467,16 +433,17 @@ mod tests {
             },
             index,
             network: IpNet::new(address, 24).unwrap().trunc(),
-            table: FIRST_TABLE + index,
+            place: index,
         }
     }
 
     #[test]
     fn tunnels_without_an_address_leave_by_the_best_uplink_that_is_there() {
         let best = |uplinks: &[Present]| {
-            let rules = wanted_rules(uplinks).into_iter();
-            let best = rules.filter(|rule| rule.priority == BEST);
-            best.map(|rule| rule.table - FIRST_TABLE)
+            let slot = Slot::of(1).unwrap();
+            let rules = wanted_rules(slot, uplinks).into_iter();
+            let best = rules.filter(|rule| rule.priority == slot.priority(BEST));
+            best.map(|rule| rule.table - slot.uplink_table(0))
                 .collect::<Vec<_>>()
         };
         assert_eq!(best(&[present(0, 2), present(1, 1)]), [1]);
@@ -487,9 +454,20 @@ mod tests {
 
     #[test]
     fn what_is_asked_first_is_what_was_chosen_and_then_what_the_address_says() {
-        let rules: Vec<_> = wanted_rules(&[present(0, 1)]).into_iter().collect();
+        let slot = Slot::of(0).unwrap();
+        let rules: Vec<_> = wanted_rules(slot, &[present(0, 1)]).into_iter().collect();
         let order: Vec<_> = rules.iter().map(|rule| rule.priority).collect();
-        assert_eq!(order, Vec::from_iter(CHOSEN..=OTHERS_FROM));
+        let kinds = [
+            CHOSEN,
+            NEAR_FROM,
+            NEAR_BEST,
+            NEAR,
+            FROM,
+            BEST,
+            OTHERS_NEAR,
+            OTHERS_FROM,
+        ];
+        assert_eq!(order, kinds.map(|kind| slot.priority(kind)));
         let marked = rules.iter().filter(|rule| rule.mark == UNDERLAY_MARK);
         assert_eq!(marked.count(), 6);
     }

@@ -27,7 +27,10 @@ impl Addresses {
     pub(super) fn of(config: &Config) -> Self {
         let towards = config.map_server.underlay();
         let watch = match config.has_uplinks() {
-            true => Some(AddressWatch::open_for_uplinks()),
+            true => {
+                let interfaces = config.rlocs.iter().filter_map(|it| it.interface.clone());
+                Some(AddressWatch::open_for_uplinks(interfaces.collect()))
+            }
             false => config.rlocs.is_empty().then(AddressWatch::open),
         };
         let unwatched = |error| warn!(%error, "changes of address will not be noticed");

@@ -20,6 +20,7 @@
 //! | At which addresses can this host be reached? | `addresses.rs` |
 //! | Which uplinks has it? | `uplinks.rs` |
 //! | Which one leads to the map server? | `server_way.rs` |
+//! | Which ones come and go too often? | `damping.rs` |
 
 mod addresses;
 mod admin;
@@ -29,6 +30,7 @@ mod carry;
 mod clock;
 mod control;
 mod counting;
+mod damping;
 mod data_plane;
 mod dispatch;
 mod echoes;
@@ -269,6 +271,10 @@ impl Shell {
             if overlay.next_deadline().is_some_and(|at| at <= now) {
                 overlay.step(&mut self.shared, Input::Tick).await?;
             }
+        }
+        let uplinks = self.shared.uplinks.as_mut();
+        if uplinks.is_some_and(|it| it.is_to_settle(now)) {
+            self.readdress().await?;
         }
         let uplinks = self.shared.uplinks.as_mut();
         if uplinks.is_some_and(|it| it.tick(now)) {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 use wg_device::{Sources, UplinkSpec, Uplinks};
 
+use super::damping::Damping;
 use super::forwarding::{boot, remove_note};
 use super::server_way::ServerWay;
 use crate::agent;
@@ -23,8 +24,10 @@ pub(super) struct OwnUplinks {
     /// The same for data planes in this process.
     sources: Sources,
     configured: Vec<Uplink>,
-    /// Those that are there.
+    /// Those that are there, and used.
     present: BTreeSet<IpAddr>,
+    /// What of others is known that come and go.
+    damping: Damping,
     /// Those that are not, as far as that was said.
     missing: BTreeSet<IpAddr>,
     /// Where the map server is.
@@ -109,17 +112,20 @@ impl OwnUplinks {
             remove_left(config)?;
             return Ok(None);
         }
-        let routes = Uplinks::open()?;
-        if is_of_now(&note)? {
+        let before = number_of_now(&note)?;
+        let routes = Uplinks::claim(before)?;
+        if before == Some(routes.number()) {
             // Tunnels of an earlier run may go on with these, and shall if this one cannot start.
             routes.stay();
         }
-        fs::write(&note, boot()).with_context(|| format!("writing {}", note.display()))?;
+        let noted = format!("{} {}", routes.number(), boot());
+        fs::write(&note, noted).with_context(|| format!("writing {}", note.display()))?;
         let mut uplinks = Self {
             routes,
             sources: Sources::default(),
             configured: Vec::new(),
             present: BTreeSet::new(),
+            damping: Damping::default(),
             missing: BTreeSet::new(),
             server: config.map_server.underlay(),
             way: ServerWay::default(),
@@ -148,7 +154,10 @@ impl OwnUplinks {
     /// As [`configure`](Self::configure).
     pub(super) fn settle(&mut self, now: Timestamp) -> Result<()> {
         let wanted = specs(&self.configured);
-        let present: BTreeSet<_> = self.routes.set(&wanted)?.into_iter().collect();
+        let damping = &mut self.damping;
+        let held_back = |there: &BTreeSet<IpAddr>| damping.held_back(now, there);
+        let present = self.routes.set_but(&wanted, held_back)?;
+        let present: BTreeSet<_> = present.into_iter().collect();
         let missing = wanted.iter().map(|it| it.address);
         let missing: BTreeSet<_> = missing.filter(|it| !present.contains(it)).collect();
         for address in present.difference(&self.present) {
@@ -239,9 +248,14 @@ impl OwnUplinks {
         self.way.answered(now);
     }
 
-    /// When [`tick`](Self::tick) has something to do.
+    /// When something is to be done: [`settle`](Self::settle) or [`tick`](Self::tick).
     pub(super) fn due(&self) -> Option<Timestamp> {
-        self.way.due()
+        self.way.due().into_iter().chain(self.damping.due()).min()
+    }
+
+    /// Whether one that was held back may be used by now: that is said once.
+    pub(super) fn is_to_settle(&mut self, now: Timestamp) -> bool {
+        self.damping.is_over(now)
     }
 
     /// Goes on with what waits for a moment. Says whether the map server is reached by another uplink from
@@ -311,21 +325,23 @@ impl OwnUplinks {
 /// CAP_NET_ADMIN is missing.
 pub(super) fn remove_left(config: &Config) -> Result<()> {
     let note = note_in(&config.state_dir);
-    if is_of_now(&note)? || config.has_uplinks() {
-        Uplinks::remove_leftover()?;
+    if let Some(number) = number_of_now(&note)? {
+        Uplinks::remove_leftover(number)?;
     }
     remove_note(&note);
     Ok(())
 }
 
-/// Whether `note` is there, and was written since the host was started: what there was before is gone, and
-/// others may have uplinks now.
-fn is_of_now(note: &Path) -> Result<bool> {
-    match fs::read_to_string(note) {
-        Ok(noted) => Ok(noted == boot()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("reading {}", note.display())),
-    }
+/// The number of rules and tables that `note` names, if it was written since the host was started: what there
+/// was before is gone, and others may have it now.
+fn number_of_now(note: &Path) -> Result<Option<u32>> {
+    let noted = match fs::read_to_string(note) {
+        Ok(noted) => noted,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", note.display())),
+    };
+    let noted = noted.split_once(' ').filter(|(_, at)| *at == boot());
+    Ok(noted.and_then(|(number, _)| number.parse().ok()))
 }
 
 fn note_in(state_dir: &Path) -> PathBuf {
@@ -337,7 +353,7 @@ fn note_in(state_dir: &Path) -> PathBuf {
 /// # Errors
 /// The system does not tell.
 pub(super) fn present(configured: &[Uplink]) -> Result<Vec<IpAddr>> {
-    Ok(Uplinks::open()?.present(&specs(configured))?)
+    Ok(Uplinks::present(&specs(configured))?)
 }
 
 fn specs(configured: &[Uplink]) -> Vec<UplinkSpec> {

@@ -37,6 +37,13 @@ impl NetlinkSocket {
         })
     }
 
+    /// From now until what this returns is dropped, the kernel tells only what was asked for. `None`: it tells
+    /// all that there is, whatever was asked for.
+    pub(crate) fn strict(&mut self) -> Option<Strict<'_>> {
+        let is_set = self.socket.set_netlink_get_strict_chk(true);
+        is_set.is_ok().then_some(Strict(self))
+    }
+
     /// Sends a request and waits until the kernel has done it.
     pub(crate) fn execute<M>(&mut self, message: M, flags: u16) -> io::Result<()>
     where
@@ -103,6 +110,17 @@ impl NetlinkSocket {
             };
         }
         Ok(false)
+    }
+}
+
+/// A socket whose requests are looked at closely: other requests would be refused for what they leave open.
+pub(crate) struct Strict<'a>(pub(crate) &'a mut NetlinkSocket);
+
+impl Drop for Strict<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.socket.set_netlink_get_strict_chk(false) {
+            tracing::debug!(%error, "requests to the kernel are still looked at closely");
+        }
     }
 }
 

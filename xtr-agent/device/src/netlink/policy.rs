@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
@@ -48,10 +47,10 @@ pub(crate) struct PolicyRoute {
 pub(crate) struct Policy<'a>(pub(crate) &'a mut NetlinkSocket);
 
 impl Policy<'_> {
-    /// The rules of this software with these priorities.
+    /// The rules of this software with priorities that `is_ours`.
     pub(crate) fn rules(
         &mut self,
-        priorities: RangeInclusive<u32>,
+        is_ours: impl Fn(u32) -> bool,
     ) -> io::Result<BTreeSet<PolicyRule>> {
         let mut found = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -63,7 +62,7 @@ impl Policy<'_> {
                     && rule.header.family == family
                 {
                     let rule = read_rule(&rule);
-                    found.extend(rule.filter(|rule| priorities.contains(&rule.priority)));
+                    found.extend(rule.filter(|rule| is_ours(rule.priority)));
                 }
             });
             unless_unknown(told)?;
@@ -89,21 +88,35 @@ impl Policy<'_> {
         }
     }
 
-    /// The routes of this software in the tables that `is_ours`.
+    /// The routes of this software in these tables. The kernel looks at no others, if it can do that (Linux
+    /// 4.20): an overlay may have thousands.
     pub(crate) fn routes(
         &mut self,
-        is_ours: impl Fn(u32) -> bool,
+        tables: impl Iterator<Item = u32>,
     ) -> io::Result<BTreeSet<PolicyRoute>> {
+        let tables: BTreeSet<u32> = tables.collect();
+        let Some(strict) = self.0.strict() else {
+            let told = self.dump_routes(None)?.into_iter();
+            return Ok(told.filter(|it| tables.contains(&it.table)).collect());
+        };
+        let mut found = BTreeSet::new();
+        for table in tables {
+            found.extend(Policy(&mut *strict.0).dump_routes(Some(table))?);
+        }
+        Ok(found)
+    }
+
+    fn dump_routes(&mut self, table: Option<u32>) -> io::Result<BTreeSet<PolicyRoute>> {
         let mut found = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut query = RouteMessage::default();
             query.header.address_family = family;
+            query.attributes.extend(table.map(RouteAttribute::Table));
             let request = RouteNetlinkMessage::GetRoute(query);
             let told = self.0.query(request, NLM_F_DUMP, |answer| {
                 if let RouteNetlinkMessage::NewRoute(route) = answer
                     && route.header.address_family == family
                     && route.header.protocol == PROTOCOL
-                    && is_ours(table_of(&route))
                 {
                     found.extend(read_route(&route));
                 }
@@ -131,13 +144,14 @@ impl Policy<'_> {
     }
 }
 
-/// A host without an address family, as one with IPv6 off, has no rules and routes of it.
+/// A host without an address family, as one with IPv6 off, has no rules and routes of it; and a table that
+/// was never used has none.
 fn unless_unknown(told: io::Result<()>) -> io::Result<()> {
     match told {
         Err(error)
             if matches!(
                 error.raw_os_error(),
-                Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+                Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::ENOENT)
             ) =>
         {
             Ok(())
@@ -287,6 +301,7 @@ mod tests {
         let told = |code| unless_unknown(Err(io::Error::from_raw_os_error(code)));
         assert!(told(libc::EAFNOSUPPORT).is_ok());
         assert!(told(libc::EOPNOTSUPP).is_ok());
+        assert!(told(libc::ENOENT).is_ok());
         assert!(told(libc::EPERM).is_err());
     }
 

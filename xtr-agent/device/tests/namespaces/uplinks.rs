@@ -80,7 +80,7 @@ fn two() -> [UplinkSpec; 2] {
 fn who_is_at_another_interface_is_reached_there() {
     in_namespace(|| async {
         let wanted = two();
-        let uplinks = Uplinks::open().unwrap();
+        let uplinks = Uplinks::claim(None).unwrap();
         set(&uplinks, &wanted, &[FIRST, SECOND]).await;
         ip("route add 10.9.0.0/16 via 203.0.113.254");
         for to in ["203.0.113.9", "10.9.0.1"] {
@@ -100,7 +100,7 @@ fn who_is_at_another_interface_is_reached_there() {
 fn who_is_in_the_network_of_an_uplink_without_a_carrier_is_reached_by_the_other_one() {
     in_namespace(|| async {
         let wanted = two();
-        let uplinks = Uplinks::open().unwrap();
+        let uplinks = Uplinks::claim(None).unwrap();
         set(&uplinks, &wanted, &[FIRST, SECOND]).await;
         assert_eq!(uplinks.why_missing(wanted[0].address), None);
         ip("link set far0 down");
@@ -136,7 +136,7 @@ fn an_address_that_names_the_other_end_is_an_uplink() {
                     gateway,
                     ..uplink(number, address, address)
                 };
-                let uplinks = Uplinks::open().unwrap();
+                let uplinks = Uplinks::claim(None).unwrap();
                 set(&uplinks, &[spec], &[address]).await;
                 let to = if number == 0 {
                     "203.0.113.9"
@@ -158,7 +158,7 @@ fn one_whose_gateway_is_refused_does_not_keep_others_from_theirs() {
             gateway: Some("203.0.113.1".parse().unwrap()),
             ..first
         };
-        let uplinks = Uplinks::open().unwrap();
+        let uplinks = Uplinks::claim(None).unwrap();
         set(&uplinks, &[first.clone(), second], &[SECOND]).await;
         leaves_by("10.8.0.1", "", "up1");
         // One beyond the network is at the interface nevertheless.
@@ -181,7 +181,7 @@ fn an_ipv6_address_that_others_may_have_is_not_there_yet() {
         ip("link set up0 up");
         ip("addr add fd00:1::1/64 dev up0");
         let wanted = [uplink(0, "fd00:1::1", "fd00:1::ff")];
-        let uplinks = Uplinks::open().unwrap();
+        let uplinks = Uplinks::claim(None).unwrap();
         // Its interface has a carrier by the time at which the first one is there.
         ip("addr add 192.0.2.1/24 dev up0");
         let both = [wanted[0].clone(), uplink(0, FIRST, "192.0.2.254")];
@@ -201,7 +201,7 @@ fn an_ipv6_address_that_goes_while_its_interface_stays_leaves_no_routes() {
             uplink(0, first, "fd00:1::ff"),
             uplink(1, second, "fd00:2::ff"),
         ];
-        let uplinks = Uplinks::open().unwrap();
+        let uplinks = Uplinks::claim(None).unwrap();
         set(&uplinks, &wanted, &[first, second]).await;
         let far: IpAddr = "fd00:9::9".parse().unwrap();
         uplinks
@@ -225,7 +225,7 @@ fn an_ipv6_address_that_goes_while_its_interface_stays_leaves_no_routes() {
 fn what_was_refused_can_be_chosen_later() {
     in_namespace(|| async {
         let wanted = two();
-        let uplinks = Uplinks::open().unwrap();
+        let uplinks = Uplinks::claim(None).unwrap();
         set(&uplinks, &wanted, &[FIRST, SECOND]).await;
         let (far, second) = ("10.8.0.1", SECOND.parse().unwrap());
         let choose = |from| uplinks.leave_from(far.parse().unwrap(), from);
@@ -242,16 +242,19 @@ fn what_was_refused_can_be_chosen_later() {
 }
 
 #[test]
-fn the_routes_of_others_are_no_reason_to_look_at_uplinks_again() {
+fn the_routes_and_interfaces_of_others_are_no_reason_to_look_at_uplinks_again() {
     in_namespace(|| async {
         // Addresses that come by themselves would be heard of too.
         fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         two();
-        let watch = AddressWatch::open_for_uplinks().unwrap();
+        let watch = AddressWatch::open_for_uplinks(vec!["up0".into(), "up1".into()]).unwrap();
         // What is known of the interfaces comes in its time.
         while timeout(SILENCE, watch.changed()).await.is_ok() {}
         ip("route add 10.9.0.0/16 via 203.0.113.254");
         ip("route del 10.9.0.0/16 via 203.0.113.254");
+        ip("link add container type dummy");
+        ip("link set container up");
+        ip("link del container");
         assert!(timeout(SILENCE, watch.changed()).await.is_err());
         for change in [
             "addr add 10.7.0.1/32 dev up2",
@@ -310,22 +313,91 @@ fn from_where_packets_leave_is_chosen_for_all_interfaces_at_once() {
     });
 }
 
+/// Each has numbers of its own, also while another one is away and its tunnels go on.
+#[test]
+fn two_agents_in_one_namespace_leave_each_other_s_rules_alone() {
+    in_namespace(|| async {
+        let wanted = two();
+        let there = || ip("rule") + &ip("route show table all");
+        let nothing = there();
+        let one = Uplinks::claim(None).unwrap();
+        set(&one, &wanted, &[FIRST, SECOND]).await;
+        let with_one = there();
+        let other = Uplinks::claim(Some(one.number())).unwrap();
+        assert_ne!(one.number(), other.number());
+        set(&other, &wanted[1..], &[SECOND]).await;
+        let number = one.number();
+        one.stay();
+        drop(one);
+        drop(other);
+        assert_eq!(there(), with_one);
+        let other = Uplinks::claim(None).unwrap();
+        assert_ne!(other.number(), number, "something was left there");
+        set(&other, &wanted, &[FIRST, SECOND]).await;
+        let with_both = there();
+        Uplinks::remove_leftover(other.number()).unwrap();
+        assert_eq!(there(), with_both, "it runs");
+        Uplinks::remove_leftover(number).unwrap();
+        leaves_by("10.8.0.1", "", "up0");
+        leaves_by("10.8.0.1", SECOND, "up1");
+        drop(other);
+        assert_eq!(there(), nothing);
+    });
+}
+
+/// The kernel tells of the tables of uplinks only, whatever else there is.
+#[test]
+fn routes_of_an_uplink_that_are_gone_come_back_and_others_stay() {
+    in_namespace(|| async {
+        let wanted = two();
+        let uplinks = Uplinks::claim(None).unwrap();
+        set(&uplinks, &wanted, &[FIRST, SECOND]).await;
+        let routes = || ip("route show table all");
+        let before = routes();
+        ip("route flush table 4344");
+        assert_ne!(routes(), before);
+        ip("route add 10.9.0.0/16 dev up2 proto 76 table 4345");
+        ip("route add 10.9.0.0/16 dev up2 proto 76");
+        uplinks.set(&wanted).unwrap();
+        ip("route del 10.9.0.0/16 dev up2 proto 76");
+        assert_eq!(routes(), before);
+    });
+}
+
+#[test]
+fn one_that_is_held_back_is_not_used_and_says_so() {
+    in_namespace(|| async {
+        let wanted = two();
+        let uplinks = Uplinks::claim(None).unwrap();
+        set(&uplinks, &wanted, &[FIRST, SECOND]).await;
+        let first = wanted[0].address;
+        let set = uplinks.set_but(&wanted, |there| {
+            assert_eq!(there.len(), 2);
+            [first].into()
+        });
+        assert_eq!(set.unwrap(), [wanted[1].address]);
+        leaves_by("10.8.0.1", "", "up1");
+        let why = uplinks.why_missing(first).unwrap();
+        assert!(why.contains("comes and goes"), "{why}");
+    });
+}
+
 #[test]
 fn nothing_is_left_but_what_shall_stay() {
     in_namespace(|| async {
         let wanted = two();
         let there = || ip("rule") + &ip("route show table all");
         let before = there();
-        let uplinks = Uplinks::open().unwrap();
+        let uplinks = Uplinks::claim(None).unwrap();
         set(&uplinks, &wanted, &[FIRST, SECOND]).await;
         drop(uplinks);
         assert_eq!(there(), before);
-        let uplinks = Uplinks::open().unwrap();
+        let uplinks = Uplinks::claim(None).unwrap();
         uplinks.set(&wanted).unwrap();
         uplinks.stay();
         drop(uplinks);
         assert_ne!(there(), before);
-        Uplinks::remove_leftover().unwrap();
+        Uplinks::remove_leftover(0).unwrap();
         assert_eq!(there(), before);
     });
 }
