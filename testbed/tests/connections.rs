@@ -61,6 +61,7 @@ fn connections_live_on_where_both_proxies_have_one_address() {
         talk.exchange().unwrap();
     }
     assert_eq!(connections(&said), [(1, 0), (1, 0)], "{said}");
+    assert_eq!(left(&scene, from), [(1, 0), (1, 0)]);
     // Back again, where nothing of the first time is in the way.
     let said = migrate_all(&scene, [to, from], || lead(&scene, PUBLIC, from, Some(to)));
     for talk in &mut talks {
@@ -88,6 +89,7 @@ fn connections_end_where_each_proxy_has_its_own_address_and_the_report_says_so()
     let mut counts = connections(&said);
     counts.sort_unstable();
     assert_eq!(counts, [(0, 0), (0, 1)], "{said}");
+    assert_eq!(left(&scene, from), counts);
     talk.near.write_all(b"question").unwrap();
     let error = talk.near.read(&mut [0; 9]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -182,6 +184,28 @@ fn connections(report: &str) -> Vec<(u64, u64)> {
         (count("moved"), count("reset"))
     });
     counts.collect()
+}
+
+/// What a proxy says of the connections of the two clients that have left it last: how many the next one keeps,
+/// and how many have ended.
+fn left(scene: &TwoProxies, proxy: usize) -> Vec<(u64, u64)> {
+    let node = &scene.network.endpoints[proxy].node;
+    let answer = node.ask(&["status", "--json"]).unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    let moves = &status["instances"][0]["connections"]["moves"];
+    let latest = moves.as_array().unwrap().iter().take(2);
+    let mut counts: Vec<_> = latest
+        .map(|it| {
+            assert_eq!(it["way"], "left", "{moves}");
+            let count = |name: &str| it[name].as_u64().unwrap();
+            (count("moved"), count("reset"))
+        })
+        .collect();
+    counts.sort_unstable();
+    let shown = node.ask(&["status"]).unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("connections: translated to"), "{shown}");
+    counts
 }
 
 fn listen() -> TcpListener {

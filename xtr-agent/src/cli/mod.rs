@@ -3,12 +3,13 @@
 //! | question | file |
 //! |---|---|
 //! | How is a running agent asked? | `mod.rs` |
-//! | What does `status` print? | `status.rs` |
+//! | What does `status` print? | `status.rs`, `connections.rs` |
 //! | What does `trace` print? | `trace.rs` |
 //! | What does `drain` do? | `drain.rs` |
 //! | What does `stop` do? | `stop.rs` |
 //! | How are tables and spans of time written? | `table.rs` |
 
+mod connections;
 pub(crate) mod drain;
 pub(crate) mod status;
 pub(crate) mod stop;

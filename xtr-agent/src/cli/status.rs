@@ -7,6 +7,7 @@ use command_line::say;
 use serde::Deserialize;
 use xtr_agent::shell::Request;
 
+use super::connections::{self, Connections};
 use super::table::{Table, bytes, milliseconds, span};
 use super::{Target, ask_running};
 
@@ -54,6 +55,7 @@ struct Instance {
     mappings: Vec<Mapping>,
     peers: Vec<Peer>,
     drops: BTreeMap<String, u64>,
+    connections: Connections,
 }
 
 #[derive(Deserialize)]
@@ -169,6 +171,7 @@ fn instance_lines(instance: &Instance) -> Vec<String> {
         lines.extend(ways(&instance.peers));
         lines.extend(unmeasured(&instance.peers));
     }
+    lines.extend(connections::lines(&instance.connections));
     lines.push(format!("map-cache: {}", instance.mappings.len()));
     if !instance.mappings.is_empty() {
         lines.extend(mappings(&instance.mappings));
@@ -259,7 +262,7 @@ fn uplinks(uplinks: &[Uplink]) -> Vec<String> {
                 None => "down".to_owned(),
             },
             (true, false) => "up".to_owned(),
-            (true, true) => "up, chosen for the map server".to_owned(),
+            (true, true) => "up, leads to the map server".to_owned(),
         };
         table.row(vec![
             uplink.address.clone(),

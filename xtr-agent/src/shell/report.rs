@@ -128,6 +128,7 @@ impl Overlay {
                 ("listen_port", json!(self.instance.listen_port)),
                 ("mtu", json!(self.instance.mtu)),
                 ("drops", json!(self.drops.counters())),
+                ("connections", self.carrier.report(&self.instance)),
             ],
             netns: self.instance.netns.clone(),
             interface: self.interface(),
@@ -151,7 +152,7 @@ impl Overlay {
 /// One instance that was asked where it stands.
 struct Asked {
     status: Status,
-    own: [(&'static str, Value); 5],
+    own: [(&'static str, Value); 6],
     netns: Option<String>,
     interface: String,
     counters: Counters,

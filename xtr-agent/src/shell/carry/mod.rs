@@ -8,6 +8,7 @@
 //! | who answers? | `sources` |
 //! | who gets them? | `give` |
 //! | how are they got? | `take` |
+//! | what is remembered of all that? | `ledger` |
 //!
 //! The conversation goes through the overlay: WireGuard vouches for the EIDs of both proxies, and the map
 //! server has named them. A proxy listens at its own EIDs only, through its data interface, while it has
@@ -15,6 +16,7 @@
 
 mod books;
 mod give;
+mod ledger;
 mod limits;
 mod sources;
 mod table;
@@ -29,6 +31,7 @@ use std::task::{Context, Poll};
 
 use ipnet::IpNet;
 use lisp_proto::{Connections, Timestamp};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, Span, debug, info, warn};
@@ -38,6 +41,7 @@ use super::clock::Clock;
 use crate::agent::Carry;
 use crate::config::{Instance, Translation};
 use give::Giving;
+use ledger::{Ledger, Outcome};
 use limits::JUST_TAKEN;
 use sources::Sources;
 use table::{Table, delete_each};
@@ -79,6 +83,7 @@ pub(super) struct Carrier {
     giving: Arc<Giving>,
     sources: Arc<Mutex<Sources>>,
     taking: BTreeMap<IpNet, Conversation>,
+    ledger: Ledger,
     tasks: JoinSet<()>,
     tell: mpsc::UnboundedSender<Carried>,
     told: mpsc::UnboundedReceiver<Carried>,
@@ -97,10 +102,21 @@ impl Carrier {
             table,
             sources: Arc::default(),
             taking: BTreeMap::new(),
+            ledger: Ledger::default(),
             tasks: JoinSet::new(),
             tell,
             told,
         }
+    }
+
+    /// What became of the connections of those who have moved, the latest one first.
+    pub(super) fn report(&self, instance: &Instance) -> Value {
+        let nat = match &instance.nat.translation {
+            Translation::None => None,
+            Translation::Masquerade => Some(vec!["an address of the uplink".to_owned()]),
+            Translation::To(public) => Some(public.iter().map(ToString::to_string).collect()),
+        };
+        json!({ "nat": nat, "moves": self.ledger.report(self.clock.now()) })
     }
 
     /// Waits for something that the agent is to be told.
@@ -178,7 +194,7 @@ impl Carrier {
             to: from,
         };
         let (clock, table, tell) = (self.clock, Arc::clone(&self.table), self.tell.clone());
-        let sources = Arc::clone(&self.sources);
+        let (sources, ledger) = (Arc::clone(&self.sources), self.ledger.clone());
         async move {
             let begun = Taking::begin(clock, &way, (client, &public), &table).await;
             let is_news = match &begun {
@@ -194,9 +210,18 @@ impl Carrier {
                     let ended = taking.go_on().await;
                     let (taken, refused) = taking.taken.counts();
                     info!(event = "connections_taken", %client, %from, taken, refused);
+                    let outcome = Outcome::Taken {
+                        moved: taken,
+                        refused,
+                    };
+                    ledger.note(clock.now(), client, outcome);
                     ended
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    let why = error.to_string();
+                    ledger.note(clock.now(), client, Outcome::NotTaken { why });
+                    Err(error)
+                }
             };
             match ended {
                 Ok(()) => drop(done.set(clock.now())),
@@ -208,7 +233,7 @@ impl Carrier {
     /// Ends the connections of `client` here.
     fn release(&self, client: IpNet) -> impl Future<Output = ()> + use<> {
         let (giving, table) = (Arc::clone(&self.giving), Arc::clone(&self.table));
-        let tell = self.tell.clone();
+        let (clock, tell, ledger) = (self.clock, self.tell.clone(), self.ledger.clone());
         async move {
             let moved = giving.end(client).await;
             let connections = match delete_all(&table, client).await {
@@ -216,10 +241,13 @@ impl Carrier {
                     let moved = moved.min(alive);
                     let reset = alive - moved;
                     info!(event = "connections_left", %client, moved, reset);
+                    ledger.note(clock.now(), client, Outcome::Left { moved, reset });
                     Some(Connections { moved, reset })
                 }
                 Err(error) => {
                     warn!(event = "connections_unknown", %client, %error);
+                    let why = error.to_string();
+                    ledger.note(clock.now(), client, Outcome::Unknown { why });
                     None
                 }
             };
