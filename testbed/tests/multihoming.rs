@@ -151,7 +151,7 @@ fn a_start_that_fails_leaves_the_rules_of_an_earlier_run() {
         let mut child = beta.namespace().spawn(command).unwrap();
         assert!(child.wait().unwrap().success(), "{arguments:?}");
     };
-    link(&["add", "lisp0", "type", "dummy"]);
+    link(&["add", "lisp0", "type", "veth", "peer", "other"]);
     let refused = beta.node.ask(&["run"]).unwrap();
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lisp_proto::Timestamp;
 
-/// One that has stayed for so long is as good as any.
+/// One that has stayed for so long since it was used again is as good as any.
 const STEADY: Duration = Duration::from_secs(60);
 /// How long one has to stay that has gone again before that; doubles each time.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl Damping {
             if there.contains(address) || !std::mem::replace(&mut seen.is_there, false) {
                 continue;
             }
-            seen.wait = match now - seen.since < STEADY {
+            seen.wait = match now < seen.until() + STEADY {
                 true => (seen.wait * 2).clamp(FIRST_WAIT, WAIT_MAX),
                 false => Duration::ZERO,
             };

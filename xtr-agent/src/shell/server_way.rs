@@ -13,7 +13,7 @@ use lisp_proto::Timestamp;
 
 /// How long a silent map server is waited for at the best uplink before others are tried; doubles with
 /// every round in which it answers nowhere. Most restart within that.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(1_500);
 /// Longest such time.
 const PATIENCE_MAX: Duration = Duration::from_secs(64);
 /// How long each of the others is tried: WireGuard repeats a handshake after 5 s.
@@ -22,6 +22,8 @@ const TRIED: Duration = Duration::from_secs(6);
 const AGAIN: Duration = Duration::from_secs(60);
 /// Longest such pause, and how long the best one must have worked before its failures are forgotten.
 const AGAIN_MAX: Duration = Duration::from_secs(600);
+/// What is found unanswered so soon after the best one is tried was sent before.
+const JUST_BEGUN: Duration = Duration::from_millis(500);
 
 /// Where we stand with the map server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +125,7 @@ impl ServerWay {
     /// uplink in use, and are reached by another one. Says whether another one is used from now on.
     pub(super) fn silent(&mut self, now: Timestamp, is_avoided: bool) -> bool {
         match self.state {
-            State::Trial { works, .. } => self.in_vain(now, works),
+            State::Trial { works, since } => now - since >= JUST_BEGUN && self.in_vain(now, works),
             State::Silent(since) => {
                 let is_over = now - since >= self.given();
                 let is_first_round = self.patience == PATIENCE && self.chosen().is_none();

@@ -372,6 +372,19 @@ fn a_host_with_several_uplinks_registers_each_with_its_priority_and_weight() {
 }
 
 #[test]
+fn another_way_to_the_map_servers_is_tried_by_a_registration_unless_we_are_leaving() {
+    let mut bench = Bench::with(multihomed());
+    bench.input(Input::Start);
+    let tried = bench.input(Input::OtherWay);
+    assert!(matches!(
+        decode(sent(&tried)[0]).unwrap(),
+        Message::MapRegister(_)
+    ));
+    bench.input(Input::Shutdown);
+    assert!(sent(&bench.input(Input::OtherWay)).is_empty());
+}
+
+#[test]
 fn packets_leave_by_the_next_uplink_when_the_far_end_has_no_other_locator() {
     let mut scene = Scene::with(multihomed(), &reached_at(&[(1, 1)]));
     let second = Some(addr("198.51.100.2"));
