@@ -66,6 +66,11 @@ async fn set(uplinks: &Uplinks, wanted: &[UplinkSpec], expected: &[&str]) {
 const FIRST: &str = "192.0.2.1";
 const SECOND: &str = "198.51.100.1";
 
+/// No interface gets a link-local address, with routes of its own, some time after it was made.
+fn nothing_comes_by_itself() {
+    fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+}
+
 /// Two uplinks, and a third interface.
 fn two() -> [UplinkSpec; 2] {
     interfaces(&["192.0.2.1/24", "198.51.100.1/24", "203.0.113.1/24"]);
@@ -244,8 +249,7 @@ fn what_was_refused_can_be_chosen_later() {
 #[test]
 fn the_routes_and_interfaces_of_others_are_no_reason_to_look_at_uplinks_again() {
     in_namespace(|| async {
-        // Addresses that come by themselves would be heard of too.
-        fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        nothing_comes_by_itself();
         two();
         let watch = AddressWatch::open_for_uplinks(vec!["up0".into(), "up1".into()]).unwrap();
         // What is known of the interfaces comes in its time.
@@ -317,6 +321,7 @@ fn from_where_packets_leave_is_chosen_for_all_interfaces_at_once() {
 #[test]
 fn two_agents_in_one_namespace_leave_each_other_s_rules_alone() {
     in_namespace(|| async {
+        nothing_comes_by_itself();
         let wanted = two();
         let there = || ip("rule") + &ip("route show table all");
         let nothing = there();
@@ -349,6 +354,7 @@ fn two_agents_in_one_namespace_leave_each_other_s_rules_alone() {
 #[test]
 fn routes_of_an_uplink_that_are_gone_come_back_and_others_stay() {
     in_namespace(|| async {
+        nothing_comes_by_itself();
         let wanted = two();
         let uplinks = Uplinks::claim(None).unwrap();
         set(&uplinks, &wanted, &[FIRST, SECOND]).await;
@@ -385,6 +391,7 @@ fn one_that_is_held_back_is_not_used_and_says_so() {
 #[test]
 fn nothing_is_left_but_what_shall_stay() {
     in_namespace(|| async {
+        nothing_comes_by_itself();
         let wanted = two();
         let there = || ip("rule") + &ip("route show table all");
         let before = there();
