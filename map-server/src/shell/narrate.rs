@@ -21,6 +21,8 @@ pub(super) struct Pace {
     second: u64,
     registrations: Lines,
     questions: Lines,
+    /// Questions of those who are not enrolled: they must not use up the lines of those who are.
+    strangers: Lines,
 }
 
 /// Lines of one kind.
@@ -38,14 +40,17 @@ impl Pace {
             self.second = second;
             self.registrations.in_second = 0;
             self.questions.in_second = 0;
+            self.strangers.in_second = 0;
         }
         match event {
             Event::Registered { .. } | Event::Withdrawn { .. } => self.registrations.allow(),
+            Event::Request { xtr: None, .. }
+            | Event::Reply { xtr: None, .. }
+            | Event::NegativeReply { .. } => self.strangers.allow(),
             Event::Request { .. }
             | Event::Push { .. }
             | Event::PushAcked { .. }
-            | Event::Reply { .. }
-            | Event::NegativeReply { .. } => self.questions.allow(),
+            | Event::Reply { .. } => self.questions.allow(),
             Event::Subscribed { .. }
             | Event::Unsubscribed { .. }
             | Event::Migration { .. }
@@ -60,7 +65,7 @@ impl Pace {
     pub(super) fn tell(&mut self) {
         let left_out = |lines: &mut Lines| std::mem::take(&mut lines.left_out);
         let registrations = left_out(&mut self.registrations);
-        let questions = left_out(&mut self.questions);
+        let questions = left_out(&mut self.questions) + left_out(&mut self.strangers);
         if registrations + questions > 0 {
             info!(event = "not_logged", registrations, questions);
         }
@@ -190,11 +195,12 @@ mod tests {
             to: name.clone(),
             eid,
         };
+        let strange = Event::Request { xtr: None, eid };
         let subscribed = Event::Subscribed { xtr: name, eid };
         let mut pace = Pace::default();
         for second in [5, 6] {
             let at = Duration::from_secs(second);
-            for event in [&registered, &pushed] {
+            for event in [&registered, &strange, &pushed] {
                 let lines = (0..5_000).filter(|_| pace.allows(event, at)).count();
                 assert_eq!(lines, LINES_PER_S as usize);
             }
@@ -203,5 +209,6 @@ mod tests {
         let left_out = 2 * (5_000 - u64::from(LINES_PER_S));
         assert_eq!(pace.registrations.left_out, left_out);
         assert_eq!(pace.questions.left_out, left_out);
+        assert_eq!(pace.strangers.left_out, left_out);
     }
 }

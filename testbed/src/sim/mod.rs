@@ -6,7 +6,7 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | What happens in a run? | `scenario.rs`, made from a seed by `generate.rs`, `generate_faults.rs` |
+//! | What happens in a run? | `scenario.rs`, made from a seed by `generate.rs`, `generate_faults.rs`, `pauses.rs` |
 //! | What must be true? | `invariant.rs`, checked in `checks.rs`, `app.rs`, `ledger.rs`, `attack.rs`, `authority.rs` |
 //! | Who gets which input when? | `world.rs`, `agent_host.rs`, `agent_io.rs`, `server_host.rs`, `server_disk.rs`, `lookout.rs` |
 //! | Who leads clients to the world, and what must be true then? | `proxies.rs`, `proxied.rs` |
