@@ -179,7 +179,7 @@ impl Failover {
         let silent = guard.silent().iter().filter(|it| !own.contains(it));
         let silent: Vec<IpAddr> = silent.copied().collect();
         guard.answerer.take_if(|it| silent.contains(it));
-        self.witnesses.retain(|it| !silent.contains(it));
+        silent.iter().for_each(|it| self.witnesses.forget(it));
     }
 
     /// Takes out the echo with this number.
