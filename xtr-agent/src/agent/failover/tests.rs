@@ -1,3 +1,4 @@
+use super::super::limits::WITNESSES_KNOWN;
 use super::*;
 
 #[test]
