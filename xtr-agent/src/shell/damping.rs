@@ -20,6 +20,8 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     is_there: bool,
+    /// It is not held back once it was used: nothing is wrong with it then.
+    is_used: bool,
     /// When it has come.
     since: Timestamp,
     /// How long it has to stay from then on.
@@ -43,6 +45,7 @@ impl Damping {
         for address in there {
             let seen = self.seen.entry(*address).or_insert(Seen {
                 is_there: true,
+                is_used: false,
                 since: now,
                 wait: Duration::ZERO,
             });
@@ -54,17 +57,27 @@ impl Damping {
             if there.contains(address) || !std::mem::replace(&mut seen.is_there, false) {
                 continue;
             }
+            seen.is_used = false;
             seen.wait = match now < seen.until() + STEADY {
                 true => (seen.wait * 2).clamp(FIRST_WAIT, WAIT_MAX),
                 false => Duration::ZERO,
             };
         }
-        let waits = |it: &IpAddr| self.seen.get(it).is_some_and(|seen| now < seen.until());
+        let seen = |it: &IpAddr| self.seen.get(it);
+        let waits = |it: &IpAddr| seen(it).is_some_and(|it| !it.is_used && now < it.until());
         let mut held: BTreeSet<_> = there.iter().copied().filter(waits).collect();
         for is_ipv4 in [true, false] {
-            let mut alike = there.iter().filter(|it| it.is_ipv4() == is_ipv4);
-            if alike.all(|it| held.contains(it)) {
-                held.retain(|it| it.is_ipv4() != is_ipv4);
+            let alike = || there.iter().filter(|it| it.is_ipv4() == is_ipv4);
+            if alike().all(|it| held.contains(it)) {
+                // The one that would be used first.
+                if let Some(first) = alike().min_by_key(|it| seen(it).map(Seen::until)) {
+                    held.remove(first);
+                }
+            }
+        }
+        for address in there.difference(&held) {
+            if let Some(seen) = self.seen.get_mut(address) {
+                seen.is_used = true;
             }
         }
         self.held.clone_from(&held);
@@ -126,6 +139,42 @@ mod tests {
         assert_eq!(seconds, [0, 2, 4, 8, 16, 32, 60, 60]);
         now = now + STEADY;
         assert_eq!(held_for(&mut damping, &mut now), Duration::ZERO);
+    }
+
+    #[test]
+    fn one_that_is_used_because_there_was_no_other_is_used_when_there_is_one_again() {
+        let (mut damping, mut now) = (Damping::default(), Timestamp::ZERO);
+        let both = [STEADY_ONE, LOOSE].into();
+        damping.held_back(now, &both);
+        now = now + STEADY;
+        for _ in 0..4 {
+            held_for(&mut damping, &mut now);
+        }
+        damping.held_back(now, &[STEADY_ONE].into());
+        assert_eq!(damping.held_back(now, &both), [LOOSE].into());
+        assert!(
+            damping.held_back(now, &[LOOSE].into()).is_empty(),
+            "the only one"
+        );
+        assert!(
+            damping.held_back(now, &both).is_empty(),
+            "nothing is wrong with it"
+        );
+    }
+
+    #[test]
+    fn of_two_loose_ones_that_come_together_one_is_used() {
+        let (mut damping, mut now) = (Damping::default(), Timestamp::ZERO);
+        let both: BTreeSet<_> = [STEADY_ONE, LOOSE].into();
+        for _ in 0..3 {
+            damping.held_back(now, &both);
+            now = now + Duration::from_secs(1);
+            damping.held_back(now, &BTreeSet::new());
+        }
+        assert_eq!(damping.held_back(now, &both).len(), 1);
+        let due = damping.due().unwrap();
+        assert!(damping.is_over(due));
+        assert!(damping.held_back(due, &both).is_empty());
     }
 
     #[test]

@@ -369,6 +369,9 @@ impl Overlay {
                     self.registered = true;
                     shared.server_has_answered();
                 }
+                if matches!(event, Event::MapReply { .. }) {
+                    shared.server_has_replied();
+                }
                 // Lifetimes are kept too.
                 if matches!(event, Event::MapReply { .. } | Event::Push { .. }) {
                     shared.cache.touch();

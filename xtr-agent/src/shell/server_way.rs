@@ -51,6 +51,8 @@ pub(super) struct ServerWay {
     again: Duration,
     /// When the best one was found to work again.
     returned: Option<Timestamp>,
+    /// When the best one was to be tried again, while another one that worked until now is silent.
+    pending: Option<Timestamp>,
 }
 
 impl Default for ServerWay {
@@ -62,6 +64,7 @@ impl Default for ServerWay {
             patience: PATIENCE,
             again: AGAIN,
             returned: None,
+            pending: None,
         }
     }
 }
@@ -101,12 +104,14 @@ impl ServerWay {
         }
     }
 
-    /// Something was heard from the map server: it is not silent.
+    /// The map server is not silent: it has answered something.
     pub(super) fn heard(&mut self, now: Timestamp) {
         if let State::Silent(_) = self.state {
             self.patience = PATIENCE;
+            // A moment's silence of the other one does not put off the next trial.
+            let pending = self.pending.take();
             self.state = match self.chosen() {
-                Some(_) => State::Elsewhere(now + self.again),
+                Some(_) => State::Elsewhere(pending.unwrap_or(now + self.again)),
                 None => State::Calm,
             };
         }
@@ -132,8 +137,12 @@ impl ServerWay {
                 (is_over || is_avoided && is_first_round) && self.turn(now)
             }
             State::Calm | State::Elsewhere(_) if is_avoided => self.turn(now),
-            State::Calm | State::Elsewhere(_) => {
+            State::Calm => {
                 self.state = State::Silent(now);
+                false
+            }
+            State::Elsewhere(again) => {
+                (self.state, self.pending) = (State::Silent(now), Some(again));
                 false
             }
         }
@@ -189,6 +198,7 @@ impl ServerWay {
 
     /// The next one is used from now on, after the last one the best one; says whether there is any.
     fn turn(&mut self, now: Timestamp) -> bool {
+        self.pending = None;
         let before = self.used;
         let leaves_best = self.chosen().is_none();
         let mut place = self.usable.iter().position(|it| Some(*it) == before);

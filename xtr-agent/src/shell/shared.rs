@@ -37,10 +37,14 @@ impl Shared {
 
     /// Something came from the map server, for whichever instance.
     pub(super) fn server_is_heard(&mut self) {
+        self.control.heard(self.clock.now());
+    }
+
+    /// The map server has answered a question: it gets what we send. What it sends by itself says nothing of that.
+    pub(super) fn server_has_replied(&mut self) {
         let now = self.clock.now();
-        self.control.heard(now);
         if let Some(uplinks) = &mut self.uplinks {
-            uplinks.server_is_heard(now);
+            uplinks.server_has_replied(now);
         }
     }
 

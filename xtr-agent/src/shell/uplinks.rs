@@ -238,14 +238,18 @@ impl OwnUplinks {
         }
     }
 
-    /// Something was heard from the map server.
-    pub(super) fn server_is_heard(&mut self, now: Timestamp) {
+    /// The map server has answered a question.
+    pub(super) fn server_has_replied(&mut self, now: Timestamp) {
         self.way.heard(now);
     }
 
     /// The map server has answered what was sent to it.
     pub(super) fn server_has_answered(&mut self, now: Timestamp) {
+        let was_on_trial = self.is_on_trial();
         self.way.answered(now);
+        if was_on_trial {
+            self.follow_way();
+        }
     }
 
     /// When something is to be done: [`settle`](Self::settle) or [`tick`](Self::tick).
@@ -277,7 +281,13 @@ impl OwnUplinks {
 
     /// Has packets to the map server leave by the uplink that they shall take.
     fn follow_way(&mut self) {
-        self.choose(Owner::MapServer, self.server, self.way.chosen());
+        // The best one needs no choice, but while it is tried: WireGuard answers from where it was reached last, which
+        // may be the other one, and what is sent there would not try anything.
+        let from = match self.is_on_trial() {
+            true => self.way.used(),
+            false => self.way.chosen(),
+        };
+        self.choose(Owner::MapServer, self.server, from);
     }
 
     /// Our address that packets to the map server leave from.

@@ -147,6 +147,20 @@ fn what_comes_by_the_other_uplink_is_no_answer_by_the_best_one() {
 }
 
 #[test]
+fn another_one_that_is_silent_for_moments_does_not_keep_the_best_one_from_being_tried() {
+    let mut scene = Scene::new();
+    scene.answers = |by| by == OTHER;
+    scene.pass(10);
+    assert_eq!(scene.used(), OTHER);
+    scene.answers = |_| true;
+    for _ in 0..4 {
+        scene.way.silent(scene.now, false);
+        scene.pass(20);
+    }
+    assert_eq!((scene.used(), scene.way.chosen()), (BEST, None));
+}
+
+#[test]
 fn one_that_works_for_a_moment_only_is_tried_less_often() {
     let mut scene = Scene::new();
     scene.answers = |by| by == OTHER;
