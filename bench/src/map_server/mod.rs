@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// Times that everything is measured [default: 5, with --quick 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// How long each figure is measured in a round, in milliseconds [default: 2000, with --quick 300]
+    /// How long each figure is measured in a round, in milliseconds [default: 2000, with --quick 200]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..))]
     each_ms: Option<u64>,
     /// What to measure
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let out = &args.out;
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let (mappings, rounds, each_ms) = match args.quick {
-        true => (1_000_000, 3, 300),
+        true => (1_000_000, 3, 200),
         false => (10_000_000, 5, 2_000),
     };
     let mut run = Run {
