@@ -86,17 +86,24 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns a server with mappings.
-fn filled(args: &Args) -> Result<MapServer> {
-    let unlimited = Rate {
+/// Nobody is slowed down: what is measured is what a message costs.
+pub(super) fn unlimited() -> Options {
+    let rate = Rate {
         per_second: 100_000_000,
         burst: 100_000_000,
     };
-    let options = Options {
-        request_rate: unlimited,
-        register_rate: unlimited,
-        requests_from: vec![CLIENT.ip().into()],
+    Options {
+        request_rate: rate,
+        register_rate: rate,
         ..Options::default()
+    }
+}
+
+/// Returns a server with mappings.
+fn filled(args: &Args) -> Result<MapServer> {
+    let options = Options {
+        requests_from: vec![CLIENT.ip().into()],
+        ..unlimited()
     };
     let key = Dialect::Ours.key();
     let xtr = XtrConfig {

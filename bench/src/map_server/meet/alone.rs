@@ -9,11 +9,11 @@ use bytes::Bytes;
 use clap::Args as ClapArgs;
 use command_line::say;
 use lisp_proto::{Message, PublicKey, Timestamp, decode};
-use map_server::config::{Options, Rate, XtrConfig};
+use map_server::config::XtrConfig;
 use map_server::{Action, Actions, Config, Input, MapServer, Via};
 use wg_device::PrivateKey;
 
-use super::super::processing::thread_ns;
+use super::super::processing::{thread_ns, unlimited};
 use super::voice::{Voice, eid};
 
 /// How many ask before the first acknowledgement comes.
@@ -73,15 +73,7 @@ impl Bench {
         let voices: Vec<_> = (0..members)
             .map(|number| Voice::new(number, &key))
             .collect();
-        let unlimited = Rate {
-            per_second: 100_000_000,
-            burst: 100_000_000,
-        };
-        let options = Options {
-            request_rate: unlimited,
-            register_rate: unlimited,
-            ..Options::default()
-        };
+        let options = unlimited();
         let xtrs = (0..).zip(&voices).map(|(number, voice)| XtrConfig {
             name: format!("agent-{number}").into(),
             control_address: Some(voice.inside.ip()),
